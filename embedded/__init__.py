@@ -1,0 +1,1 @@
+"""The one-command default: PostgreSQL, Temporal and the Stripe twin as child processes."""

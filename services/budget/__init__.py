@@ -1,0 +1,1 @@
+"""Decisions: budgets, counters, reservations and the funding leases they spend from."""

@@ -1,0 +1,1 @@
+"""What every service shares: server, database, group commit, outbox, auth, settings, telemetry."""

@@ -1,0 +1,1 @@
+"""Usage: recorded once, rated exactly, relayed to budget."""

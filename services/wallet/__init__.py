@@ -1,0 +1,1 @@
+"""Prepaid money: wallets, the double-entry ledger, leases granted, recharges."""

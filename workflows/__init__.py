@@ -1,0 +1,1 @@
+"""Temporal workflows: everything that waits, retries or asks a person."""

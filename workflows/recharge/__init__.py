@@ -1,0 +1,1 @@
+"""Recharges one wallet once, through every state a payment can take."""
