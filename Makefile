@@ -1,0 +1,58 @@
+# Everything a person does with this repository. The first use of any target installs what it needs.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help up test test-fast check bench demo proto lock format clean
+
+help: ## what there is to do
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(READY): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed and $(PYTHON) is not found; set PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the locked dependencies into $(VENV) …"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+up: $(READY) ## start the whole suite in the foreground; Ctrl-C stops it
+	@exec $(BIN)/purse up
+
+demo: $(READY) ## play the whole story on temporary data
+	@exec $(BIN)/purse demo
+
+test: $(READY) ## all tests, the fast ones first
+	@$(BIN)/pytest -q tests/unit tests/property
+	@$(BIN)/pytest -q tests/integration tests/e2e tests/chaos
+
+test-fast: $(READY) ## unit and property tests
+	@$(BIN)/pytest -q tests/unit tests/property
+
+check: $(READY) ## lint, types, contracts, generated code, imports, migrations
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+	@bash scripts/check_proto.sh
+	@$(BIN)/squawk --config .squawk.toml services/*/migrations/*.sql
+	@$(BIN)/python scripts/check_lock.py
+
+proto: $(READY) ## generate the stubs from protos/
+	@bash scripts/proto.sh
+
+bench: $(READY) ## measure; writes .purse/bench.json
+	@$(BIN)/python -m bench
+
+lock: ## resolve the dependencies anew
+	@uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --universal --all-extras --group dev pyproject.toml -o requirements.lock
+	@uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --universal scripts/requirements-gen.in -o scripts/requirements-gen.lock
+
+format: $(READY) ## format the code
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format --quiet .
+
+clean: ## remove what was built, keeping the data in .purse
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .purse/gen .purse/protos
