@@ -1,0 +1,67 @@
+"""Loops wake, go on after errors, and end when told."""
+
+import asyncio
+
+from services.kit.loops import Loop, Loops
+
+FOREVER_S = 3600.0
+
+
+async def test_a_woken_loop_steps_again_without_waiting() -> None:
+    steps: asyncio.Queue[int] = asyncio.Queue()
+
+    async def step() -> bool:
+        await steps.put(1)
+        return False
+
+    loop = Loop("t", step, FOREVER_S)
+    async with asyncio.timeout(10), Loops([loop]):
+        await steps.get()
+        loop.wake()
+        await steps.get()
+
+
+async def test_more_to_do_is_done_at_once() -> None:
+    left = 5
+    done = asyncio.Event()
+
+    async def step() -> bool:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            done.set()
+        return left > 0
+
+    async with asyncio.timeout(10), Loops([Loop("t", step, FOREVER_S)]):
+        await done.wait()
+
+    assert left == 0
+
+
+async def test_an_error_does_not_end_the_loop() -> None:
+    calls = 0
+    done = asyncio.Event()
+
+    async def step() -> bool:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise OSError("gone")
+        done.set()
+        return False
+
+    async with asyncio.timeout(10), Loops([Loop("t", step, 0.01)]):
+        await done.wait()
+
+    assert calls >= 2
+
+
+async def test_leaving_ends_the_loop() -> None:
+    async def step() -> bool:
+        return False
+
+    loops = Loops([Loop("t", step, FOREVER_S)])
+    async with loops:
+        pass
+
+    assert all(task.done() for task in loops._tasks)
