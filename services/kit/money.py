@@ -1,8 +1,8 @@
 """Money as integer nanos of a currency unit: exact arithmetic, currencies, and what a card can pay.
 
 One unit is 1,000,000,000 nanos, and amounts fit a signed 64-bit integer: about ±9.2 billion units. Nothing
-here is a float. **Minor units** are what Stripe's API calls the amount: cents for USD, yen for JPY, and for ISK
-and UGX hundredths that must end in 00, though both have no cents.
+here is a float. **Minor units** are what Stripe's API calls the amount: cents for USD, yen for JPY, and for
+ISK and UGX hundredths that must end in 00, though both have no cents.
 """
 
 import re
@@ -178,9 +178,7 @@ def to_minor_units(amount_nanos: int, code: str, rounding: Rounding = Rounding.E
     """
     found = currency(code)
     if amount_nanos < 0:
-        raise MoneyError(
-            f"{format_nanos(amount_nanos, code)} is negative; a charge or refund is a positive amount"
-        )
+        raise MoneyError(f"{format_nanos(amount_nanos, code)} is negative; a charge or refund is a positive amount")
     check_nanos(amount_nanos)
     step = found.increment_nanos
     if rounding is Rounding.EXACT and amount_nanos % step:
@@ -216,9 +214,7 @@ def check_charge(amount_nanos: int, code: str) -> int:
     amount_minor = to_minor_units(amount_nanos, code)
     if amount_minor < found.minimum_charge_minor:
         least = format_nanos(from_minor_units(found.minimum_charge_minor, code), code)
-        raise MoneyError(
-            f"{format_nanos(amount_nanos, code)} is under the minimum charge; charge at least {least}"
-        )
+        raise MoneyError(f"{format_nanos(amount_nanos, code)} is under the minimum charge; charge at least {least}")
     return amount_minor
 
 

@@ -1,0 +1,44 @@
+"""Rating: integer prices, the exact cost of a call, and the versioned table of who charges what, when.
+
+Pure: no clock, no I/O. ``services.kit.rate_source`` compiles the pinned public price list into a table.
+"""
+
+from services.kit.rating.clauses import Clause, equals
+from services.kit.rating.cost import (
+    MAX_COST_NANOS,
+    MAX_COUNT,
+    Rate,
+    RateError,
+    Tier,
+    Tokens,
+    TokensError,
+    check_tokens,
+    rate,
+)
+from services.kit.rating.entries import ModelRates, Period, ProviderRates, RateTableError
+from services.kit.rating.kinds import KINDS, Kind
+from services.kit.rating.table import ModelRef, Priced, RateTable, UnknownModelError
+
+__all__ = [
+    "KINDS",
+    "MAX_COST_NANOS",
+    "MAX_COUNT",
+    "Clause",
+    "Kind",
+    "ModelRates",
+    "ModelRef",
+    "Period",
+    "Priced",
+    "ProviderRates",
+    "Rate",
+    "RateError",
+    "RateTable",
+    "RateTableError",
+    "Tier",
+    "Tokens",
+    "TokensError",
+    "UnknownModelError",
+    "check_tokens",
+    "equals",
+    "rate",
+]
