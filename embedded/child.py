@@ -96,9 +96,7 @@ class Child:
         if self.spec.before_start is not None:
             await asyncio.to_thread(self.spec.before_start)
         self.log.bound()
-        argv = process.guarded(
-            self.spec.argv, death_signal=self.spec.death_signal, identity=self.spec.identity
-        )
+        argv = process.guarded(self.spec.argv, death_signal=self.spec.death_signal, identity=self.spec.identity)
         with self.log.path.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
                 *argv,
@@ -119,9 +117,7 @@ class Child:
             async with asyncio.timeout(timeout_s):
                 while True:
                     if (pid := self.pid) is None:
-                        raise ChildFailedError(
-                            self._with_log(f"{name} {self.exit_text()} before it was ready")
-                        )
+                        raise ChildFailedError(self._with_log(f"{name} {self.exit_text()} before it was ready"))
                     if await self.spec.ready(pid):
                         break
                     await asyncio.sleep(_POLL_S)

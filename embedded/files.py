@@ -15,15 +15,19 @@ class DataDirectoryBusyError(Exception):
     """Another process uses this data directory; the text names it."""
 
 
-def write_private(path: Path, content: bytes) -> None:
-    """Replace a file atomically and durably, readable by its owner alone from its first byte on."""
+def write_private(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Replace a file atomically, readable by its owner alone from its first byte on.
+
+    `durable` also waits for the disk, for what cannot be made again.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
         _become(identity, libc)
         # After the change of identity: the kernel forgets the death signal whenever credentials change.
         if libc.prctl(_PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0) != 0:
-            raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")  # noqa: TRY301
+            raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
         if os.getppid() != int(parent_pid):
             raise ProcessLookupError(f"the parent, pid {parent_pid}, is gone")
         # Python ignores these two, and what is ignored stays ignored across exec.

@@ -91,9 +91,7 @@ def binaries() -> Path:
         directory = Path(location) / "pginstall" / "bin"
         if (directory / "postgres").is_file():
             return directory
-    raise PostgresError(
-        "PostgreSQL's binaries are missing: install the extra 'embedded', or set the DSN of a server."
-    )
+    raise PostgresError("PostgreSQL's binaries are missing: install the extra 'embedded', or set the DSN of a server.")
 
 
 @functools.cache

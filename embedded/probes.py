@@ -51,7 +51,9 @@ def grpc_health(host: str, port: int, service: str = "") -> Probe:
         import grpc
         from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-        async with grpc.aio.insecure_channel(f"{host}:{port}") as channel:
+        # A proxy that the environment names is not for the machine itself.
+        options = [("grpc.enable_http_proxy", 0)]
+        async with grpc.aio.insecure_channel(f"{host}:{port}", options=options) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
             request = health_pb2.HealthCheckRequest(service=service)
             try:

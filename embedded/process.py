@@ -1,6 +1,7 @@
 """Operating-system facts about processes, read from /proc, and how children are started."""
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -11,11 +12,10 @@ from pathlib import Path
 
 _GUARD = Path(__file__).with_name("guard.py")
 _PROC = Path("/proc")
+_PR_SET_PDEATHSIG = 1
 
 
-def guarded(
-    argv: Sequence[str], *, death_signal: signal.Signals = signal.SIGKILL, identity: str = "same"
-) -> list[str]:
+def guarded(argv: Sequence[str], *, death_signal: signal.Signals = signal.SIGKILL, identity: str = "same") -> list[str]:
     """The command line that runs `argv` bound to the life of the calling thread's process.
 
     `death_signal` is what the kernel sends when the caller dies, `identity` is described in `guard.py`. The
@@ -31,6 +31,11 @@ def guarded(
         identity,
         *argv,
     ]
+
+
+def follow_parent(number: signal.Signals) -> None:
+    """Ask the kernel for this signal when the process that started this one ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
 
 
 def run(

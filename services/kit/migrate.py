@@ -163,9 +163,7 @@ def _dsns(services: tuple[str, ...]) -> Mapping[str, str]:
 
 async def _migrate_all(dsns: Mapping[str, str]) -> dict[str, list[str] | BaseException]:
     # One that fails does not interrupt the others: they are separate databases.
-    outcomes = await asyncio.gather(
-        *(migrate(service, dsn) for service, dsn in dsns.items()), return_exceptions=True
-    )
+    outcomes = await asyncio.gather(*(migrate(service, dsn) for service, dsn in dsns.items()), return_exceptions=True)
     return dict(zip(dsns, outcomes, strict=True))
 
 
