@@ -9,15 +9,17 @@ LOCKS = ("requirements.lock", "scripts/requirements-gen.lock")
 
 def problems(path: Path) -> list[str]:
     """What is wrong with one lock file."""
-    found = []
     text = path.read_text()
-    for number, line in enumerate(text.splitlines(), 1):
-        if "://" in line or line.lstrip().startswith(("--index", "--extra-index", "--find-links")):
-            found.append(f"{path}:{number}: a lock file names no address: {line.strip()}")
-    for match in re.finditer(r"^(\S+==\S+)(.*)(?:\n {4}--hash=sha256:[0-9a-f]{64}.*)*", text, re.MULTILINE):
-        if "--hash=sha256:" not in match.group(0):
-            found.append(f"{path}: {match.group(1)} has no hash")
-    return found
+    found = [
+        f"{path}:{number}: a lock file names no address: {line.strip()}"
+        for number, line in enumerate(text.splitlines(), 1)
+        if "://" in line or line.lstrip().startswith(("--index", "--extra-index", "--find-links"))
+    ]
+    return found + [
+        f"{path}: {match.group(1)} has no hash"
+        for match in re.finditer(r"^(\S+==\S+)(.*)(?:\n {4}--hash=sha256:[0-9a-f]{64}.*)*", text, re.MULTILINE)
+        if "--hash=sha256:" not in match.group(0)
+    ]
 
 
 def main() -> int:

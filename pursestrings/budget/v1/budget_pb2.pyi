@@ -58,7 +58,7 @@ DIMENSION_OUTPUT_TOKENS: Dimension.ValueType  # 4
 """Output tokens."""
 DIMENSION_REQUESTS: Dimension.ValueType  # 5
 """Requests."""
-global___Dimension = Dimension
+Global___Dimension: typing_extensions.TypeAlias = Dimension
 
 class _WindowKind:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -94,7 +94,7 @@ WINDOW_KIND_QUARTER: WindowKind.ValueType  # 4
 """Three calendar months from January, April, July or October."""
 WINDOW_KIND_LIFETIME: WindowKind.ValueType  # 5
 """One window without an end."""
-global___WindowKind = WindowKind
+Global___WindowKind: typing_extensions.TypeAlias = WindowKind
 
 class _OnExceed:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -126,7 +126,7 @@ ON_EXCEED_ALERT: OnExceed.ValueType  # 3
 """The spend is allowed; only the alert says so."""
 ON_EXCEED_PAUSE: OnExceed.ValueType  # 4
 """The spend is denied and the subject is paused."""
-global___OnExceed = OnExceed
+Global___OnExceed: typing_extensions.TypeAlias = OnExceed
 
 class _Outcome:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -154,7 +154,7 @@ OUTCOME_DENY: Outcome.ValueType  # 2
 """Do not spend; `violations` or `denied_reason` say why."""
 OUTCOME_APPROVAL_REQUIRED: Outcome.ValueType  # 3
 """A person must decide first."""
-global___Outcome = Outcome
+Global___Outcome: typing_extensions.TypeAlias = Outcome
 
 class _DeniedReason:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -190,7 +190,7 @@ DENIED_REASON_WALLET_FROZEN: DeniedReason.ValueType  # 4
 """The wallet is frozen, for example by a dispute."""
 DENIED_REASON_NO_WALLET: DeniedReason.ValueType  # 5
 """The organisation requires a wallet and the subject has none."""
-global___DeniedReason = DeniedReason
+Global___DeniedReason: typing_extensions.TypeAlias = DeniedReason
 
 class _ReservationState:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -222,7 +222,7 @@ RESERVATION_STATE_RELEASED: ReservationState.ValueType  # 3
 """The caller gave it back."""
 RESERVATION_STATE_EXPIRED: ReservationState.ValueType  # 4
 """Its time ran out."""
-global___ReservationState = ReservationState
+Global___ReservationState: typing_extensions.TypeAlias = ReservationState
 
 @typing.final
 class Window(google.protobuf.message.Message):
@@ -234,7 +234,7 @@ class Window(google.protobuf.message.Message):
     TIME_ZONE_FIELD_NUMBER: builtins.int
     WEEK_START_DAY_FIELD_NUMBER: builtins.int
     MONTH_ANCHOR_DAY_FIELD_NUMBER: builtins.int
-    kind: global___WindowKind.ValueType
+    kind: Global___WindowKind.ValueType
     """The kind of period."""
     time_zone: builtins.str
     """IANA time zone, for example "Europe/Berlin". Empty: UTC."""
@@ -245,14 +245,14 @@ class Window(google.protobuf.message.Message):
     def __init__(
         self,
         *,
-        kind: global___WindowKind.ValueType = ...,
+        kind: Global___WindowKind.ValueType = ...,
         time_zone: builtins.str = ...,
         week_start_day: builtins.int = ...,
         month_anchor_day: builtins.int = ...,
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["kind", b"kind", "month_anchor_day", b"month_anchor_day", "time_zone", b"time_zone", "week_start_day", b"week_start_day"]) -> None: ...
 
-global___Window = Window
+Global___Window: typing_extensions.TypeAlias = Window
 
 @typing.final
 class Selector(google.protobuf.message.Message):
@@ -306,7 +306,7 @@ class Selector(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["labels", b"labels", "models", b"models", "operations", b"operations", "providers", b"providers"]) -> None: ...
 
-global___Selector = Selector
+Global___Selector: typing_extensions.TypeAlias = Selector
 
 @typing.final
 class Budget(google.protobuf.message.Message):
@@ -331,18 +331,18 @@ class Budget(google.protobuf.message.Message):
     """`{subject}/budgets/{id}`."""
     display_name: builtins.str
     """For people, at most 128 characters."""
-    dimension: global___Dimension.ValueType
+    dimension: Global___Dimension.ValueType
     """What is counted."""
     currency_code: builtins.str
     """COST only: the currency that is counted; cost in another currency is not."""
     limit_amount: builtins.int
     """The most a window may use: nano-units of the currency for COST, a count otherwise. 0: nothing may be spent."""
-    on_exceed: global___OnExceed.ValueType
+    on_exceed: Global___OnExceed.ValueType
     """What happens when a spend does not fit. Default BLOCK."""
     etag: builtins.str
     """Changes with every update; give it back to update only what you have seen."""
     @property
-    def window(self) -> global___Window:
+    def window(self) -> Global___Window:
         """The calendar."""
 
     @property
@@ -350,7 +350,7 @@ class Budget(google.protobuf.message.Message):
         """Percentages of the limit that raise an alert when use reaches them, 1 to 1000, at most 16. Empty: 50, 80, 95, 100."""
 
     @property
-    def selector(self) -> global___Selector:
+    def selector(self) -> Global___Selector:
         """Which calls count. Absent: all."""
 
     @property
@@ -370,13 +370,13 @@ class Budget(google.protobuf.message.Message):
         *,
         name: builtins.str = ...,
         display_name: builtins.str = ...,
-        dimension: global___Dimension.ValueType = ...,
+        dimension: Global___Dimension.ValueType = ...,
         currency_code: builtins.str = ...,
         limit_amount: builtins.int = ...,
-        window: global___Window | None = ...,
-        on_exceed: global___OnExceed.ValueType = ...,
+        window: Global___Window | None = ...,
+        on_exceed: Global___OnExceed.ValueType = ...,
         thresholds_percent: collections.abc.Iterable[builtins.int] | None = ...,
-        selector: global___Selector | None = ...,
+        selector: Global___Selector | None = ...,
         etag: builtins.str = ...,
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         update_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
@@ -385,7 +385,7 @@ class Budget(google.protobuf.message.Message):
     def HasField(self, field_name: typing.Literal["create_time", b"create_time", "effective_from", b"effective_from", "selector", b"selector", "update_time", b"update_time", "window", b"window"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "currency_code", b"currency_code", "dimension", b"dimension", "display_name", b"display_name", "effective_from", b"effective_from", "etag", b"etag", "limit_amount", b"limit_amount", "name", b"name", "on_exceed", b"on_exceed", "selector", b"selector", "thresholds_percent", b"thresholds_percent", "update_time", b"update_time", "window", b"window"]) -> None: ...
 
-global___Budget = Budget
+Global___Budget: typing_extensions.TypeAlias = Budget
 
 @typing.final
 class SpendEstimate(google.protobuf.message.Message):
@@ -424,7 +424,7 @@ class SpendEstimate(google.protobuf.message.Message):
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_requests", b"_requests"]) -> typing.Literal["requests"] | None: ...
 
-global___SpendEstimate = SpendEstimate
+Global___SpendEstimate: typing_extensions.TypeAlias = SpendEstimate
 
 @typing.final
 class ReserveRequest(google.protobuf.message.Message):
@@ -454,7 +454,7 @@ class ReserveRequest(google.protobuf.message.Message):
         """Provider, model, operation, labels: what selectors match. An attribute that is not given matches every selector."""
 
     @property
-    def estimate(self) -> global___SpendEstimate:
+    def estimate(self) -> Global___SpendEstimate:
         """What the call will use at the most."""
 
     @property
@@ -467,7 +467,7 @@ class ReserveRequest(google.protobuf.message.Message):
         subject: builtins.str = ...,
         request_id: builtins.str = ...,
         call: pursestrings.type.v1.type_pb2.CallAttributes | None = ...,
-        estimate: global___SpendEstimate | None = ...,
+        estimate: Global___SpendEstimate | None = ...,
         ttl: google.protobuf.duration_pb2.Duration | None = ...,
         validate_only: builtins.bool = ...,
         strict: builtins.bool = ...,
@@ -475,7 +475,7 @@ class ReserveRequest(google.protobuf.message.Message):
     def HasField(self, field_name: typing.Literal["call", b"call", "estimate", b"estimate", "ttl", b"ttl"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["call", b"call", "estimate", b"estimate", "request_id", b"request_id", "strict", b"strict", "subject", b"subject", "ttl", b"ttl", "validate_only", b"validate_only"]) -> None: ...
 
-global___ReserveRequest = ReserveRequest
+Global___ReserveRequest: typing_extensions.TypeAlias = ReserveRequest
 
 @typing.final
 class BudgetUse(google.protobuf.message.Message):
@@ -510,7 +510,7 @@ class BudgetUse(google.protobuf.message.Message):
     """What is left after an ALLOW, or before a DENY; below 0 it is overage."""
     overage_amount: builtins.int
     """By how much the spend does not fit."""
-    dimension: global___Dimension.ValueType
+    dimension: Global___Dimension.ValueType
     """What the budget counts."""
     currency_code: builtins.str
     """COST only: its currency."""
@@ -530,13 +530,13 @@ class BudgetUse(google.protobuf.message.Message):
         remaining_amount: builtins.int = ...,
         overage_amount: builtins.int = ...,
         window_end_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
-        dimension: global___Dimension.ValueType = ...,
+        dimension: Global___Dimension.ValueType = ...,
         currency_code: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["window_end_time", b"window_end_time"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["asked_amount", b"asked_amount", "budget", b"budget", "currency_code", b"currency_code", "dimension", b"dimension", "limit_amount", b"limit_amount", "overage_amount", b"overage_amount", "remaining_amount", b"remaining_amount", "reserved_amount", b"reserved_amount", "spent_amount", b"spent_amount", "window", b"window", "window_end_time", b"window_end_time"]) -> None: ...
 
-global___BudgetUse = BudgetUse
+Global___BudgetUse: typing_extensions.TypeAlias = BudgetUse
 
 @typing.final
 class Decision(google.protobuf.message.Message):
@@ -555,13 +555,13 @@ class Decision(google.protobuf.message.Message):
     DENIED_REASON_FIELD_NUMBER: builtins.int
     UNCHECKED_BUDGETS_FIELD_NUMBER: builtins.int
     RATE_CARD_VERSION_FIELD_NUMBER: builtins.int
-    outcome: global___Outcome.ValueType
+    outcome: Global___Outcome.ValueType
     """Allow, deny, or ask a person."""
     reservation: builtins.str
     """ALLOW: the reservation, `{subject}/reservations/{request_id}`. Empty for `validate_only`."""
     wallet: builtins.str
     """The wallet that pays. Empty: UNFUNDED, only budgets decide."""
-    denied_reason: global___DeniedReason.ValueType
+    denied_reason: Global___DeniedReason.ValueType
     """DENY: why, in one word."""
     rate_card_version: builtins.str
     """The version of the rate card that priced the estimate."""
@@ -574,15 +574,15 @@ class Decision(google.protobuf.message.Message):
         """What is held as cost. Absent: the cost is unknown."""
 
     @property
-    def tightest(self) -> global___BudgetUse:
+    def tightest(self) -> Global___BudgetUse:
         """The budget with the least room relative to its limit. Absent: no budget applies."""
 
     @property
-    def warnings(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___BudgetUse]:
+    def warnings(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___BudgetUse]:
         """WARN budgets that this spend exceeds."""
 
     @property
-    def violations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___BudgetUse]:
+    def violations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___BudgetUse]:
         """DENY: every blocking budget that has no room."""
 
     @property
@@ -592,22 +592,22 @@ class Decision(google.protobuf.message.Message):
     def __init__(
         self,
         *,
-        outcome: global___Outcome.ValueType = ...,
+        outcome: Global___Outcome.ValueType = ...,
         reservation: builtins.str = ...,
         expire_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         cost: pursestrings.type.v1.type_pb2.Money | None = ...,
         wallet: builtins.str = ...,
-        tightest: global___BudgetUse | None = ...,
-        warnings: collections.abc.Iterable[global___BudgetUse] | None = ...,
-        violations: collections.abc.Iterable[global___BudgetUse] | None = ...,
-        denied_reason: global___DeniedReason.ValueType = ...,
+        tightest: Global___BudgetUse | None = ...,
+        warnings: collections.abc.Iterable[Global___BudgetUse] | None = ...,
+        violations: collections.abc.Iterable[Global___BudgetUse] | None = ...,
+        denied_reason: Global___DeniedReason.ValueType = ...,
         unchecked_budgets: collections.abc.Iterable[builtins.str] | None = ...,
         rate_card_version: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["cost", b"cost", "expire_time", b"expire_time", "tightest", b"tightest"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["cost", b"cost", "denied_reason", b"denied_reason", "expire_time", b"expire_time", "outcome", b"outcome", "rate_card_version", b"rate_card_version", "reservation", b"reservation", "tightest", b"tightest", "unchecked_budgets", b"unchecked_budgets", "violations", b"violations", "wallet", b"wallet", "warnings", b"warnings"]) -> None: ...
 
-global___Decision = Decision
+Global___Decision: typing_extensions.TypeAlias = Decision
 
 @typing.final
 class ReserveResponse(google.protobuf.message.Message):
@@ -617,18 +617,18 @@ class ReserveResponse(google.protobuf.message.Message):
 
     DECISION_FIELD_NUMBER: builtins.int
     @property
-    def decision(self) -> global___Decision:
+    def decision(self) -> Global___Decision:
         """The decision."""
 
     def __init__(
         self,
         *,
-        decision: global___Decision | None = ...,
+        decision: Global___Decision | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["decision", b"decision"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["decision", b"decision"]) -> None: ...
 
-global___ReserveResponse = ReserveResponse
+Global___ReserveResponse: typing_extensions.TypeAlias = ReserveResponse
 
 @typing.final
 class BatchReserveRequest(google.protobuf.message.Message):
@@ -638,17 +638,17 @@ class BatchReserveRequest(google.protobuf.message.Message):
 
     REQUESTS_FIELD_NUMBER: builtins.int
     @property
-    def requests(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ReserveRequest]:
+    def requests(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ReserveRequest]:
         """1 to 1,000 requests, each with its own request_id."""
 
     def __init__(
         self,
         *,
-        requests: collections.abc.Iterable[global___ReserveRequest] | None = ...,
+        requests: collections.abc.Iterable[Global___ReserveRequest] | None = ...,
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["requests", b"requests"]) -> None: ...
 
-global___BatchReserveRequest = BatchReserveRequest
+Global___BatchReserveRequest: typing_extensions.TypeAlias = BatchReserveRequest
 
 @typing.final
 class ReserveResult(google.protobuf.message.Message):
@@ -659,7 +659,7 @@ class ReserveResult(google.protobuf.message.Message):
     DECISION_FIELD_NUMBER: builtins.int
     ERROR_FIELD_NUMBER: builtins.int
     @property
-    def decision(self) -> global___Decision:
+    def decision(self) -> Global___Decision:
         """The decision."""
 
     @property
@@ -669,14 +669,14 @@ class ReserveResult(google.protobuf.message.Message):
     def __init__(
         self,
         *,
-        decision: global___Decision | None = ...,
+        decision: Global___Decision | None = ...,
         error: google.rpc.status_pb2.Status | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["decision", b"decision", "error", b"error", "result", b"result"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["decision", b"decision", "error", b"error", "result", b"result"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["result", b"result"]) -> typing.Literal["decision", "error"] | None: ...
 
-global___ReserveResult = ReserveResult
+Global___ReserveResult: typing_extensions.TypeAlias = ReserveResult
 
 @typing.final
 class BatchReserveResponse(google.protobuf.message.Message):
@@ -686,17 +686,17 @@ class BatchReserveResponse(google.protobuf.message.Message):
 
     RESULTS_FIELD_NUMBER: builtins.int
     @property
-    def results(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ReserveResult]:
+    def results(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ReserveResult]:
         """One result a request, in the order of the requests."""
 
     def __init__(
         self,
         *,
-        results: collections.abc.Iterable[global___ReserveResult] | None = ...,
+        results: collections.abc.Iterable[Global___ReserveResult] | None = ...,
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["results", b"results"]) -> None: ...
 
-global___BatchReserveResponse = BatchReserveResponse
+Global___BatchReserveResponse: typing_extensions.TypeAlias = BatchReserveResponse
 
 @typing.final
 class Hold(google.protobuf.message.Message):
@@ -726,7 +726,7 @@ class Hold(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["budget", b"budget", "held_amount", b"held_amount", "placed_amount", b"placed_amount", "window", b"window"]) -> None: ...
 
-global___Hold = Hold
+Global___Hold: typing_extensions.TypeAlias = Hold
 
 @typing.final
 class Reservation(google.protobuf.message.Message):
@@ -746,7 +746,7 @@ class Reservation(google.protobuf.message.Message):
     RATE_CARD_VERSION_FIELD_NUMBER: builtins.int
     name: builtins.str
     """`{subject}/reservations/{id}`."""
-    state: global___ReservationState.ValueType
+    state: Global___ReservationState.ValueType
     """Where it stands."""
     wallet: builtins.str
     """The wallet that pays. Empty: UNFUNDED."""
@@ -757,7 +757,7 @@ class Reservation(google.protobuf.message.Message):
     rate_card_version: builtins.str
     """The version of the rate card that priced it."""
     @property
-    def holds(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Hold]:
+    def holds(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Hold]:
         """What it holds on budgets."""
 
     @property
@@ -776,8 +776,8 @@ class Reservation(google.protobuf.message.Message):
         self,
         *,
         name: builtins.str = ...,
-        state: global___ReservationState.ValueType = ...,
-        holds: collections.abc.Iterable[global___Hold] | None = ...,
+        state: Global___ReservationState.ValueType = ...,
+        holds: collections.abc.Iterable[Global___Hold] | None = ...,
         wallet: builtins.str = ...,
         cost: pursestrings.type.v1.type_pb2.Money | None = ...,
         funding_held_nanos: builtins.int = ...,
@@ -789,7 +789,7 @@ class Reservation(google.protobuf.message.Message):
     def HasField(self, field_name: typing.Literal["cost", b"cost", "create_time", b"create_time", "expire_time", b"expire_time"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["cost", b"cost", "create_time", b"create_time", "expire_time", b"expire_time", "funding_held_nanos", b"funding_held_nanos", "holds", b"holds", "name", b"name", "rate_card_version", b"rate_card_version", "settled_nanos", b"settled_nanos", "state", b"state", "wallet", b"wallet"]) -> None: ...
 
-global___Reservation = Reservation
+Global___Reservation: typing_extensions.TypeAlias = Reservation
 
 @typing.final
 class ReleaseRequest(google.protobuf.message.Message):
@@ -807,7 +807,7 @@ class ReleaseRequest(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["name", b"name"]) -> None: ...
 
-global___ReleaseRequest = ReleaseRequest
+Global___ReleaseRequest: typing_extensions.TypeAlias = ReleaseRequest
 
 @typing.final
 class ReleaseResponse(google.protobuf.message.Message):
@@ -817,18 +817,18 @@ class ReleaseResponse(google.protobuf.message.Message):
 
     RESERVATION_FIELD_NUMBER: builtins.int
     @property
-    def reservation(self) -> global___Reservation:
+    def reservation(self) -> Global___Reservation:
         """As it stands now."""
 
     def __init__(
         self,
         *,
-        reservation: global___Reservation | None = ...,
+        reservation: Global___Reservation | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["reservation", b"reservation"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["reservation", b"reservation"]) -> None: ...
 
-global___ReleaseResponse = ReleaseResponse
+Global___ReleaseResponse: typing_extensions.TypeAlias = ReleaseResponse
 
 @typing.final
 class GetReservationRequest(google.protobuf.message.Message):
@@ -846,7 +846,7 @@ class GetReservationRequest(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["name", b"name"]) -> None: ...
 
-global___GetReservationRequest = GetReservationRequest
+Global___GetReservationRequest: typing_extensions.TypeAlias = GetReservationRequest
 
 @typing.final
 class GetReservationResponse(google.protobuf.message.Message):
@@ -856,18 +856,18 @@ class GetReservationResponse(google.protobuf.message.Message):
 
     RESERVATION_FIELD_NUMBER: builtins.int
     @property
-    def reservation(self) -> global___Reservation:
+    def reservation(self) -> Global___Reservation:
         """As it stands now."""
 
     def __init__(
         self,
         *,
-        reservation: global___Reservation | None = ...,
+        reservation: Global___Reservation | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["reservation", b"reservation"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["reservation", b"reservation"]) -> None: ...
 
-global___GetReservationResponse = GetReservationResponse
+Global___GetReservationResponse: typing_extensions.TypeAlias = GetReservationResponse
 
 @typing.final
 class UsageItem(google.protobuf.message.Message):
@@ -935,7 +935,7 @@ class UsageItem(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["_requests", b"_requests", "call", b"call", "cost", b"cost", "final", b"final", "id", b"id", "occurred_at", b"occurred_at", "rate_card_version", b"rate_card_version", "requests", b"requests", "reservation", b"reservation", "source", b"source", "subject", b"subject", "tokens", b"tokens"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_requests", b"_requests"]) -> typing.Literal["requests"] | None: ...
 
-global___UsageItem = UsageItem
+Global___UsageItem: typing_extensions.TypeAlias = UsageItem
 
 @typing.final
 class ApplyUsageRequest(google.protobuf.message.Message):
@@ -949,7 +949,7 @@ class ApplyUsageRequest(google.protobuf.message.Message):
     relay: builtins.str
     """Which metering database this comes from; 1 to 63 characters."""
     @property
-    def items(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___UsageItem]:
+    def items(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___UsageItem]:
         """0 to 1,000 events, of any organisations that the credential covers."""
 
     @property
@@ -959,14 +959,14 @@ class ApplyUsageRequest(google.protobuf.message.Message):
     def __init__(
         self,
         *,
-        items: collections.abc.Iterable[global___UsageItem] | None = ...,
+        items: collections.abc.Iterable[Global___UsageItem] | None = ...,
         relay: builtins.str = ...,
         delivered_through: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["delivered_through", b"delivered_through"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["delivered_through", b"delivered_through", "items", b"items", "relay", b"relay"]) -> None: ...
 
-global___ApplyUsageRequest = ApplyUsageRequest
+Global___ApplyUsageRequest: typing_extensions.TypeAlias = ApplyUsageRequest
 
 @typing.final
 class ApplyUsageResult(google.protobuf.message.Message):
@@ -977,7 +977,7 @@ class ApplyUsageResult(google.protobuf.message.Message):
     APPLIED_FIELD_NUMBER: builtins.int
     ERROR_FIELD_NUMBER: builtins.int
     @property
-    def applied(self) -> global___AppliedUsage:
+    def applied(self) -> Global___AppliedUsage:
         """It is applied."""
 
     @property
@@ -987,14 +987,14 @@ class ApplyUsageResult(google.protobuf.message.Message):
     def __init__(
         self,
         *,
-        applied: global___AppliedUsage | None = ...,
+        applied: Global___AppliedUsage | None = ...,
         error: google.rpc.status_pb2.Status | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["applied", b"applied", "error", b"error", "result", b"result"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["applied", b"applied", "error", b"error", "result", b"result"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["result", b"result"]) -> typing.Literal["applied", "error"] | None: ...
 
-global___ApplyUsageResult = ApplyUsageResult
+Global___ApplyUsageResult: typing_extensions.TypeAlias = ApplyUsageResult
 
 @typing.final
 class AppliedUsage(google.protobuf.message.Message):
@@ -1024,7 +1024,7 @@ class AppliedUsage(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["drawn_nanos", b"drawn_nanos", "duplicate", b"duplicate", "unfunded", b"unfunded", "unreserved", b"unreserved"]) -> None: ...
 
-global___AppliedUsage = AppliedUsage
+Global___AppliedUsage: typing_extensions.TypeAlias = AppliedUsage
 
 @typing.final
 class ApplyUsageResponse(google.protobuf.message.Message):
@@ -1034,17 +1034,17 @@ class ApplyUsageResponse(google.protobuf.message.Message):
 
     RESULTS_FIELD_NUMBER: builtins.int
     @property
-    def results(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ApplyUsageResult]:
+    def results(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ApplyUsageResult]:
         """One result an event, in the order of the request."""
 
     def __init__(
         self,
         *,
-        results: collections.abc.Iterable[global___ApplyUsageResult] | None = ...,
+        results: collections.abc.Iterable[Global___ApplyUsageResult] | None = ...,
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["results", b"results"]) -> None: ...
 
-global___ApplyUsageResponse = ApplyUsageResponse
+Global___ApplyUsageResponse: typing_extensions.TypeAlias = ApplyUsageResponse
 
 @typing.final
 class CreateBudgetRequest(google.protobuf.message.Message):
@@ -1063,7 +1063,7 @@ class CreateBudgetRequest(google.protobuf.message.Message):
     validate_only: builtins.bool
     """Check without creating."""
     @property
-    def budget(self) -> global___Budget:
+    def budget(self) -> Global___Budget:
         """The definition; `name` is ignored."""
 
     def __init__(
@@ -1071,13 +1071,13 @@ class CreateBudgetRequest(google.protobuf.message.Message):
         *,
         parent: builtins.str = ...,
         budget_id: builtins.str = ...,
-        budget: global___Budget | None = ...,
+        budget: Global___Budget | None = ...,
         validate_only: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["budget", b"budget"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["budget", b"budget", "budget_id", b"budget_id", "parent", b"parent", "validate_only", b"validate_only"]) -> None: ...
 
-global___CreateBudgetRequest = CreateBudgetRequest
+Global___CreateBudgetRequest: typing_extensions.TypeAlias = CreateBudgetRequest
 
 @typing.final
 class CreateBudgetResponse(google.protobuf.message.Message):
@@ -1087,18 +1087,18 @@ class CreateBudgetResponse(google.protobuf.message.Message):
 
     BUDGET_FIELD_NUMBER: builtins.int
     @property
-    def budget(self) -> global___Budget:
+    def budget(self) -> Global___Budget:
         """As created."""
 
     def __init__(
         self,
         *,
-        budget: global___Budget | None = ...,
+        budget: Global___Budget | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["budget", b"budget"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["budget", b"budget"]) -> None: ...
 
-global___CreateBudgetResponse = CreateBudgetResponse
+Global___CreateBudgetResponse: typing_extensions.TypeAlias = CreateBudgetResponse
 
 @typing.final
 class GetBudgetRequest(google.protobuf.message.Message):
@@ -1116,7 +1116,7 @@ class GetBudgetRequest(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["name", b"name"]) -> None: ...
 
-global___GetBudgetRequest = GetBudgetRequest
+Global___GetBudgetRequest: typing_extensions.TypeAlias = GetBudgetRequest
 
 @typing.final
 class GetBudgetResponse(google.protobuf.message.Message):
@@ -1126,18 +1126,18 @@ class GetBudgetResponse(google.protobuf.message.Message):
 
     BUDGET_FIELD_NUMBER: builtins.int
     @property
-    def budget(self) -> global___Budget:
+    def budget(self) -> Global___Budget:
         """Its definition."""
 
     def __init__(
         self,
         *,
-        budget: global___Budget | None = ...,
+        budget: Global___Budget | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["budget", b"budget"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["budget", b"budget"]) -> None: ...
 
-global___GetBudgetResponse = GetBudgetResponse
+Global___GetBudgetResponse: typing_extensions.TypeAlias = GetBudgetResponse
 
 @typing.final
 class ListBudgetsRequest(google.protobuf.message.Message):
@@ -1167,7 +1167,7 @@ class ListBudgetsRequest(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["include_descendants", b"include_descendants", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]) -> None: ...
 
-global___ListBudgetsRequest = ListBudgetsRequest
+Global___ListBudgetsRequest: typing_extensions.TypeAlias = ListBudgetsRequest
 
 @typing.final
 class ListBudgetsResponse(google.protobuf.message.Message):
@@ -1180,18 +1180,18 @@ class ListBudgetsResponse(google.protobuf.message.Message):
     next_page_token: builtins.str
     """Empty on the last page."""
     @property
-    def budgets(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Budget]:
+    def budgets(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Budget]:
         """Sorted by name."""
 
     def __init__(
         self,
         *,
-        budgets: collections.abc.Iterable[global___Budget] | None = ...,
+        budgets: collections.abc.Iterable[Global___Budget] | None = ...,
         next_page_token: builtins.str = ...,
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["budgets", b"budgets", "next_page_token", b"next_page_token"]) -> None: ...
 
-global___ListBudgetsResponse = ListBudgetsResponse
+Global___ListBudgetsResponse: typing_extensions.TypeAlias = ListBudgetsResponse
 
 @typing.final
 class UpdateBudgetRequest(google.protobuf.message.Message):
@@ -1205,7 +1205,7 @@ class UpdateBudgetRequest(google.protobuf.message.Message):
     validate_only: builtins.bool
     """Check without changing."""
     @property
-    def budget(self) -> global___Budget:
+    def budget(self) -> Global___Budget:
         """The new values; `name` says which budget. A non-empty `etag` must be the current one."""
 
     @property
@@ -1215,14 +1215,14 @@ class UpdateBudgetRequest(google.protobuf.message.Message):
     def __init__(
         self,
         *,
-        budget: global___Budget | None = ...,
+        budget: Global___Budget | None = ...,
         update_mask: google.protobuf.field_mask_pb2.FieldMask | None = ...,
         validate_only: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["budget", b"budget", "update_mask", b"update_mask"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["budget", b"budget", "update_mask", b"update_mask", "validate_only", b"validate_only"]) -> None: ...
 
-global___UpdateBudgetRequest = UpdateBudgetRequest
+Global___UpdateBudgetRequest: typing_extensions.TypeAlias = UpdateBudgetRequest
 
 @typing.final
 class UpdateBudgetResponse(google.protobuf.message.Message):
@@ -1232,18 +1232,18 @@ class UpdateBudgetResponse(google.protobuf.message.Message):
 
     BUDGET_FIELD_NUMBER: builtins.int
     @property
-    def budget(self) -> global___Budget:
+    def budget(self) -> Global___Budget:
         """As it is now."""
 
     def __init__(
         self,
         *,
-        budget: global___Budget | None = ...,
+        budget: Global___Budget | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["budget", b"budget"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["budget", b"budget"]) -> None: ...
 
-global___UpdateBudgetResponse = UpdateBudgetResponse
+Global___UpdateBudgetResponse: typing_extensions.TypeAlias = UpdateBudgetResponse
 
 @typing.final
 class DeleteBudgetRequest(google.protobuf.message.Message):
@@ -1265,7 +1265,7 @@ class DeleteBudgetRequest(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["etag", b"etag", "name", b"name"]) -> None: ...
 
-global___DeleteBudgetRequest = DeleteBudgetRequest
+Global___DeleteBudgetRequest: typing_extensions.TypeAlias = DeleteBudgetRequest
 
 @typing.final
 class DeleteBudgetResponse(google.protobuf.message.Message):
@@ -1277,7 +1277,7 @@ class DeleteBudgetResponse(google.protobuf.message.Message):
         self,
     ) -> None: ...
 
-global___DeleteBudgetResponse = DeleteBudgetResponse
+Global___DeleteBudgetResponse: typing_extensions.TypeAlias = DeleteBudgetResponse
 
 @typing.final
 class GetBudgetStatusRequest(google.protobuf.message.Message):
@@ -1295,7 +1295,7 @@ class GetBudgetStatusRequest(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["name", b"name"]) -> None: ...
 
-global___GetBudgetStatusRequest = GetBudgetStatusRequest
+Global___GetBudgetStatusRequest: typing_extensions.TypeAlias = GetBudgetStatusRequest
 
 @typing.final
 class BudgetStatus(google.protobuf.message.Message):
@@ -1311,11 +1311,11 @@ class BudgetStatus(google.protobuf.message.Message):
     used_bps: builtins.int
     """Used, in hundredths of a percent of the limit."""
     @property
-    def budget(self) -> global___Budget:
+    def budget(self) -> Global___Budget:
         """The definition."""
 
     @property
-    def use(self) -> global___BudgetUse:
+    def use(self) -> Global___BudgetUse:
         """The window and what it has used; `asked_amount` is 0."""
 
     @property
@@ -1329,8 +1329,8 @@ class BudgetStatus(google.protobuf.message.Message):
     def __init__(
         self,
         *,
-        budget: global___Budget | None = ...,
-        use: global___BudgetUse | None = ...,
+        budget: Global___Budget | None = ...,
+        use: Global___BudgetUse | None = ...,
         window_start_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         used_bps: builtins.int = ...,
         crossed_percent: collections.abc.Iterable[builtins.int] | None = ...,
@@ -1338,7 +1338,7 @@ class BudgetStatus(google.protobuf.message.Message):
     def HasField(self, field_name: typing.Literal["budget", b"budget", "use", b"use", "window_start_time", b"window_start_time"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["budget", b"budget", "crossed_percent", b"crossed_percent", "use", b"use", "used_bps", b"used_bps", "window_start_time", b"window_start_time"]) -> None: ...
 
-global___BudgetStatus = BudgetStatus
+Global___BudgetStatus: typing_extensions.TypeAlias = BudgetStatus
 
 @typing.final
 class GetBudgetStatusResponse(google.protobuf.message.Message):
@@ -1348,18 +1348,18 @@ class GetBudgetStatusResponse(google.protobuf.message.Message):
 
     STATUS_FIELD_NUMBER: builtins.int
     @property
-    def status(self) -> global___BudgetStatus:
+    def status(self) -> Global___BudgetStatus:
         """The status."""
 
     def __init__(
         self,
         *,
-        status: global___BudgetStatus | None = ...,
+        status: Global___BudgetStatus | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["status", b"status"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["status", b"status"]) -> None: ...
 
-global___GetBudgetStatusResponse = GetBudgetStatusResponse
+Global___GetBudgetStatusResponse: typing_extensions.TypeAlias = GetBudgetStatusResponse
 
 @typing.final
 class LeasePoint(google.protobuf.message.Message):
@@ -1385,7 +1385,7 @@ class LeasePoint(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["epoch", b"epoch", "n", b"n", "wallet", b"wallet"]) -> None: ...
 
-global___LeasePoint = LeasePoint
+Global___LeasePoint: typing_extensions.TypeAlias = LeasePoint
 
 @typing.final
 class AuditRequest(google.protobuf.message.Message):
@@ -1398,18 +1398,18 @@ class AuditRequest(google.protobuf.message.Message):
     org: builtins.str
     """Only this organisation, `orgs/{id}`. Empty: all that the credential covers."""
     @property
-    def lease_points(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___LeasePoint]:
+    def lease_points(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___LeasePoint]:
         """Report lease totals at these operation numbers, at most 10,000. Empty: at each lease's last one."""
 
     def __init__(
         self,
         *,
         org: builtins.str = ...,
-        lease_points: collections.abc.Iterable[global___LeasePoint] | None = ...,
+        lease_points: collections.abc.Iterable[Global___LeasePoint] | None = ...,
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["lease_points", b"lease_points", "org", b"org"]) -> None: ...
 
-global___AuditRequest = AuditRequest
+Global___AuditRequest: typing_extensions.TypeAlias = AuditRequest
 
 @typing.final
 class AuditResponse(google.protobuf.message.Message):
@@ -1458,4 +1458,4 @@ class AuditResponse(google.protobuf.message.Message):
     def HasField(self, field_name: typing.Literal["snapshot_time", b"snapshot_time"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["checks", b"checks", "holder", b"holder", "leases", b"leases", "snapshot_time", b"snapshot_time", "totals", b"totals", "uncaptured", b"uncaptured"]) -> None: ...
 
-global___AuditResponse = AuditResponse
+Global___AuditResponse: typing_extensions.TypeAlias = AuditResponse

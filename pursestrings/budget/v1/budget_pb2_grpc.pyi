@@ -8,7 +8,13 @@ import collections.abc
 import grpc
 import grpc.aio
 import pursestrings.budget.v1.budget_pb2
+import sys
 import typing
+
+if sys.version_info >= (3, 13):
+    import typing as typing_extensions
+else:
+    import typing_extensions
 
 _T = typing.TypeVar("_T")
 
@@ -17,156 +23,393 @@ class _MaybeAsyncIterator(collections.abc.AsyncIterator[_T], collections.abc.Ite
 class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type: ignore[misc, type-arg]
     ...
 
-class BudgetServiceStub:
-    """Decides spends, keeps budgets, counters and reservations, and holds the funding leases it spends from."""
-
-    def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
-    Reserve: grpc.UnaryUnaryMultiCallable[
+GRPC_GENERATED_VERSION: str
+GRPC_VERSION: str
+_BudgetServiceReserveType = typing_extensions.TypeVar(
+    '_BudgetServiceReserveType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.budget.v1.budget_pb2.ReserveRequest,
         pursestrings.budget.v1.budget_pb2.ReserveResponse,
-    ]
-    """Decides one spend and, when it is allowed, holds it on every budget that applies and on the funding."""
-
-    BatchReserve: grpc.UnaryUnaryMultiCallable[
-        pursestrings.budget.v1.budget_pb2.BatchReserveRequest,
-        pursestrings.budget.v1.budget_pb2.BatchReserveResponse,
-    ]
-    """Decides up to 1,000 spends. Items are independent and decided in order."""
-
-    Release: grpc.UnaryUnaryMultiCallable[
-        pursestrings.budget.v1.budget_pb2.ReleaseRequest,
-        pursestrings.budget.v1.budget_pb2.ReleaseResponse,
-    ]
-    """Gives back what a reservation still holds. Releasing twice is harmless."""
-
-    GetReservation: grpc.UnaryUnaryMultiCallable[
-        pursestrings.budget.v1.budget_pb2.GetReservationRequest,
-        pursestrings.budget.v1.budget_pb2.GetReservationResponse,
-    ]
-    """A reservation as it stands."""
-
-    ApplyUsage: grpc.UnaryUnaryMultiCallable[
-        pursestrings.budget.v1.budget_pb2.ApplyUsageRequest,
-        pursestrings.budget.v1.budget_pb2.ApplyUsageResponse,
-    ]
-    """Applies metered usage, at least once from the sender, exactly once here. For the metering service."""
-
-    CreateBudget: grpc.UnaryUnaryMultiCallable[
-        pursestrings.budget.v1.budget_pb2.CreateBudgetRequest,
-        pursestrings.budget.v1.budget_pb2.CreateBudgetResponse,
-    ]
-    """Creates a budget. It counts from now, with 0 used."""
-
-    GetBudget: grpc.UnaryUnaryMultiCallable[
-        pursestrings.budget.v1.budget_pb2.GetBudgetRequest,
-        pursestrings.budget.v1.budget_pb2.GetBudgetResponse,
-    ]
-    """A budget's definition."""
-
-    ListBudgets: grpc.UnaryUnaryMultiCallable[
-        pursestrings.budget.v1.budget_pb2.ListBudgetsRequest,
-        pursestrings.budget.v1.budget_pb2.ListBudgetsResponse,
-    ]
-    """The budgets of a subject and, if asked, of its descendants."""
-
-    UpdateBudget: grpc.UnaryUnaryMultiCallable[
-        pursestrings.budget.v1.budget_pb2.UpdateBudgetRequest,
-        pursestrings.budget.v1.budget_pb2.UpdateBudgetResponse,
-    ]
-    """Changes the fields named in the mask."""
-
-    DeleteBudget: grpc.UnaryUnaryMultiCallable[
-        pursestrings.budget.v1.budget_pb2.DeleteBudgetRequest,
-        pursestrings.budget.v1.budget_pb2.DeleteBudgetResponse,
-    ]
-    """Deletes a budget: it limits nothing any more. What was counted stays in the books."""
-
-    GetBudgetStatus: grpc.UnaryUnaryMultiCallable[
-        pursestrings.budget.v1.budget_pb2.GetBudgetStatusRequest,
-        pursestrings.budget.v1.budget_pb2.GetBudgetStatusResponse,
-    ]
-    """What a budget's current window has used, holds and leaves."""
-
-    Audit: grpc.UnaryUnaryMultiCallable[
-        pursestrings.budget.v1.budget_pb2.AuditRequest,
-        pursestrings.budget.v1.budget_pb2.AuditResponse,
-    ]
-    """Verifies the service's own books in one snapshot, and gives the totals that other services compare with."""
-
-class BudgetServiceAsyncStub:
-    """Decides spends, keeps budgets, counters and reservations, and holds the funding leases it spends from."""
-
-    Reserve: grpc.aio.UnaryUnaryMultiCallable[
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.budget.v1.budget_pb2.ReserveRequest,
         pursestrings.budget.v1.budget_pb2.ReserveResponse,
-    ]
-    """Decides one spend and, when it is allowed, holds it on every budget that applies and on the funding."""
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.ReserveRequest,
+        pursestrings.budget.v1.budget_pb2.ReserveResponse,
+    ],
+)
 
-    BatchReserve: grpc.aio.UnaryUnaryMultiCallable[
+_BudgetServiceBatchReserveType = typing_extensions.TypeVar(
+    '_BudgetServiceBatchReserveType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.budget.v1.budget_pb2.BatchReserveRequest,
         pursestrings.budget.v1.budget_pb2.BatchReserveResponse,
-    ]
-    """Decides up to 1,000 spends. Items are independent and decided in order."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.BatchReserveRequest,
+        pursestrings.budget.v1.budget_pb2.BatchReserveResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.BatchReserveRequest,
+        pursestrings.budget.v1.budget_pb2.BatchReserveResponse,
+    ],
+)
 
-    Release: grpc.aio.UnaryUnaryMultiCallable[
+_BudgetServiceReleaseType = typing_extensions.TypeVar(
+    '_BudgetServiceReleaseType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.budget.v1.budget_pb2.ReleaseRequest,
         pursestrings.budget.v1.budget_pb2.ReleaseResponse,
-    ]
-    """Gives back what a reservation still holds. Releasing twice is harmless."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.ReleaseRequest,
+        pursestrings.budget.v1.budget_pb2.ReleaseResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.ReleaseRequest,
+        pursestrings.budget.v1.budget_pb2.ReleaseResponse,
+    ],
+)
 
-    GetReservation: grpc.aio.UnaryUnaryMultiCallable[
+_BudgetServiceGetReservationType = typing_extensions.TypeVar(
+    '_BudgetServiceGetReservationType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.budget.v1.budget_pb2.GetReservationRequest,
         pursestrings.budget.v1.budget_pb2.GetReservationResponse,
-    ]
-    """A reservation as it stands."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.GetReservationRequest,
+        pursestrings.budget.v1.budget_pb2.GetReservationResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.GetReservationRequest,
+        pursestrings.budget.v1.budget_pb2.GetReservationResponse,
+    ],
+)
 
-    ApplyUsage: grpc.aio.UnaryUnaryMultiCallable[
+_BudgetServiceApplyUsageType = typing_extensions.TypeVar(
+    '_BudgetServiceApplyUsageType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.budget.v1.budget_pb2.ApplyUsageRequest,
         pursestrings.budget.v1.budget_pb2.ApplyUsageResponse,
-    ]
-    """Applies metered usage, at least once from the sender, exactly once here. For the metering service."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.ApplyUsageRequest,
+        pursestrings.budget.v1.budget_pb2.ApplyUsageResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.ApplyUsageRequest,
+        pursestrings.budget.v1.budget_pb2.ApplyUsageResponse,
+    ],
+)
 
-    CreateBudget: grpc.aio.UnaryUnaryMultiCallable[
+_BudgetServiceCreateBudgetType = typing_extensions.TypeVar(
+    '_BudgetServiceCreateBudgetType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.budget.v1.budget_pb2.CreateBudgetRequest,
         pursestrings.budget.v1.budget_pb2.CreateBudgetResponse,
-    ]
-    """Creates a budget. It counts from now, with 0 used."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.CreateBudgetRequest,
+        pursestrings.budget.v1.budget_pb2.CreateBudgetResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.CreateBudgetRequest,
+        pursestrings.budget.v1.budget_pb2.CreateBudgetResponse,
+    ],
+)
 
-    GetBudget: grpc.aio.UnaryUnaryMultiCallable[
+_BudgetServiceGetBudgetType = typing_extensions.TypeVar(
+    '_BudgetServiceGetBudgetType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.budget.v1.budget_pb2.GetBudgetRequest,
         pursestrings.budget.v1.budget_pb2.GetBudgetResponse,
-    ]
-    """A budget's definition."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.GetBudgetRequest,
+        pursestrings.budget.v1.budget_pb2.GetBudgetResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.GetBudgetRequest,
+        pursestrings.budget.v1.budget_pb2.GetBudgetResponse,
+    ],
+)
 
-    ListBudgets: grpc.aio.UnaryUnaryMultiCallable[
+_BudgetServiceListBudgetsType = typing_extensions.TypeVar(
+    '_BudgetServiceListBudgetsType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.budget.v1.budget_pb2.ListBudgetsRequest,
         pursestrings.budget.v1.budget_pb2.ListBudgetsResponse,
-    ]
-    """The budgets of a subject and, if asked, of its descendants."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.ListBudgetsRequest,
+        pursestrings.budget.v1.budget_pb2.ListBudgetsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.ListBudgetsRequest,
+        pursestrings.budget.v1.budget_pb2.ListBudgetsResponse,
+    ],
+)
 
-    UpdateBudget: grpc.aio.UnaryUnaryMultiCallable[
+_BudgetServiceUpdateBudgetType = typing_extensions.TypeVar(
+    '_BudgetServiceUpdateBudgetType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.budget.v1.budget_pb2.UpdateBudgetRequest,
         pursestrings.budget.v1.budget_pb2.UpdateBudgetResponse,
-    ]
-    """Changes the fields named in the mask."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.UpdateBudgetRequest,
+        pursestrings.budget.v1.budget_pb2.UpdateBudgetResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.UpdateBudgetRequest,
+        pursestrings.budget.v1.budget_pb2.UpdateBudgetResponse,
+    ],
+)
 
-    DeleteBudget: grpc.aio.UnaryUnaryMultiCallable[
+_BudgetServiceDeleteBudgetType = typing_extensions.TypeVar(
+    '_BudgetServiceDeleteBudgetType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.budget.v1.budget_pb2.DeleteBudgetRequest,
         pursestrings.budget.v1.budget_pb2.DeleteBudgetResponse,
-    ]
-    """Deletes a budget: it limits nothing any more. What was counted stays in the books."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.DeleteBudgetRequest,
+        pursestrings.budget.v1.budget_pb2.DeleteBudgetResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.DeleteBudgetRequest,
+        pursestrings.budget.v1.budget_pb2.DeleteBudgetResponse,
+    ],
+)
 
-    GetBudgetStatus: grpc.aio.UnaryUnaryMultiCallable[
+_BudgetServiceGetBudgetStatusType = typing_extensions.TypeVar(
+    '_BudgetServiceGetBudgetStatusType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.budget.v1.budget_pb2.GetBudgetStatusRequest,
         pursestrings.budget.v1.budget_pb2.GetBudgetStatusResponse,
-    ]
-    """What a budget's current window has used, holds and leaves."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.GetBudgetStatusRequest,
+        pursestrings.budget.v1.budget_pb2.GetBudgetStatusResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.GetBudgetStatusRequest,
+        pursestrings.budget.v1.budget_pb2.GetBudgetStatusResponse,
+    ],
+)
 
-    Audit: grpc.aio.UnaryUnaryMultiCallable[
+_BudgetServiceAuditType = typing_extensions.TypeVar(
+    '_BudgetServiceAuditType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.budget.v1.budget_pb2.AuditRequest,
         pursestrings.budget.v1.budget_pb2.AuditResponse,
-    ]
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.AuditRequest,
+        pursestrings.budget.v1.budget_pb2.AuditResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.AuditRequest,
+        pursestrings.budget.v1.budget_pb2.AuditResponse,
+    ],
+)
+
+class BudgetServiceStub(typing.Generic[_BudgetServiceReserveType, _BudgetServiceBatchReserveType, _BudgetServiceReleaseType, _BudgetServiceGetReservationType, _BudgetServiceApplyUsageType, _BudgetServiceCreateBudgetType, _BudgetServiceGetBudgetType, _BudgetServiceListBudgetsType, _BudgetServiceUpdateBudgetType, _BudgetServiceDeleteBudgetType, _BudgetServiceGetBudgetStatusType, _BudgetServiceAuditType]):
+    """Decides spends, keeps budgets, counters and reservations, and holds the funding leases it spends from."""
+
+    @typing.overload
+    def __init__(self: BudgetServiceStub[
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.ReserveRequest,
+            pursestrings.budget.v1.budget_pb2.ReserveResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.BatchReserveRequest,
+            pursestrings.budget.v1.budget_pb2.BatchReserveResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.ReleaseRequest,
+            pursestrings.budget.v1.budget_pb2.ReleaseResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.GetReservationRequest,
+            pursestrings.budget.v1.budget_pb2.GetReservationResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.ApplyUsageRequest,
+            pursestrings.budget.v1.budget_pb2.ApplyUsageResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.CreateBudgetRequest,
+            pursestrings.budget.v1.budget_pb2.CreateBudgetResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.GetBudgetRequest,
+            pursestrings.budget.v1.budget_pb2.GetBudgetResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.ListBudgetsRequest,
+            pursestrings.budget.v1.budget_pb2.ListBudgetsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.UpdateBudgetRequest,
+            pursestrings.budget.v1.budget_pb2.UpdateBudgetResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.DeleteBudgetRequest,
+            pursestrings.budget.v1.budget_pb2.DeleteBudgetResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.GetBudgetStatusRequest,
+            pursestrings.budget.v1.budget_pb2.GetBudgetStatusResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.AuditRequest,
+            pursestrings.budget.v1.budget_pb2.AuditResponse,
+        ],
+    ], channel: grpc.Channel) -> None: ...
+
+    @typing.overload
+    def __init__(self: BudgetServiceStub[
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.ReserveRequest,
+            pursestrings.budget.v1.budget_pb2.ReserveResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.BatchReserveRequest,
+            pursestrings.budget.v1.budget_pb2.BatchReserveResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.ReleaseRequest,
+            pursestrings.budget.v1.budget_pb2.ReleaseResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.GetReservationRequest,
+            pursestrings.budget.v1.budget_pb2.GetReservationResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.ApplyUsageRequest,
+            pursestrings.budget.v1.budget_pb2.ApplyUsageResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.CreateBudgetRequest,
+            pursestrings.budget.v1.budget_pb2.CreateBudgetResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.GetBudgetRequest,
+            pursestrings.budget.v1.budget_pb2.GetBudgetResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.ListBudgetsRequest,
+            pursestrings.budget.v1.budget_pb2.ListBudgetsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.UpdateBudgetRequest,
+            pursestrings.budget.v1.budget_pb2.UpdateBudgetResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.DeleteBudgetRequest,
+            pursestrings.budget.v1.budget_pb2.DeleteBudgetResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.GetBudgetStatusRequest,
+            pursestrings.budget.v1.budget_pb2.GetBudgetStatusResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.AuditRequest,
+            pursestrings.budget.v1.budget_pb2.AuditResponse,
+        ],
+    ], channel: grpc.aio.Channel) -> None: ...
+
+    Reserve: _BudgetServiceReserveType
+    """Decides one spend and, when it is allowed, holds it on every budget that applies and on the funding."""
+
+    BatchReserve: _BudgetServiceBatchReserveType
+    """Decides up to 1,000 spends. Items are independent and decided in order."""
+
+    Release: _BudgetServiceReleaseType
+    """Gives back what a reservation still holds. Releasing twice is harmless."""
+
+    GetReservation: _BudgetServiceGetReservationType
+    """A reservation as it stands."""
+
+    ApplyUsage: _BudgetServiceApplyUsageType
+    """Applies metered usage, at least once from the sender, exactly once here. For the metering service."""
+
+    CreateBudget: _BudgetServiceCreateBudgetType
+    """Creates a budget. It counts from now, with 0 used."""
+
+    GetBudget: _BudgetServiceGetBudgetType
+    """A budget's definition."""
+
+    ListBudgets: _BudgetServiceListBudgetsType
+    """The budgets of a subject and, if asked, of its descendants."""
+
+    UpdateBudget: _BudgetServiceUpdateBudgetType
+    """Changes the fields named in the mask."""
+
+    DeleteBudget: _BudgetServiceDeleteBudgetType
+    """Deletes a budget: it limits nothing any more. What was counted stays in the books."""
+
+    GetBudgetStatus: _BudgetServiceGetBudgetStatusType
+    """What a budget's current window has used, holds and leaves."""
+
+    Audit: _BudgetServiceAuditType
     """Verifies the service's own books in one snapshot, and gives the totals that other services compare with."""
+
+BudgetServiceAsyncStub: typing_extensions.TypeAlias = BudgetServiceStub[
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.ReserveRequest,
+        pursestrings.budget.v1.budget_pb2.ReserveResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.BatchReserveRequest,
+        pursestrings.budget.v1.budget_pb2.BatchReserveResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.ReleaseRequest,
+        pursestrings.budget.v1.budget_pb2.ReleaseResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.GetReservationRequest,
+        pursestrings.budget.v1.budget_pb2.GetReservationResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.ApplyUsageRequest,
+        pursestrings.budget.v1.budget_pb2.ApplyUsageResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.CreateBudgetRequest,
+        pursestrings.budget.v1.budget_pb2.CreateBudgetResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.GetBudgetRequest,
+        pursestrings.budget.v1.budget_pb2.GetBudgetResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.ListBudgetsRequest,
+        pursestrings.budget.v1.budget_pb2.ListBudgetsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.UpdateBudgetRequest,
+        pursestrings.budget.v1.budget_pb2.UpdateBudgetResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.DeleteBudgetRequest,
+        pursestrings.budget.v1.budget_pb2.DeleteBudgetResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.GetBudgetStatusRequest,
+        pursestrings.budget.v1.budget_pb2.GetBudgetStatusResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.AuditRequest,
+        pursestrings.budget.v1.budget_pb2.AuditResponse,
+    ],
+]
 
 class BudgetServiceServicer(metaclass=abc.ABCMeta):
     """Decides spends, keeps budgets, counters and reservations, and holds the funding leases it spends from."""

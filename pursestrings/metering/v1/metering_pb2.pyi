@@ -44,7 +44,7 @@ CALL_OUTCOME_SUCCESS: CallOutcome.ValueType  # 1
 """The call was answered."""
 CALL_OUTCOME_ERROR: CallOutcome.ValueType  # 2
 """The call failed; what it used is charged all the same."""
-global___CallOutcome = CallOutcome
+Global___CallOutcome: typing_extensions.TypeAlias = CallOutcome
 
 class _UsageDimension:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -80,7 +80,7 @@ USAGE_DIMENSION_PROVIDER: UsageDimension.ValueType  # 4
 """The provider."""
 USAGE_DIMENSION_OPERATION: UsageDimension.ValueType  # 5
 """The operation."""
-global___UsageDimension = UsageDimension
+Global___UsageDimension: typing_extensions.TypeAlias = UsageDimension
 
 @typing.final
 class UsageEvent(google.protobuf.message.Message):
@@ -117,7 +117,7 @@ class UsageEvent(google.protobuf.message.Message):
     """The run it belongs to. At most 128 characters."""
     effort: builtins.str
     """The effort asked of the model, for example "low". At most 63 characters."""
-    outcome: global___CallOutcome.ValueType
+    outcome: Global___CallOutcome.ValueType
     """Success or error."""
     status: builtins.str
     """The provider's status, for example "429" or "overloaded_error". At most 128 characters."""
@@ -155,7 +155,7 @@ class UsageEvent(google.protobuf.message.Message):
         session: builtins.str = ...,
         run: builtins.str = ...,
         effort: builtins.str = ...,
-        outcome: global___CallOutcome.ValueType = ...,
+        outcome: Global___CallOutcome.ValueType = ...,
         status: builtins.str = ...,
         reservation: builtins.str = ...,
         final: builtins.bool | None = ...,
@@ -167,7 +167,7 @@ class UsageEvent(google.protobuf.message.Message):
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_requests", b"_requests"]) -> typing.Literal["requests"] | None: ...
 
-global___UsageEvent = UsageEvent
+Global___UsageEvent: typing_extensions.TypeAlias = UsageEvent
 
 @typing.final
 class RecordedUsage(google.protobuf.message.Message):
@@ -228,7 +228,7 @@ class RecordedUsage(google.protobuf.message.Message):
     def HasField(self, field_name: typing.Literal["cost", b"cost", "occurred_at", b"occurred_at", "recorded_at", b"recorded_at"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["cost", b"cost", "duplicate", b"duplicate", "id", b"id", "model", b"model", "occurred_at", b"occurred_at", "provider", b"provider", "rate_card_version", b"rate_card_version", "recorded_at", b"recorded_at", "source", b"source", "subject", b"subject"]) -> None: ...
 
-global___RecordedUsage = RecordedUsage
+Global___RecordedUsage: typing_extensions.TypeAlias = RecordedUsage
 
 @typing.final
 class RecordUsageRequest(google.protobuf.message.Message):
@@ -238,18 +238,18 @@ class RecordUsageRequest(google.protobuf.message.Message):
 
     EVENT_FIELD_NUMBER: builtins.int
     @property
-    def event(self) -> global___UsageEvent:
+    def event(self) -> Global___UsageEvent:
         """The event."""
 
     def __init__(
         self,
         *,
-        event: global___UsageEvent | None = ...,
+        event: Global___UsageEvent | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["event", b"event"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["event", b"event"]) -> None: ...
 
-global___RecordUsageRequest = RecordUsageRequest
+Global___RecordUsageRequest: typing_extensions.TypeAlias = RecordUsageRequest
 
 @typing.final
 class RecordUsageResponse(google.protobuf.message.Message):
@@ -259,18 +259,18 @@ class RecordUsageResponse(google.protobuf.message.Message):
 
     USAGE_FIELD_NUMBER: builtins.int
     @property
-    def usage(self) -> global___RecordedUsage:
+    def usage(self) -> Global___RecordedUsage:
         """As recorded."""
 
     def __init__(
         self,
         *,
-        usage: global___RecordedUsage | None = ...,
+        usage: Global___RecordedUsage | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["usage", b"usage"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["usage", b"usage"]) -> None: ...
 
-global___RecordUsageResponse = RecordUsageResponse
+Global___RecordUsageResponse: typing_extensions.TypeAlias = RecordUsageResponse
 
 @typing.final
 class BatchRecordUsageRequest(google.protobuf.message.Message):
@@ -280,17 +280,17 @@ class BatchRecordUsageRequest(google.protobuf.message.Message):
 
     EVENTS_FIELD_NUMBER: builtins.int
     @property
-    def events(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___UsageEvent]:
+    def events(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___UsageEvent]:
         """1 to 1,000 events."""
 
     def __init__(
         self,
         *,
-        events: collections.abc.Iterable[global___UsageEvent] | None = ...,
+        events: collections.abc.Iterable[Global___UsageEvent] | None = ...,
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["events", b"events"]) -> None: ...
 
-global___BatchRecordUsageRequest = BatchRecordUsageRequest
+Global___BatchRecordUsageRequest: typing_extensions.TypeAlias = BatchRecordUsageRequest
 
 @typing.final
 class RecordUsageResult(google.protobuf.message.Message):
@@ -301,7 +301,7 @@ class RecordUsageResult(google.protobuf.message.Message):
     USAGE_FIELD_NUMBER: builtins.int
     ERROR_FIELD_NUMBER: builtins.int
     @property
-    def usage(self) -> global___RecordedUsage:
+    def usage(self) -> Global___RecordedUsage:
         """As recorded."""
 
     @property
@@ -311,14 +311,14 @@ class RecordUsageResult(google.protobuf.message.Message):
     def __init__(
         self,
         *,
-        usage: global___RecordedUsage | None = ...,
+        usage: Global___RecordedUsage | None = ...,
         error: google.rpc.status_pb2.Status | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["error", b"error", "result", b"result", "usage", b"usage"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["error", b"error", "result", b"result", "usage", b"usage"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["result", b"result"]) -> typing.Literal["usage", "error"] | None: ...
 
-global___RecordUsageResult = RecordUsageResult
+Global___RecordUsageResult: typing_extensions.TypeAlias = RecordUsageResult
 
 @typing.final
 class BatchRecordUsageResponse(google.protobuf.message.Message):
@@ -328,17 +328,17 @@ class BatchRecordUsageResponse(google.protobuf.message.Message):
 
     RESULTS_FIELD_NUMBER: builtins.int
     @property
-    def results(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___RecordUsageResult]:
+    def results(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___RecordUsageResult]:
         """One result an event, in the order of the request."""
 
     def __init__(
         self,
         *,
-        results: collections.abc.Iterable[global___RecordUsageResult] | None = ...,
+        results: collections.abc.Iterable[Global___RecordUsageResult] | None = ...,
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["results", b"results"]) -> None: ...
 
-global___BatchRecordUsageResponse = BatchRecordUsageResponse
+Global___BatchRecordUsageResponse: typing_extensions.TypeAlias = BatchRecordUsageResponse
 
 @typing.final
 class EstimateRequest(google.protobuf.message.Message):
@@ -369,7 +369,7 @@ class EstimateRequest(google.protobuf.message.Message):
     def HasField(self, field_name: typing.Literal["call", b"call", "tokens", b"tokens"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["call", b"call", "subject", b"subject", "tokens", b"tokens"]) -> None: ...
 
-global___EstimateRequest = EstimateRequest
+Global___EstimateRequest: typing_extensions.TypeAlias = EstimateRequest
 
 @typing.final
 class EstimateResponse(google.protobuf.message.Message):
@@ -402,7 +402,7 @@ class EstimateResponse(google.protobuf.message.Message):
     def HasField(self, field_name: typing.Literal["cost", b"cost"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["cost", b"cost", "model", b"model", "provider", b"provider", "rate_card_version", b"rate_card_version"]) -> None: ...
 
-global___EstimateResponse = EstimateResponse
+Global___EstimateResponse: typing_extensions.TypeAlias = EstimateResponse
 
 @typing.final
 class UsageTotals(google.protobuf.message.Message):
@@ -453,7 +453,7 @@ class UsageTotals(google.protobuf.message.Message):
     def HasField(self, field_name: typing.Literal["tokens", b"tokens"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["costs", b"costs", "errors", b"errors", "operations", b"operations", "requests", b"requests", "sessions", b"sessions", "tokens", b"tokens", "total_tokens", b"total_tokens", "unrated", b"unrated"]) -> None: ...
 
-global___UsageTotals = UsageTotals
+Global___UsageTotals: typing_extensions.TypeAlias = UsageTotals
 
 @typing.final
 class GetUsageRequest(google.protobuf.message.Message):
@@ -475,7 +475,7 @@ class GetUsageRequest(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["subject", b"subject", "time_zone", b"time_zone"]) -> None: ...
 
-global___GetUsageRequest = GetUsageRequest
+Global___GetUsageRequest: typing_extensions.TypeAlias = GetUsageRequest
 
 @typing.final
 class GetUsageResponse(google.protobuf.message.Message):
@@ -488,11 +488,11 @@ class GetUsageResponse(google.protobuf.message.Message):
     TODAY_START_TIME_FIELD_NUMBER: builtins.int
     MONTH_START_TIME_FIELD_NUMBER: builtins.int
     @property
-    def today(self) -> global___UsageTotals:
+    def today(self) -> Global___UsageTotals:
         """Since the start of today in the zone."""
 
     @property
-    def month(self) -> global___UsageTotals:
+    def month(self) -> Global___UsageTotals:
         """Since the start of this month in the zone."""
 
     @property
@@ -506,15 +506,15 @@ class GetUsageResponse(google.protobuf.message.Message):
     def __init__(
         self,
         *,
-        today: global___UsageTotals | None = ...,
-        month: global___UsageTotals | None = ...,
+        today: Global___UsageTotals | None = ...,
+        month: Global___UsageTotals | None = ...,
         today_start_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         month_start_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["month", b"month", "month_start_time", b"month_start_time", "today", b"today", "today_start_time", b"today_start_time"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["month", b"month", "month_start_time", b"month_start_time", "today", b"today", "today_start_time", b"today_start_time"]) -> None: ...
 
-global___GetUsageResponse = GetUsageResponse
+Global___GetUsageResponse: typing_extensions.TypeAlias = GetUsageResponse
 
 @typing.final
 class QueryUsageRequest(google.protobuf.message.Message):
@@ -546,7 +546,7 @@ class QueryUsageRequest(google.protobuf.message.Message):
         """To this instant, not included. Absent: now."""
 
     @property
-    def group_by(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[global___UsageDimension.ValueType]:
+    def group_by(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[Global___UsageDimension.ValueType]:
         """0 to 3 different dimensions, in the order of the answer's keys."""
 
     def __init__(
@@ -555,7 +555,7 @@ class QueryUsageRequest(google.protobuf.message.Message):
         subject: builtins.str = ...,
         start_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         end_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
-        group_by: collections.abc.Iterable[global___UsageDimension.ValueType] | None = ...,
+        group_by: collections.abc.Iterable[Global___UsageDimension.ValueType] | None = ...,
         time_zone: builtins.str = ...,
         page_size: builtins.int = ...,
         page_token: builtins.str = ...,
@@ -563,7 +563,7 @@ class QueryUsageRequest(google.protobuf.message.Message):
     def HasField(self, field_name: typing.Literal["end_time", b"end_time", "start_time", b"start_time"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["end_time", b"end_time", "group_by", b"group_by", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time", "subject", b"subject", "time_zone", b"time_zone"]) -> None: ...
 
-global___QueryUsageRequest = QueryUsageRequest
+Global___QueryUsageRequest: typing_extensions.TypeAlias = QueryUsageRequest
 
 @typing.final
 class UsageGroup(google.protobuf.message.Message):
@@ -579,7 +579,7 @@ class UsageGroup(google.protobuf.message.Message):
         """One key for each `group_by`, in its order."""
 
     @property
-    def totals(self) -> global___UsageTotals:
+    def totals(self) -> Global___UsageTotals:
         """What the group used."""
 
     @property
@@ -590,13 +590,13 @@ class UsageGroup(google.protobuf.message.Message):
         self,
         *,
         keys: collections.abc.Iterable[builtins.str] | None = ...,
-        totals: global___UsageTotals | None = ...,
+        totals: Global___UsageTotals | None = ...,
         cost_share_bps: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["totals", b"totals"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["cost_share_bps", b"cost_share_bps", "keys", b"keys", "totals", b"totals"]) -> None: ...
 
-global___UsageGroup = UsageGroup
+Global___UsageGroup: typing_extensions.TypeAlias = UsageGroup
 
 @typing.final
 class QueryUsageResponse(google.protobuf.message.Message):
@@ -610,24 +610,24 @@ class QueryUsageResponse(google.protobuf.message.Message):
     next_page_token: builtins.str
     """Empty on the last page."""
     @property
-    def groups(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___UsageGroup]:
+    def groups(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___UsageGroup]:
         """Groups, sorted by their keys."""
 
     @property
-    def totals(self) -> global___UsageTotals:
+    def totals(self) -> Global___UsageTotals:
         """The whole range, all pages together."""
 
     def __init__(
         self,
         *,
-        groups: collections.abc.Iterable[global___UsageGroup] | None = ...,
-        totals: global___UsageTotals | None = ...,
+        groups: collections.abc.Iterable[Global___UsageGroup] | None = ...,
+        totals: Global___UsageTotals | None = ...,
         next_page_token: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["totals", b"totals"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["groups", b"groups", "next_page_token", b"next_page_token", "totals", b"totals"]) -> None: ...
 
-global___QueryUsageResponse = QueryUsageResponse
+Global___QueryUsageResponse: typing_extensions.TypeAlias = QueryUsageResponse
 
 @typing.final
 class GetRateTableRequest(google.protobuf.message.Message):
@@ -645,7 +645,7 @@ class GetRateTableRequest(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["have_version", b"have_version"]) -> None: ...
 
-global___GetRateTableRequest = GetRateTableRequest
+Global___GetRateTableRequest: typing_extensions.TypeAlias = GetRateTableRequest
 
 @typing.final
 class GetRateTableResponse(google.protobuf.message.Message):
@@ -667,7 +667,7 @@ class GetRateTableResponse(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["content", b"content", "version", b"version"]) -> None: ...
 
-global___GetRateTableResponse = GetRateTableResponse
+Global___GetRateTableResponse: typing_extensions.TypeAlias = GetRateTableResponse
 
 @typing.final
 class AuditRequest(google.protobuf.message.Message):
@@ -685,7 +685,7 @@ class AuditRequest(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["org", b"org"]) -> None: ...
 
-global___AuditRequest = AuditRequest
+Global___AuditRequest: typing_extensions.TypeAlias = AuditRequest
 
 @typing.final
 class AuditResponse(google.protobuf.message.Message):
@@ -718,4 +718,4 @@ class AuditResponse(google.protobuf.message.Message):
     def HasField(self, field_name: typing.Literal["snapshot_time", b"snapshot_time"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["checks", b"checks", "snapshot_time", b"snapshot_time", "totals", b"totals"]) -> None: ...
 
-global___AuditResponse = AuditResponse
+Global___AuditResponse: typing_extensions.TypeAlias = AuditResponse

@@ -8,7 +8,13 @@ import collections.abc
 import grpc
 import grpc.aio
 import pursestrings.metering.v1.metering_pb2
+import sys
 import typing
+
+if sys.version_info >= (3, 13):
+    import typing as typing_extensions
+else:
+    import typing_extensions
 
 _T = typing.TypeVar("_T")
 
@@ -17,96 +23,238 @@ class _MaybeAsyncIterator(collections.abc.AsyncIterator[_T], collections.abc.Ite
 class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type: ignore[misc, type-arg]
     ...
 
-class MeteringServiceStub:
-    """Records usage, rates it, relays it to the budget service and answers questions about it."""
-
-    def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
-    RecordUsage: grpc.UnaryUnaryMultiCallable[
+GRPC_GENERATED_VERSION: str
+GRPC_VERSION: str
+_MeteringServiceRecordUsageType = typing_extensions.TypeVar(
+    '_MeteringServiceRecordUsageType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.metering.v1.metering_pb2.RecordUsageRequest,
         pursestrings.metering.v1.metering_pb2.RecordUsageResponse,
-    ]
-    """Records one call. Durable and deduplicated by (organisation, source, id) before it answers."""
-
-    BatchRecordUsage: grpc.UnaryUnaryMultiCallable[
-        pursestrings.metering.v1.metering_pb2.BatchRecordUsageRequest,
-        pursestrings.metering.v1.metering_pb2.BatchRecordUsageResponse,
-    ]
-    """Records up to 1,000 calls. Items are independent: one that is refused does not touch the others."""
-
-    Estimate: grpc.UnaryUnaryMultiCallable[
-        pursestrings.metering.v1.metering_pb2.EstimateRequest,
-        pursestrings.metering.v1.metering_pb2.EstimateResponse,
-    ]
-    """The cost of a call that has not happened, by the rate card in force."""
-
-    GetUsage: grpc.UnaryUnaryMultiCallable[
-        pursestrings.metering.v1.metering_pb2.GetUsageRequest,
-        pursestrings.metering.v1.metering_pb2.GetUsageResponse,
-    ]
-    """Today and this month of a subject and its descendants, in a time zone."""
-
-    QueryUsage: grpc.UnaryUnaryMultiCallable[
-        pursestrings.metering.v1.metering_pb2.QueryUsageRequest,
-        pursestrings.metering.v1.metering_pb2.QueryUsageResponse,
-    ]
-    """Usage of a range, grouped."""
-
-    GetRateTable: grpc.UnaryUnaryMultiCallable[
-        pursestrings.metering.v1.metering_pb2.GetRateTableRequest,
-        pursestrings.metering.v1.metering_pb2.GetRateTableResponse,
-    ]
-    """The rate table in force, for services that price estimates themselves."""
-
-    Audit: grpc.UnaryUnaryMultiCallable[
-        pursestrings.metering.v1.metering_pb2.AuditRequest,
-        pursestrings.metering.v1.metering_pb2.AuditResponse,
-    ]
-    """Verifies the service's own books in one snapshot, and gives the totals that other services compare with."""
-
-class MeteringServiceAsyncStub:
-    """Records usage, rates it, relays it to the budget service and answers questions about it."""
-
-    RecordUsage: grpc.aio.UnaryUnaryMultiCallable[
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.metering.v1.metering_pb2.RecordUsageRequest,
         pursestrings.metering.v1.metering_pb2.RecordUsageResponse,
-    ]
-    """Records one call. Durable and deduplicated by (organisation, source, id) before it answers."""
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.metering_pb2.RecordUsageRequest,
+        pursestrings.metering.v1.metering_pb2.RecordUsageResponse,
+    ],
+)
 
-    BatchRecordUsage: grpc.aio.UnaryUnaryMultiCallable[
+_MeteringServiceBatchRecordUsageType = typing_extensions.TypeVar(
+    '_MeteringServiceBatchRecordUsageType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.metering.v1.metering_pb2.BatchRecordUsageRequest,
         pursestrings.metering.v1.metering_pb2.BatchRecordUsageResponse,
-    ]
-    """Records up to 1,000 calls. Items are independent: one that is refused does not touch the others."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.metering_pb2.BatchRecordUsageRequest,
+        pursestrings.metering.v1.metering_pb2.BatchRecordUsageResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.metering_pb2.BatchRecordUsageRequest,
+        pursestrings.metering.v1.metering_pb2.BatchRecordUsageResponse,
+    ],
+)
 
-    Estimate: grpc.aio.UnaryUnaryMultiCallable[
+_MeteringServiceEstimateType = typing_extensions.TypeVar(
+    '_MeteringServiceEstimateType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.metering.v1.metering_pb2.EstimateRequest,
         pursestrings.metering.v1.metering_pb2.EstimateResponse,
-    ]
-    """The cost of a call that has not happened, by the rate card in force."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.metering_pb2.EstimateRequest,
+        pursestrings.metering.v1.metering_pb2.EstimateResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.metering_pb2.EstimateRequest,
+        pursestrings.metering.v1.metering_pb2.EstimateResponse,
+    ],
+)
 
-    GetUsage: grpc.aio.UnaryUnaryMultiCallable[
+_MeteringServiceGetUsageType = typing_extensions.TypeVar(
+    '_MeteringServiceGetUsageType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.metering.v1.metering_pb2.GetUsageRequest,
         pursestrings.metering.v1.metering_pb2.GetUsageResponse,
-    ]
-    """Today and this month of a subject and its descendants, in a time zone."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.metering_pb2.GetUsageRequest,
+        pursestrings.metering.v1.metering_pb2.GetUsageResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.metering_pb2.GetUsageRequest,
+        pursestrings.metering.v1.metering_pb2.GetUsageResponse,
+    ],
+)
 
-    QueryUsage: grpc.aio.UnaryUnaryMultiCallable[
+_MeteringServiceQueryUsageType = typing_extensions.TypeVar(
+    '_MeteringServiceQueryUsageType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.metering.v1.metering_pb2.QueryUsageRequest,
         pursestrings.metering.v1.metering_pb2.QueryUsageResponse,
-    ]
-    """Usage of a range, grouped."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.metering_pb2.QueryUsageRequest,
+        pursestrings.metering.v1.metering_pb2.QueryUsageResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.metering_pb2.QueryUsageRequest,
+        pursestrings.metering.v1.metering_pb2.QueryUsageResponse,
+    ],
+)
 
-    GetRateTable: grpc.aio.UnaryUnaryMultiCallable[
+_MeteringServiceGetRateTableType = typing_extensions.TypeVar(
+    '_MeteringServiceGetRateTableType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.metering.v1.metering_pb2.GetRateTableRequest,
         pursestrings.metering.v1.metering_pb2.GetRateTableResponse,
-    ]
-    """The rate table in force, for services that price estimates themselves."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.metering_pb2.GetRateTableRequest,
+        pursestrings.metering.v1.metering_pb2.GetRateTableResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.metering_pb2.GetRateTableRequest,
+        pursestrings.metering.v1.metering_pb2.GetRateTableResponse,
+    ],
+)
 
-    Audit: grpc.aio.UnaryUnaryMultiCallable[
+_MeteringServiceAuditType = typing_extensions.TypeVar(
+    '_MeteringServiceAuditType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.metering.v1.metering_pb2.AuditRequest,
         pursestrings.metering.v1.metering_pb2.AuditResponse,
-    ]
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.metering_pb2.AuditRequest,
+        pursestrings.metering.v1.metering_pb2.AuditResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.metering_pb2.AuditRequest,
+        pursestrings.metering.v1.metering_pb2.AuditResponse,
+    ],
+)
+
+class MeteringServiceStub(typing.Generic[_MeteringServiceRecordUsageType, _MeteringServiceBatchRecordUsageType, _MeteringServiceEstimateType, _MeteringServiceGetUsageType, _MeteringServiceQueryUsageType, _MeteringServiceGetRateTableType, _MeteringServiceAuditType]):
+    """Records usage, rates it, relays it to the budget service and answers questions about it."""
+
+    @typing.overload
+    def __init__(self: MeteringServiceStub[
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.metering_pb2.RecordUsageRequest,
+            pursestrings.metering.v1.metering_pb2.RecordUsageResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.metering_pb2.BatchRecordUsageRequest,
+            pursestrings.metering.v1.metering_pb2.BatchRecordUsageResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.metering_pb2.EstimateRequest,
+            pursestrings.metering.v1.metering_pb2.EstimateResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.metering_pb2.GetUsageRequest,
+            pursestrings.metering.v1.metering_pb2.GetUsageResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.metering_pb2.QueryUsageRequest,
+            pursestrings.metering.v1.metering_pb2.QueryUsageResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.metering_pb2.GetRateTableRequest,
+            pursestrings.metering.v1.metering_pb2.GetRateTableResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.metering_pb2.AuditRequest,
+            pursestrings.metering.v1.metering_pb2.AuditResponse,
+        ],
+    ], channel: grpc.Channel) -> None: ...
+
+    @typing.overload
+    def __init__(self: MeteringServiceStub[
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.metering_pb2.RecordUsageRequest,
+            pursestrings.metering.v1.metering_pb2.RecordUsageResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.metering_pb2.BatchRecordUsageRequest,
+            pursestrings.metering.v1.metering_pb2.BatchRecordUsageResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.metering_pb2.EstimateRequest,
+            pursestrings.metering.v1.metering_pb2.EstimateResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.metering_pb2.GetUsageRequest,
+            pursestrings.metering.v1.metering_pb2.GetUsageResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.metering_pb2.QueryUsageRequest,
+            pursestrings.metering.v1.metering_pb2.QueryUsageResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.metering_pb2.GetRateTableRequest,
+            pursestrings.metering.v1.metering_pb2.GetRateTableResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.metering_pb2.AuditRequest,
+            pursestrings.metering.v1.metering_pb2.AuditResponse,
+        ],
+    ], channel: grpc.aio.Channel) -> None: ...
+
+    RecordUsage: _MeteringServiceRecordUsageType
+    """Records one call. Durable and deduplicated by (organisation, source, id) before it answers."""
+
+    BatchRecordUsage: _MeteringServiceBatchRecordUsageType
+    """Records up to 1,000 calls. Items are independent: one that is refused does not touch the others."""
+
+    Estimate: _MeteringServiceEstimateType
+    """The cost of a call that has not happened, by the rate card in force."""
+
+    GetUsage: _MeteringServiceGetUsageType
+    """Today and this month of a subject and its descendants, in a time zone."""
+
+    QueryUsage: _MeteringServiceQueryUsageType
+    """Usage of a range, grouped."""
+
+    GetRateTable: _MeteringServiceGetRateTableType
+    """The rate table in force, for services that price estimates themselves."""
+
+    Audit: _MeteringServiceAuditType
     """Verifies the service's own books in one snapshot, and gives the totals that other services compare with."""
+
+MeteringServiceAsyncStub: typing_extensions.TypeAlias = MeteringServiceStub[
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.metering_pb2.RecordUsageRequest,
+        pursestrings.metering.v1.metering_pb2.RecordUsageResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.metering_pb2.BatchRecordUsageRequest,
+        pursestrings.metering.v1.metering_pb2.BatchRecordUsageResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.metering_pb2.EstimateRequest,
+        pursestrings.metering.v1.metering_pb2.EstimateResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.metering_pb2.GetUsageRequest,
+        pursestrings.metering.v1.metering_pb2.GetUsageResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.metering_pb2.QueryUsageRequest,
+        pursestrings.metering.v1.metering_pb2.QueryUsageResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.metering_pb2.GetRateTableRequest,
+        pursestrings.metering.v1.metering_pb2.GetRateTableResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.metering_pb2.AuditRequest,
+        pursestrings.metering.v1.metering_pb2.AuditResponse,
+    ],
+]
 
 class MeteringServiceServicer(metaclass=abc.ABCMeta):
     """Records usage, rates it, relays it to the budget service and answers questions about it."""

@@ -8,7 +8,13 @@ import collections.abc
 import google.protobuf.descriptor
 import google.protobuf.internal.containers
 import google.protobuf.message
+import sys
 import typing
+
+if sys.version_info >= (3, 10):
+    import typing as typing_extensions
+else:
+    import typing_extensions
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
@@ -32,7 +38,7 @@ class Money(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["amount_nanos", b"amount_nanos", "currency_code", b"currency_code"]) -> None: ...
 
-global___Money = Money
+Global___Money: typing_extensions.TypeAlias = Money
 
 @typing.final
 class TokenCounts(google.protobuf.message.Message):
@@ -66,7 +72,7 @@ class TokenCounts(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["cache_read_tokens", b"cache_read_tokens", "cache_write_tokens", b"cache_write_tokens", "input_tokens", b"input_tokens", "output_tokens", b"output_tokens", "reasoning_tokens", b"reasoning_tokens"]) -> None: ...
 
-global___TokenCounts = TokenCounts
+Global___TokenCounts: typing_extensions.TypeAlias = TokenCounts
 
 @typing.final
 class CallAttributes(google.protobuf.message.Message):
@@ -114,7 +120,7 @@ class CallAttributes(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["labels", b"labels", "model", b"model", "operation", b"operation", "provider", b"provider"]) -> None: ...
 
-global___CallAttributes = CallAttributes
+Global___CallAttributes: typing_extensions.TypeAlias = CallAttributes
 
 @typing.final
 class AuditCheck(google.protobuf.message.Message):
@@ -140,7 +146,7 @@ class AuditCheck(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["detail", b"detail", "name", b"name", "ok", b"ok"]) -> None: ...
 
-global___AuditCheck = AuditCheck
+Global___AuditCheck: typing_extensions.TypeAlias = AuditCheck
 
 @typing.final
 class LeaseTotals(google.protobuf.message.Message):
@@ -188,7 +194,7 @@ class LeaseTotals(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["captured_total_nanos", b"captured_total_nanos", "epoch", b"epoch", "extended_total_nanos", b"extended_total_nanos", "holder", b"holder", "n", b"n", "returned_total_nanos", b"returned_total_nanos", "reversed_total_nanos", b"reversed_total_nanos", "wallet", b"wallet"]) -> None: ...
 
-global___LeaseTotals = LeaseTotals
+Global___LeaseTotals: typing_extensions.TypeAlias = LeaseTotals
 
 @typing.final
 class CostTotals(google.protobuf.message.Message):
@@ -234,4 +240,4 @@ class CostTotals(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["cost_nanos", b"cost_nanos", "currency_code", b"currency_code", "events", b"events", "org", b"org", "pending_cost_nanos", b"pending_cost_nanos", "pending_events", b"pending_events", "unfunded_cost_nanos", b"unfunded_cost_nanos", "unrated_events", b"unrated_events"]) -> None: ...
 
-global___CostTotals = CostTotals
+Global___CostTotals: typing_extensions.TypeAlias = CostTotals

@@ -48,7 +48,7 @@ WALLET_STATE_FROZEN: WalletState.ValueType  # 2
 """It pays for nothing new; what was held before settles."""
 WALLET_STATE_CLOSED: WalletState.ValueType  # 3
 """It is closed for good; late captures become debt."""
-global___WalletState = WalletState
+Global___WalletState: typing_extensions.TypeAlias = WalletState
 
 class _GrantKind:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -72,7 +72,7 @@ GRANT_KIND_PAID: GrantKind.ValueType  # 1
 """Paid for."""
 GRANT_KIND_PROMOTIONAL: GrantKind.ValueType  # 2
 """Given away."""
-global___GrantKind = GrantKind
+Global___GrantKind: typing_extensions.TypeAlias = GrantKind
 
 class _RechargeMode:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -96,7 +96,7 @@ RECHARGE_MODE_THRESHOLD: RechargeMode.ValueType  # 1
 """The balance falls below a threshold."""
 RECHARGE_MODE_PREDICTIVE: RechargeMode.ValueType  # 2
 """A forecast says that the balance will be empty."""
-global___RechargeMode = RechargeMode
+Global___RechargeMode: typing_extensions.TypeAlias = RechargeMode
 
 class _RechargeState:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -124,7 +124,7 @@ RECHARGE_STATE_SUCCEEDED: RechargeState.ValueType  # 2
 """Charged and granted."""
 RECHARGE_STATE_FAILED: RechargeState.ValueType  # 3
 """Given up; nothing was charged."""
-global___RechargeState = RechargeState
+Global___RechargeState: typing_extensions.TypeAlias = RechargeState
 
 class _AttemptVerdict:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -160,7 +160,7 @@ ATTEMPT_VERDICT_GIVE_UP: AttemptVerdict.ValueType  # 4
 """It is not needed any more, or no attempt is left: give it up with FailRecharge."""
 ATTEMPT_VERDICT_ENDED: AttemptVerdict.ValueType  # 5
 """The recharge has ended."""
-global___AttemptVerdict = AttemptVerdict
+Global___AttemptVerdict: typing_extensions.TypeAlias = AttemptVerdict
 
 @typing.final
 class Wallet(google.protobuf.message.Message):
@@ -182,7 +182,7 @@ class Wallet(google.protobuf.message.Message):
     """For people, at most 128 characters."""
     currency_code: builtins.str
     """ISO 4217 code; never changes."""
-    state: global___WalletState.ValueType
+    state: Global___WalletState.ValueType
     """Whether it pays."""
     time_zone: builtins.str
     """IANA zone of its months, for recharge caps and statements. Empty: UTC."""
@@ -200,7 +200,7 @@ class Wallet(google.protobuf.message.Message):
         name: builtins.str = ...,
         display_name: builtins.str = ...,
         currency_code: builtins.str = ...,
-        state: global___WalletState.ValueType = ...,
+        state: Global___WalletState.ValueType = ...,
         time_zone: builtins.str = ...,
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         state_reason: builtins.str = ...,
@@ -209,7 +209,7 @@ class Wallet(google.protobuf.message.Message):
     def HasField(self, field_name: typing.Literal["create_time", b"create_time"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "currency_code", b"currency_code", "display_name", b"display_name", "name", b"name", "payment_method", b"payment_method", "state", b"state", "state_reason", b"state_reason", "time_zone", b"time_zone"]) -> None: ...
 
-global___Wallet = Wallet
+Global___Wallet: typing_extensions.TypeAlias = Wallet
 
 @typing.final
 class CreateWalletRequest(google.protobuf.message.Message):
@@ -228,7 +228,7 @@ class CreateWalletRequest(google.protobuf.message.Message):
     request_id: builtins.str
     """The caller's id of this request, required."""
     @property
-    def wallet(self) -> global___Wallet:
+    def wallet(self) -> Global___Wallet:
         """display_name, currency_code and time_zone; the rest is ignored."""
 
     def __init__(
@@ -236,13 +236,13 @@ class CreateWalletRequest(google.protobuf.message.Message):
         *,
         parent: builtins.str = ...,
         wallet_id: builtins.str = ...,
-        wallet: global___Wallet | None = ...,
+        wallet: Global___Wallet | None = ...,
         request_id: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["wallet", b"wallet"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["parent", b"parent", "request_id", b"request_id", "wallet", b"wallet", "wallet_id", b"wallet_id"]) -> None: ...
 
-global___CreateWalletRequest = CreateWalletRequest
+Global___CreateWalletRequest: typing_extensions.TypeAlias = CreateWalletRequest
 
 @typing.final
 class CreateWalletResponse(google.protobuf.message.Message):
@@ -252,18 +252,18 @@ class CreateWalletResponse(google.protobuf.message.Message):
 
     WALLET_FIELD_NUMBER: builtins.int
     @property
-    def wallet(self) -> global___Wallet:
+    def wallet(self) -> Global___Wallet:
         """As created."""
 
     def __init__(
         self,
         *,
-        wallet: global___Wallet | None = ...,
+        wallet: Global___Wallet | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["wallet", b"wallet"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["wallet", b"wallet"]) -> None: ...
 
-global___CreateWalletResponse = CreateWalletResponse
+Global___CreateWalletResponse: typing_extensions.TypeAlias = CreateWalletResponse
 
 @typing.final
 class GetWalletRequest(google.protobuf.message.Message):
@@ -281,7 +281,7 @@ class GetWalletRequest(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["name", b"name"]) -> None: ...
 
-global___GetWalletRequest = GetWalletRequest
+Global___GetWalletRequest: typing_extensions.TypeAlias = GetWalletRequest
 
 @typing.final
 class GetWalletResponse(google.protobuf.message.Message):
@@ -291,18 +291,18 @@ class GetWalletResponse(google.protobuf.message.Message):
 
     WALLET_FIELD_NUMBER: builtins.int
     @property
-    def wallet(self) -> global___Wallet:
+    def wallet(self) -> Global___Wallet:
         """The wallet."""
 
     def __init__(
         self,
         *,
-        wallet: global___Wallet | None = ...,
+        wallet: Global___Wallet | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["wallet", b"wallet"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["wallet", b"wallet"]) -> None: ...
 
-global___GetWalletResponse = GetWalletResponse
+Global___GetWalletResponse: typing_extensions.TypeAlias = GetWalletResponse
 
 @typing.final
 class ListWalletsRequest(google.protobuf.message.Message):
@@ -328,7 +328,7 @@ class ListWalletsRequest(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]) -> None: ...
 
-global___ListWalletsRequest = ListWalletsRequest
+Global___ListWalletsRequest: typing_extensions.TypeAlias = ListWalletsRequest
 
 @typing.final
 class ListWalletsResponse(google.protobuf.message.Message):
@@ -341,18 +341,18 @@ class ListWalletsResponse(google.protobuf.message.Message):
     next_page_token: builtins.str
     """Empty on the last page."""
     @property
-    def wallets(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Wallet]:
+    def wallets(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Wallet]:
         """Sorted by name."""
 
     def __init__(
         self,
         *,
-        wallets: collections.abc.Iterable[global___Wallet] | None = ...,
+        wallets: collections.abc.Iterable[Global___Wallet] | None = ...,
         next_page_token: builtins.str = ...,
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["next_page_token", b"next_page_token", "wallets", b"wallets"]) -> None: ...
 
-global___ListWalletsResponse = ListWalletsResponse
+Global___ListWalletsResponse: typing_extensions.TypeAlias = ListWalletsResponse
 
 @typing.final
 class SetWalletStateRequest(google.protobuf.message.Message):
@@ -365,7 +365,7 @@ class SetWalletStateRequest(google.protobuf.message.Message):
     REASON_FIELD_NUMBER: builtins.int
     name: builtins.str
     """`{subject}/wallets/{id}`."""
-    state: global___WalletState.ValueType
+    state: Global___WalletState.ValueType
     """OPEN, FROZEN or CLOSED."""
     reason: builtins.str
     """Why, for people; required for FROZEN and CLOSED; at most 256 characters."""
@@ -373,12 +373,12 @@ class SetWalletStateRequest(google.protobuf.message.Message):
         self,
         *,
         name: builtins.str = ...,
-        state: global___WalletState.ValueType = ...,
+        state: Global___WalletState.ValueType = ...,
         reason: builtins.str = ...,
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["name", b"name", "reason", b"reason", "state", b"state"]) -> None: ...
 
-global___SetWalletStateRequest = SetWalletStateRequest
+Global___SetWalletStateRequest: typing_extensions.TypeAlias = SetWalletStateRequest
 
 @typing.final
 class SetWalletStateResponse(google.protobuf.message.Message):
@@ -388,18 +388,18 @@ class SetWalletStateResponse(google.protobuf.message.Message):
 
     WALLET_FIELD_NUMBER: builtins.int
     @property
-    def wallet(self) -> global___Wallet:
+    def wallet(self) -> Global___Wallet:
         """As it is now."""
 
     def __init__(
         self,
         *,
-        wallet: global___Wallet | None = ...,
+        wallet: Global___Wallet | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["wallet", b"wallet"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["wallet", b"wallet"]) -> None: ...
 
-global___SetWalletStateResponse = SetWalletStateResponse
+Global___SetWalletStateResponse: typing_extensions.TypeAlias = SetWalletStateResponse
 
 @typing.final
 class GetBalanceRequest(google.protobuf.message.Message):
@@ -417,7 +417,7 @@ class GetBalanceRequest(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["name", b"name"]) -> None: ...
 
-global___GetBalanceRequest = GetBalanceRequest
+Global___GetBalanceRequest: typing_extensions.TypeAlias = GetBalanceRequest
 
 @typing.final
 class GetBalanceResponse(google.protobuf.message.Message):
@@ -448,7 +448,7 @@ class GetBalanceResponse(google.protobuf.message.Message):
     spent_nanos: builtins.int
     """Spent in all."""
     @property
-    def grants(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Grant]:
+    def grants(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Grant]:
         """The grants that still have something left, in burn order, at most 100."""
 
     def __init__(
@@ -461,11 +461,11 @@ class GetBalanceResponse(google.protobuf.message.Message):
         escrow_nanos: builtins.int = ...,
         debt_nanos: builtins.int = ...,
         spent_nanos: builtins.int = ...,
-        grants: collections.abc.Iterable[global___Grant] | None = ...,
+        grants: collections.abc.Iterable[Global___Grant] | None = ...,
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["available_nanos", b"available_nanos", "balance_nanos", b"balance_nanos", "currency_code", b"currency_code", "debt_nanos", b"debt_nanos", "escrow_nanos", b"escrow_nanos", "grants", b"grants", "name", b"name", "spent_nanos", b"spent_nanos"]) -> None: ...
 
-global___GetBalanceResponse = GetBalanceResponse
+Global___GetBalanceResponse: typing_extensions.TypeAlias = GetBalanceResponse
 
 @typing.final
 class Grant(google.protobuf.message.Message):
@@ -486,7 +486,7 @@ class Grant(google.protobuf.message.Message):
     """`{subject}/grants/{id}`."""
     wallet: builtins.str
     """The wallet."""
-    kind: global___GrantKind.ValueType
+    kind: Global___GrantKind.ValueType
     """Paid or promotional."""
     priority: builtins.int
     """Lower burns first. Default 100 for PAID, 50 for PROMOTIONAL."""
@@ -511,7 +511,7 @@ class Grant(google.protobuf.message.Message):
         *,
         name: builtins.str = ...,
         wallet: builtins.str = ...,
-        kind: global___GrantKind.ValueType = ...,
+        kind: Global___GrantKind.ValueType = ...,
         amount: pursestrings.type.v1.type_pb2.Money | None = ...,
         priority: builtins.int = ...,
         expire_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
@@ -522,7 +522,7 @@ class Grant(google.protobuf.message.Message):
     def HasField(self, field_name: typing.Literal["amount", b"amount", "create_time", b"create_time", "expire_time", b"expire_time"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["amount", b"amount", "create_time", b"create_time", "expire_time", b"expire_time", "kind", b"kind", "name", b"name", "priority", b"priority", "recharge", b"recharge", "remaining_nanos", b"remaining_nanos", "wallet", b"wallet"]) -> None: ...
 
-global___Grant = Grant
+Global___Grant: typing_extensions.TypeAlias = Grant
 
 @typing.final
 class CreateGrantRequest(google.protobuf.message.Message):
@@ -538,20 +538,20 @@ class CreateGrantRequest(google.protobuf.message.Message):
     request_id: builtins.str
     """The caller's id of this request, and of the grant; required."""
     @property
-    def grant(self) -> global___Grant:
+    def grant(self) -> Global___Grant:
         """kind, amount, and optionally priority and expire_time; the rest is ignored."""
 
     def __init__(
         self,
         *,
         wallet: builtins.str = ...,
-        grant: global___Grant | None = ...,
+        grant: Global___Grant | None = ...,
         request_id: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["grant", b"grant"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["grant", b"grant", "request_id", b"request_id", "wallet", b"wallet"]) -> None: ...
 
-global___CreateGrantRequest = CreateGrantRequest
+Global___CreateGrantRequest: typing_extensions.TypeAlias = CreateGrantRequest
 
 @typing.final
 class CreateGrantResponse(google.protobuf.message.Message):
@@ -561,18 +561,18 @@ class CreateGrantResponse(google.protobuf.message.Message):
 
     GRANT_FIELD_NUMBER: builtins.int
     @property
-    def grant(self) -> global___Grant:
+    def grant(self) -> Global___Grant:
         """As granted."""
 
     def __init__(
         self,
         *,
-        grant: global___Grant | None = ...,
+        grant: Global___Grant | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["grant", b"grant"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["grant", b"grant"]) -> None: ...
 
-global___CreateGrantResponse = CreateGrantResponse
+Global___CreateGrantResponse: typing_extensions.TypeAlias = CreateGrantResponse
 
 @typing.final
 class Transfer(google.protobuf.message.Message):
@@ -623,7 +623,7 @@ class Transfer(google.protobuf.message.Message):
     def HasField(self, field_name: typing.Literal["amount", b"amount", "post_time", b"post_time"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["amount", b"amount", "from_account", b"from_account", "kind", b"kind", "post_time", b"post_time", "reference", b"reference", "sequence", b"sequence", "to_account", b"to_account", "transaction", b"transaction"]) -> None: ...
 
-global___Transfer = Transfer
+Global___Transfer: typing_extensions.TypeAlias = Transfer
 
 @typing.final
 class ListTransactionsRequest(google.protobuf.message.Message):
@@ -649,7 +649,7 @@ class ListTransactionsRequest(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["page_size", b"page_size", "page_token", b"page_token", "wallet", b"wallet"]) -> None: ...
 
-global___ListTransactionsRequest = ListTransactionsRequest
+Global___ListTransactionsRequest: typing_extensions.TypeAlias = ListTransactionsRequest
 
 @typing.final
 class ListTransactionsResponse(google.protobuf.message.Message):
@@ -662,18 +662,18 @@ class ListTransactionsResponse(google.protobuf.message.Message):
     next_page_token: builtins.str
     """Empty on the last page."""
     @property
-    def transfers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Transfer]:
+    def transfers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Transfer]:
         """Newest first."""
 
     def __init__(
         self,
         *,
-        transfers: collections.abc.Iterable[global___Transfer] | None = ...,
+        transfers: collections.abc.Iterable[Global___Transfer] | None = ...,
         next_page_token: builtins.str = ...,
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["next_page_token", b"next_page_token", "transfers", b"transfers"]) -> None: ...
 
-global___ListTransactionsResponse = ListTransactionsResponse
+Global___ListTransactionsResponse: typing_extensions.TypeAlias = ListTransactionsResponse
 
 @typing.final
 class TrialBalanceRequest(google.protobuf.message.Message):
@@ -691,7 +691,7 @@ class TrialBalanceRequest(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["org", b"org"]) -> None: ...
 
-global___TrialBalanceRequest = TrialBalanceRequest
+Global___TrialBalanceRequest: typing_extensions.TypeAlias = TrialBalanceRequest
 
 @typing.final
 class AccountTotal(google.protobuf.message.Message):
@@ -725,7 +725,7 @@ class AccountTotal(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["account_kind", b"account_kind", "credits_nanos", b"credits_nanos", "currency_code", b"currency_code", "debits_nanos", b"debits_nanos", "org", b"org"]) -> None: ...
 
-global___AccountTotal = AccountTotal
+Global___AccountTotal: typing_extensions.TypeAlias = AccountTotal
 
 @typing.final
 class TrialBalanceResponse(google.protobuf.message.Message):
@@ -738,18 +738,18 @@ class TrialBalanceResponse(google.protobuf.message.Message):
     balanced: builtins.bool
     """Whether debits equal credits in every organisation and currency."""
     @property
-    def accounts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___AccountTotal]:
+    def accounts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___AccountTotal]:
         """Sorted by organisation, kind and currency."""
 
     def __init__(
         self,
         *,
-        accounts: collections.abc.Iterable[global___AccountTotal] | None = ...,
+        accounts: collections.abc.Iterable[Global___AccountTotal] | None = ...,
         balanced: builtins.bool = ...,
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["accounts", b"accounts", "balanced", b"balanced"]) -> None: ...
 
-global___TrialBalanceResponse = TrialBalanceResponse
+Global___TrialBalanceResponse: typing_extensions.TypeAlias = TrialBalanceResponse
 
 @typing.final
 class LeaseStatus(google.protobuf.message.Message):
@@ -764,7 +764,7 @@ class LeaseStatus(google.protobuf.message.Message):
     QUARANTINED_FIELD_NUMBER: builtins.int
     target_nanos: builtins.int
     """How much unspent money the holder should keep. 0: return what is not held."""
-    wallet_state: global___WalletState.ValueType
+    wallet_state: Global___WalletState.ValueType
     """The wallet's state."""
     available_nanos: builtins.int
     """What the wallet still has free, in nano-units, so that a holder can tell "empty" from "small"."""
@@ -779,14 +779,14 @@ class LeaseStatus(google.protobuf.message.Message):
         *,
         totals: pursestrings.type.v1.type_pb2.LeaseTotals | None = ...,
         target_nanos: builtins.int = ...,
-        wallet_state: global___WalletState.ValueType = ...,
+        wallet_state: Global___WalletState.ValueType = ...,
         available_nanos: builtins.int = ...,
         quarantined: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["totals", b"totals"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["available_nanos", b"available_nanos", "quarantined", b"quarantined", "target_nanos", b"target_nanos", "totals", b"totals", "wallet_state", b"wallet_state"]) -> None: ...
 
-global___LeaseStatus = LeaseStatus
+Global___LeaseStatus: typing_extensions.TypeAlias = LeaseStatus
 
 @typing.final
 class ExtendLeaseRequest(google.protobuf.message.Message):
@@ -824,7 +824,7 @@ class ExtendLeaseRequest(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["ask_nanos", b"ask_nanos", "epoch", b"epoch", "holder", b"holder", "n", b"n", "need_nanos", b"need_nanos", "wallet", b"wallet"]) -> None: ...
 
-global___ExtendLeaseRequest = ExtendLeaseRequest
+Global___ExtendLeaseRequest: typing_extensions.TypeAlias = ExtendLeaseRequest
 
 @typing.final
 class ExtendLeaseResponse(google.protobuf.message.Message):
@@ -837,19 +837,19 @@ class ExtendLeaseResponse(google.protobuf.message.Message):
     granted_nanos: builtins.int
     """What was added, 0 when the wallet has nothing free."""
     @property
-    def lease(self) -> global___LeaseStatus:
+    def lease(self) -> Global___LeaseStatus:
         """The lease now."""
 
     def __init__(
         self,
         *,
         granted_nanos: builtins.int = ...,
-        lease: global___LeaseStatus | None = ...,
+        lease: Global___LeaseStatus | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["lease", b"lease"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["granted_nanos", b"granted_nanos", "lease", b"lease"]) -> None: ...
 
-global___ExtendLeaseResponse = ExtendLeaseResponse
+Global___ExtendLeaseResponse: typing_extensions.TypeAlias = ExtendLeaseResponse
 
 @typing.final
 class CaptureLine(google.protobuf.message.Message):
@@ -883,7 +883,7 @@ class CaptureLine(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["amount_nanos", b"amount_nanos", "calls", b"calls", "model", b"model", "month", b"month", "provider", b"provider"]) -> None: ...
 
-global___CaptureLine = CaptureLine
+Global___CaptureLine: typing_extensions.TypeAlias = CaptureLine
 
 @typing.final
 class CaptureLeaseRequest(google.protobuf.message.Message):
@@ -908,7 +908,7 @@ class CaptureLeaseRequest(google.protobuf.message.Message):
     captured_total_nanos: builtins.int
     """All that was ever captured, this capture included, in nano-units."""
     @property
-    def lines(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___CaptureLine]:
+    def lines(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___CaptureLine]:
         """What this capture is made of; their sum is its amount. At most 1,000."""
 
     def __init__(
@@ -919,11 +919,11 @@ class CaptureLeaseRequest(google.protobuf.message.Message):
         epoch: builtins.int = ...,
         n: builtins.int = ...,
         captured_total_nanos: builtins.int = ...,
-        lines: collections.abc.Iterable[global___CaptureLine] | None = ...,
+        lines: collections.abc.Iterable[Global___CaptureLine] | None = ...,
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["captured_total_nanos", b"captured_total_nanos", "epoch", b"epoch", "holder", b"holder", "lines", b"lines", "n", b"n", "wallet", b"wallet"]) -> None: ...
 
-global___CaptureLeaseRequest = CaptureLeaseRequest
+Global___CaptureLeaseRequest: typing_extensions.TypeAlias = CaptureLeaseRequest
 
 @typing.final
 class CaptureLeaseResponse(google.protobuf.message.Message):
@@ -933,18 +933,18 @@ class CaptureLeaseResponse(google.protobuf.message.Message):
 
     LEASE_FIELD_NUMBER: builtins.int
     @property
-    def lease(self) -> global___LeaseStatus:
+    def lease(self) -> Global___LeaseStatus:
         """The lease now; `extended_total_nanos` may have grown where more was spent than leased."""
 
     def __init__(
         self,
         *,
-        lease: global___LeaseStatus | None = ...,
+        lease: Global___LeaseStatus | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["lease", b"lease"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["lease", b"lease"]) -> None: ...
 
-global___CaptureLeaseResponse = CaptureLeaseResponse
+Global___CaptureLeaseResponse: typing_extensions.TypeAlias = CaptureLeaseResponse
 
 @typing.final
 class ReturnLeaseRequest(google.protobuf.message.Message):
@@ -978,7 +978,7 @@ class ReturnLeaseRequest(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["epoch", b"epoch", "holder", b"holder", "n", b"n", "returned_total_nanos", b"returned_total_nanos", "wallet", b"wallet"]) -> None: ...
 
-global___ReturnLeaseRequest = ReturnLeaseRequest
+Global___ReturnLeaseRequest: typing_extensions.TypeAlias = ReturnLeaseRequest
 
 @typing.final
 class ReturnLeaseResponse(google.protobuf.message.Message):
@@ -988,18 +988,18 @@ class ReturnLeaseResponse(google.protobuf.message.Message):
 
     LEASE_FIELD_NUMBER: builtins.int
     @property
-    def lease(self) -> global___LeaseStatus:
+    def lease(self) -> Global___LeaseStatus:
         """The lease now."""
 
     def __init__(
         self,
         *,
-        lease: global___LeaseStatus | None = ...,
+        lease: Global___LeaseStatus | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["lease", b"lease"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["lease", b"lease"]) -> None: ...
 
-global___ReturnLeaseResponse = ReturnLeaseResponse
+Global___ReturnLeaseResponse: typing_extensions.TypeAlias = ReturnLeaseResponse
 
 @typing.final
 class ReverseCaptureRequest(google.protobuf.message.Message):
@@ -1024,7 +1024,7 @@ class ReverseCaptureRequest(google.protobuf.message.Message):
     reversed_total_nanos: builtins.int
     """All that was ever reversed, this reversal included, in nano-units."""
     @property
-    def lines(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___CaptureLine]:
+    def lines(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___CaptureLine]:
         """What this reversal is made of; their sum is its amount. At most 1,000."""
 
     def __init__(
@@ -1035,11 +1035,11 @@ class ReverseCaptureRequest(google.protobuf.message.Message):
         epoch: builtins.int = ...,
         n: builtins.int = ...,
         reversed_total_nanos: builtins.int = ...,
-        lines: collections.abc.Iterable[global___CaptureLine] | None = ...,
+        lines: collections.abc.Iterable[Global___CaptureLine] | None = ...,
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["epoch", b"epoch", "holder", b"holder", "lines", b"lines", "n", b"n", "reversed_total_nanos", b"reversed_total_nanos", "wallet", b"wallet"]) -> None: ...
 
-global___ReverseCaptureRequest = ReverseCaptureRequest
+Global___ReverseCaptureRequest: typing_extensions.TypeAlias = ReverseCaptureRequest
 
 @typing.final
 class ReverseCaptureResponse(google.protobuf.message.Message):
@@ -1049,18 +1049,18 @@ class ReverseCaptureResponse(google.protobuf.message.Message):
 
     LEASE_FIELD_NUMBER: builtins.int
     @property
-    def lease(self) -> global___LeaseStatus:
+    def lease(self) -> Global___LeaseStatus:
         """The lease now."""
 
     def __init__(
         self,
         *,
-        lease: global___LeaseStatus | None = ...,
+        lease: Global___LeaseStatus | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["lease", b"lease"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["lease", b"lease"]) -> None: ...
 
-global___ReverseCaptureResponse = ReverseCaptureResponse
+Global___ReverseCaptureResponse: typing_extensions.TypeAlias = ReverseCaptureResponse
 
 @typing.final
 class DirectoryCursor(google.protobuf.message.Message):
@@ -1082,7 +1082,7 @@ class DirectoryCursor(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["org", b"org", "version", b"version"]) -> None: ...
 
-global___DirectoryCursor = DirectoryCursor
+Global___DirectoryCursor: typing_extensions.TypeAlias = DirectoryCursor
 
 @typing.final
 class SyncLeasesRequest(google.protobuf.message.Message):
@@ -1100,7 +1100,7 @@ class SyncLeasesRequest(google.protobuf.message.Message):
         """The leases it holds (wallet, epoch and its own last number), at most 10,000."""
 
     @property
-    def orgs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___DirectoryCursor]:
+    def orgs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___DirectoryCursor]:
         """The organisations it serves, at most 10,000."""
 
     def __init__(
@@ -1108,11 +1108,11 @@ class SyncLeasesRequest(google.protobuf.message.Message):
         *,
         holder: builtins.str = ...,
         leases: collections.abc.Iterable[pursestrings.type.v1.type_pb2.LeaseTotals] | None = ...,
-        orgs: collections.abc.Iterable[global___DirectoryCursor] | None = ...,
+        orgs: collections.abc.Iterable[Global___DirectoryCursor] | None = ...,
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["holder", b"holder", "leases", b"leases", "orgs", b"orgs"]) -> None: ...
 
-global___SyncLeasesRequest = SyncLeasesRequest
+Global___SyncLeasesRequest: typing_extensions.TypeAlias = SyncLeasesRequest
 
 @typing.final
 class OrgDirectory(google.protobuf.message.Message):
@@ -1128,7 +1128,7 @@ class OrgDirectory(google.protobuf.message.Message):
     version: builtins.int
     """Its version; grows with every change."""
     @property
-    def wallets(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Wallet]:
+    def wallets(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Wallet]:
         """All wallets of the organisation, closed ones included."""
 
     def __init__(
@@ -1136,11 +1136,11 @@ class OrgDirectory(google.protobuf.message.Message):
         *,
         org: builtins.str = ...,
         version: builtins.int = ...,
-        wallets: collections.abc.Iterable[global___Wallet] | None = ...,
+        wallets: collections.abc.Iterable[Global___Wallet] | None = ...,
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["org", b"org", "version", b"version", "wallets", b"wallets"]) -> None: ...
 
-global___OrgDirectory = OrgDirectory
+Global___OrgDirectory: typing_extensions.TypeAlias = OrgDirectory
 
 @typing.final
 class SyncLeasesResponse(google.protobuf.message.Message):
@@ -1151,22 +1151,22 @@ class SyncLeasesResponse(google.protobuf.message.Message):
     LEASES_FIELD_NUMBER: builtins.int
     DIRECTORIES_FIELD_NUMBER: builtins.int
     @property
-    def leases(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___LeaseStatus]:
+    def leases(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___LeaseStatus]:
         """The leases asked for."""
 
     @property
-    def directories(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___OrgDirectory]:
+    def directories(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___OrgDirectory]:
         """The organisations whose directory differs from the version given."""
 
     def __init__(
         self,
         *,
-        leases: collections.abc.Iterable[global___LeaseStatus] | None = ...,
-        directories: collections.abc.Iterable[global___OrgDirectory] | None = ...,
+        leases: collections.abc.Iterable[Global___LeaseStatus] | None = ...,
+        directories: collections.abc.Iterable[Global___OrgDirectory] | None = ...,
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["directories", b"directories", "leases", b"leases"]) -> None: ...
 
-global___SyncLeasesResponse = SyncLeasesResponse
+Global___SyncLeasesResponse: typing_extensions.TypeAlias = SyncLeasesResponse
 
 @typing.final
 class ReclaimLeaseRequest(google.protobuf.message.Message):
@@ -1192,7 +1192,7 @@ class ReclaimLeaseRequest(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["holder", b"holder", "reason", b"reason", "wallet", b"wallet"]) -> None: ...
 
-global___ReclaimLeaseRequest = ReclaimLeaseRequest
+Global___ReclaimLeaseRequest: typing_extensions.TypeAlias = ReclaimLeaseRequest
 
 @typing.final
 class ReclaimLeaseResponse(google.protobuf.message.Message):
@@ -1202,18 +1202,18 @@ class ReclaimLeaseResponse(google.protobuf.message.Message):
 
     LEASE_FIELD_NUMBER: builtins.int
     @property
-    def lease(self) -> global___LeaseStatus:
+    def lease(self) -> Global___LeaseStatus:
         """The lease now, in its new epoch, with nothing in escrow."""
 
     def __init__(
         self,
         *,
-        lease: global___LeaseStatus | None = ...,
+        lease: Global___LeaseStatus | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["lease", b"lease"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["lease", b"lease"]) -> None: ...
 
-global___ReclaimLeaseResponse = ReclaimLeaseResponse
+Global___ReclaimLeaseResponse: typing_extensions.TypeAlias = ReclaimLeaseResponse
 
 @typing.final
 class SetupPaymentMethodRequest(google.protobuf.message.Message):
@@ -1239,7 +1239,7 @@ class SetupPaymentMethodRequest(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["payment_method", b"payment_method", "request_id", b"request_id", "wallet", b"wallet"]) -> None: ...
 
-global___SetupPaymentMethodRequest = SetupPaymentMethodRequest
+Global___SetupPaymentMethodRequest: typing_extensions.TypeAlias = SetupPaymentMethodRequest
 
 @typing.final
 class SetupPaymentMethodResponse(google.protobuf.message.Message):
@@ -1252,19 +1252,19 @@ class SetupPaymentMethodResponse(google.protobuf.message.Message):
     customer: builtins.str
     """The Stripe customer that holds the method."""
     @property
-    def wallet(self) -> global___Wallet:
+    def wallet(self) -> Global___Wallet:
         """The wallet."""
 
     def __init__(
         self,
         *,
-        wallet: global___Wallet | None = ...,
+        wallet: Global___Wallet | None = ...,
         customer: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["wallet", b"wallet"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["customer", b"customer", "wallet", b"wallet"]) -> None: ...
 
-global___SetupPaymentMethodResponse = SetupPaymentMethodResponse
+Global___SetupPaymentMethodResponse: typing_extensions.TypeAlias = SetupPaymentMethodResponse
 
 @typing.final
 class RechargePolicy(google.protobuf.message.Message):
@@ -1285,7 +1285,7 @@ class RechargePolicy(google.protobuf.message.Message):
     """The wallet, `{subject}/wallets/{id}`."""
     enabled: builtins.bool
     """Whether it is in force."""
-    mode: global___RechargeMode.ValueType
+    mode: Global___RechargeMode.ValueType
     """What makes it recharge."""
     max_count_per_month: builtins.int
     """The most recharges in a month of the wallet's zone, 1 to 1,000."""
@@ -1312,7 +1312,7 @@ class RechargePolicy(google.protobuf.message.Message):
         *,
         wallet: builtins.str = ...,
         enabled: builtins.bool = ...,
-        mode: global___RechargeMode.ValueType = ...,
+        mode: Global___RechargeMode.ValueType = ...,
         threshold: pursestrings.type.v1.type_pb2.Money | None = ...,
         amount: pursestrings.type.v1.type_pb2.Money | None = ...,
         max_count_per_month: builtins.int = ...,
@@ -1323,7 +1323,7 @@ class RechargePolicy(google.protobuf.message.Message):
     def HasField(self, field_name: typing.Literal["amount", b"amount", "cooldown", b"cooldown", "max_amount_per_month", b"max_amount_per_month", "threshold", b"threshold"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["amount", b"amount", "cooldown", b"cooldown", "enabled", b"enabled", "max_amount_per_month", b"max_amount_per_month", "max_count_per_month", b"max_count_per_month", "mode", b"mode", "paused_reason", b"paused_reason", "threshold", b"threshold", "wallet", b"wallet"]) -> None: ...
 
-global___RechargePolicy = RechargePolicy
+Global___RechargePolicy: typing_extensions.TypeAlias = RechargePolicy
 
 @typing.final
 class SetRechargePolicyRequest(google.protobuf.message.Message):
@@ -1336,19 +1336,19 @@ class SetRechargePolicyRequest(google.protobuf.message.Message):
     resume: builtins.bool
     """End a pause."""
     @property
-    def policy(self) -> global___RechargePolicy:
+    def policy(self) -> Global___RechargePolicy:
         """The whole policy; `wallet` says whose. `paused_reason` is kept unless `resume` is set."""
 
     def __init__(
         self,
         *,
-        policy: global___RechargePolicy | None = ...,
+        policy: Global___RechargePolicy | None = ...,
         resume: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["policy", b"policy"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["policy", b"policy", "resume", b"resume"]) -> None: ...
 
-global___SetRechargePolicyRequest = SetRechargePolicyRequest
+Global___SetRechargePolicyRequest: typing_extensions.TypeAlias = SetRechargePolicyRequest
 
 @typing.final
 class SetRechargePolicyResponse(google.protobuf.message.Message):
@@ -1358,18 +1358,18 @@ class SetRechargePolicyResponse(google.protobuf.message.Message):
 
     POLICY_FIELD_NUMBER: builtins.int
     @property
-    def policy(self) -> global___RechargePolicy:
+    def policy(self) -> Global___RechargePolicy:
         """As it is now."""
 
     def __init__(
         self,
         *,
-        policy: global___RechargePolicy | None = ...,
+        policy: Global___RechargePolicy | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["policy", b"policy"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["policy", b"policy"]) -> None: ...
 
-global___SetRechargePolicyResponse = SetRechargePolicyResponse
+Global___SetRechargePolicyResponse: typing_extensions.TypeAlias = SetRechargePolicyResponse
 
 @typing.final
 class GetRechargePolicyRequest(google.protobuf.message.Message):
@@ -1387,7 +1387,7 @@ class GetRechargePolicyRequest(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["wallet", b"wallet"]) -> None: ...
 
-global___GetRechargePolicyRequest = GetRechargePolicyRequest
+Global___GetRechargePolicyRequest: typing_extensions.TypeAlias = GetRechargePolicyRequest
 
 @typing.final
 class GetRechargePolicyResponse(google.protobuf.message.Message):
@@ -1403,20 +1403,20 @@ class GetRechargePolicyResponse(google.protobuf.message.Message):
     month_amount_nanos: builtins.int
     """Their amount, in nano-units."""
     @property
-    def policy(self) -> global___RechargePolicy:
+    def policy(self) -> Global___RechargePolicy:
         """As it is now."""
 
     def __init__(
         self,
         *,
-        policy: global___RechargePolicy | None = ...,
+        policy: Global___RechargePolicy | None = ...,
         month_count: builtins.int = ...,
         month_amount_nanos: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["policy", b"policy"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["month_amount_nanos", b"month_amount_nanos", "month_count", b"month_count", "policy", b"policy"]) -> None: ...
 
-global___GetRechargePolicyResponse = GetRechargePolicyResponse
+Global___GetRechargePolicyResponse: typing_extensions.TypeAlias = GetRechargePolicyResponse
 
 @typing.final
 class Recharge(google.protobuf.message.Message):
@@ -1443,7 +1443,7 @@ class Recharge(google.protobuf.message.Message):
     """`{subject}/recharges/{wallet id}-{month}-{number}`."""
     wallet: builtins.str
     """The wallet."""
-    state: global___RechargeState.ValueType
+    state: Global___RechargeState.ValueType
     """Where it stands."""
     month: builtins.str
     """The month whose caps it counts in, `YYYY-MM` in the wallet's zone."""
@@ -1480,7 +1480,7 @@ class Recharge(google.protobuf.message.Message):
         *,
         name: builtins.str = ...,
         wallet: builtins.str = ...,
-        state: global___RechargeState.ValueType = ...,
+        state: Global___RechargeState.ValueType = ...,
         amount: pursestrings.type.v1.type_pb2.Money | None = ...,
         month: builtins.str = ...,
         number: builtins.int = ...,
@@ -1497,7 +1497,7 @@ class Recharge(google.protobuf.message.Message):
     def HasField(self, field_name: typing.Literal["amount", b"amount", "create_time", b"create_time", "end_time", b"end_time"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["amount", b"amount", "attempts", b"attempts", "create_time", b"create_time", "decline_code", b"decline_code", "end_time", b"end_time", "failure_reason", b"failure_reason", "grant", b"grant", "month", b"month", "name", b"name", "number", b"number", "payment_intent", b"payment_intent", "payment_intent_status", b"payment_intent_status", "reason", b"reason", "state", b"state", "wallet", b"wallet"]) -> None: ...
 
-global___Recharge = Recharge
+Global___Recharge: typing_extensions.TypeAlias = Recharge
 
 @typing.final
 class GetRechargeRequest(google.protobuf.message.Message):
@@ -1515,7 +1515,7 @@ class GetRechargeRequest(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["name", b"name"]) -> None: ...
 
-global___GetRechargeRequest = GetRechargeRequest
+Global___GetRechargeRequest: typing_extensions.TypeAlias = GetRechargeRequest
 
 @typing.final
 class GetRechargeResponse(google.protobuf.message.Message):
@@ -1525,18 +1525,18 @@ class GetRechargeResponse(google.protobuf.message.Message):
 
     RECHARGE_FIELD_NUMBER: builtins.int
     @property
-    def recharge(self) -> global___Recharge:
+    def recharge(self) -> Global___Recharge:
         """The recharge."""
 
     def __init__(
         self,
         *,
-        recharge: global___Recharge | None = ...,
+        recharge: Global___Recharge | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["recharge", b"recharge"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["recharge", b"recharge"]) -> None: ...
 
-global___GetRechargeResponse = GetRechargeResponse
+Global___GetRechargeResponse: typing_extensions.TypeAlias = GetRechargeResponse
 
 @typing.final
 class ListRechargesRequest(google.protobuf.message.Message):
@@ -1562,7 +1562,7 @@ class ListRechargesRequest(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["page_size", b"page_size", "page_token", b"page_token", "wallet", b"wallet"]) -> None: ...
 
-global___ListRechargesRequest = ListRechargesRequest
+Global___ListRechargesRequest: typing_extensions.TypeAlias = ListRechargesRequest
 
 @typing.final
 class ListRechargesResponse(google.protobuf.message.Message):
@@ -1575,18 +1575,18 @@ class ListRechargesResponse(google.protobuf.message.Message):
     next_page_token: builtins.str
     """Empty on the last page."""
     @property
-    def recharges(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Recharge]:
+    def recharges(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Recharge]:
         """Newest first."""
 
     def __init__(
         self,
         *,
-        recharges: collections.abc.Iterable[global___Recharge] | None = ...,
+        recharges: collections.abc.Iterable[Global___Recharge] | None = ...,
         next_page_token: builtins.str = ...,
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["next_page_token", b"next_page_token", "recharges", b"recharges"]) -> None: ...
 
-global___ListRechargesResponse = ListRechargesResponse
+Global___ListRechargesResponse: typing_extensions.TypeAlias = ListRechargesResponse
 
 @typing.final
 class AuthorizeAttemptRequest(google.protobuf.message.Message):
@@ -1604,7 +1604,7 @@ class AuthorizeAttemptRequest(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["recharge", b"recharge"]) -> None: ...
 
-global___AuthorizeAttemptRequest = AuthorizeAttemptRequest
+Global___AuthorizeAttemptRequest: typing_extensions.TypeAlias = AuthorizeAttemptRequest
 
 @typing.final
 class AuthorizeAttemptResponse(google.protobuf.message.Message):
@@ -1625,7 +1625,7 @@ class AuthorizeAttemptResponse(google.protobuf.message.Message):
     AMOUNT_MINOR_FIELD_NUMBER: builtins.int
     CURRENCY_FIELD_NUMBER: builtins.int
     RETRY_AFTER_FIELD_NUMBER: builtins.int
-    verdict: global___AttemptVerdict.ValueType
+    verdict: Global___AttemptVerdict.ValueType
     """What to do."""
     reason: builtins.str
     """Why, for people."""
@@ -1648,7 +1648,7 @@ class AuthorizeAttemptResponse(google.protobuf.message.Message):
     currency: builtins.str
     """The currency in lower case, as Stripe writes it."""
     @property
-    def recharge(self) -> global___Recharge:
+    def recharge(self) -> Global___Recharge:
         """The recharge."""
 
     @property
@@ -1658,9 +1658,9 @@ class AuthorizeAttemptResponse(google.protobuf.message.Message):
     def __init__(
         self,
         *,
-        verdict: global___AttemptVerdict.ValueType = ...,
+        verdict: Global___AttemptVerdict.ValueType = ...,
         reason: builtins.str = ...,
-        recharge: global___Recharge | None = ...,
+        recharge: Global___Recharge | None = ...,
         attempt: builtins.int = ...,
         payment_intent_number: builtins.int = ...,
         create_key: builtins.str = ...,
@@ -1675,7 +1675,7 @@ class AuthorizeAttemptResponse(google.protobuf.message.Message):
     def HasField(self, field_name: typing.Literal["recharge", b"recharge", "retry_after", b"retry_after"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["amount_minor", b"amount_minor", "attempt", b"attempt", "confirm_key", b"confirm_key", "create_key", b"create_key", "currency", b"currency", "customer", b"customer", "payment_intent", b"payment_intent", "payment_intent_number", b"payment_intent_number", "payment_method", b"payment_method", "reason", b"reason", "recharge", b"recharge", "retry_after", b"retry_after", "verdict", b"verdict"]) -> None: ...
 
-global___AuthorizeAttemptResponse = AuthorizeAttemptResponse
+Global___AuthorizeAttemptResponse: typing_extensions.TypeAlias = AuthorizeAttemptResponse
 
 @typing.final
 class ReportAttemptRequest(google.protobuf.message.Message):
@@ -1701,7 +1701,7 @@ class ReportAttemptRequest(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "payment_intent", b"payment_intent", "recharge", b"recharge"]) -> None: ...
 
-global___ReportAttemptRequest = ReportAttemptRequest
+Global___ReportAttemptRequest: typing_extensions.TypeAlias = ReportAttemptRequest
 
 @typing.final
 class ReportAttemptResponse(google.protobuf.message.Message):
@@ -1711,18 +1711,18 @@ class ReportAttemptResponse(google.protobuf.message.Message):
 
     RECHARGE_FIELD_NUMBER: builtins.int
     @property
-    def recharge(self) -> global___Recharge:
+    def recharge(self) -> Global___Recharge:
         """The recharge."""
 
     def __init__(
         self,
         *,
-        recharge: global___Recharge | None = ...,
+        recharge: Global___Recharge | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["recharge", b"recharge"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["recharge", b"recharge"]) -> None: ...
 
-global___ReportAttemptResponse = ReportAttemptResponse
+Global___ReportAttemptResponse: typing_extensions.TypeAlias = ReportAttemptResponse
 
 @typing.final
 class FailRechargeRequest(google.protobuf.message.Message):
@@ -1744,7 +1744,7 @@ class FailRechargeRequest(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["reason", b"reason", "recharge", b"recharge"]) -> None: ...
 
-global___FailRechargeRequest = FailRechargeRequest
+Global___FailRechargeRequest: typing_extensions.TypeAlias = FailRechargeRequest
 
 @typing.final
 class FailRechargeResponse(google.protobuf.message.Message):
@@ -1754,18 +1754,18 @@ class FailRechargeResponse(google.protobuf.message.Message):
 
     RECHARGE_FIELD_NUMBER: builtins.int
     @property
-    def recharge(self) -> global___Recharge:
+    def recharge(self) -> Global___Recharge:
         """The recharge."""
 
     def __init__(
         self,
         *,
-        recharge: global___Recharge | None = ...,
+        recharge: Global___Recharge | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["recharge", b"recharge"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["recharge", b"recharge"]) -> None: ...
 
-global___FailRechargeResponse = FailRechargeResponse
+Global___FailRechargeResponse: typing_extensions.TypeAlias = FailRechargeResponse
 
 @typing.final
 class IngestStripeEventRequest(google.protobuf.message.Message):
@@ -1787,7 +1787,7 @@ class IngestStripeEventRequest(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["payload", b"payload", "signature", b"signature"]) -> None: ...
 
-global___IngestStripeEventRequest = IngestStripeEventRequest
+Global___IngestStripeEventRequest: typing_extensions.TypeAlias = IngestStripeEventRequest
 
 @typing.final
 class IngestStripeEventResponse(google.protobuf.message.Message):
@@ -1809,7 +1809,7 @@ class IngestStripeEventResponse(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["duplicate", b"duplicate", "event_id", b"event_id"]) -> None: ...
 
-global___IngestStripeEventResponse = IngestStripeEventResponse
+Global___IngestStripeEventResponse: typing_extensions.TypeAlias = IngestStripeEventResponse
 
 @typing.final
 class AuditRequest(google.protobuf.message.Message):
@@ -1827,7 +1827,7 @@ class AuditRequest(google.protobuf.message.Message):
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["org", b"org"]) -> None: ...
 
-global___AuditRequest = AuditRequest
+Global___AuditRequest: typing_extensions.TypeAlias = AuditRequest
 
 @typing.final
 class AuditResponse(google.protobuf.message.Message):
@@ -1866,4 +1866,4 @@ class AuditResponse(google.protobuf.message.Message):
     def HasField(self, field_name: typing.Literal["snapshot_time", b"snapshot_time"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["captured", b"captured", "checks", b"checks", "leases", b"leases", "snapshot_time", b"snapshot_time"]) -> None: ...
 
-global___AuditResponse = AuditResponse
+Global___AuditResponse: typing_extensions.TypeAlias = AuditResponse

@@ -8,7 +8,13 @@ import collections.abc
 import grpc
 import grpc.aio
 import pursestrings.wallet.v1.wallet_pb2
+import sys
 import typing
+
+if sys.version_info >= (3, 13):
+    import typing as typing_extensions
+else:
+    import typing_extensions
 
 _T = typing.TypeVar("_T")
 
@@ -17,300 +23,765 @@ class _MaybeAsyncIterator(collections.abc.AsyncIterator[_T], collections.abc.Ite
 class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type: ignore[misc, type-arg]
     ...
 
-class WalletServiceStub:
-    """Keeps the money: wallets, grants, the ledger, leases granted, recharges and what Stripe says of them."""
-
-    def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
-    CreateWallet: grpc.UnaryUnaryMultiCallable[
+GRPC_GENERATED_VERSION: str
+GRPC_VERSION: str
+_WalletServiceCreateWalletType = typing_extensions.TypeVar(
+    '_WalletServiceCreateWalletType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.wallet_pb2.CreateWalletRequest,
         pursestrings.wallet.v1.wallet_pb2.CreateWalletResponse,
-    ]
-    """Creates a wallet."""
-
-    GetWallet: grpc.UnaryUnaryMultiCallable[
-        pursestrings.wallet.v1.wallet_pb2.GetWalletRequest,
-        pursestrings.wallet.v1.wallet_pb2.GetWalletResponse,
-    ]
-    """A wallet."""
-
-    ListWallets: grpc.UnaryUnaryMultiCallable[
-        pursestrings.wallet.v1.wallet_pb2.ListWalletsRequest,
-        pursestrings.wallet.v1.wallet_pb2.ListWalletsResponse,
-    ]
-    """The wallets of a subject and its descendants."""
-
-    SetWalletState: grpc.UnaryUnaryMultiCallable[
-        pursestrings.wallet.v1.wallet_pb2.SetWalletStateRequest,
-        pursestrings.wallet.v1.wallet_pb2.SetWalletStateResponse,
-    ]
-    """Freezes or opens a wallet. A frozen wallet pays for nothing new."""
-
-    GetBalance: grpc.UnaryUnaryMultiCallable[
-        pursestrings.wallet.v1.wallet_pb2.GetBalanceRequest,
-        pursestrings.wallet.v1.wallet_pb2.GetBalanceResponse,
-    ]
-    """What a wallet has, and where it is."""
-
-    CreateGrant: grpc.UnaryUnaryMultiCallable[
-        pursestrings.wallet.v1.wallet_pb2.CreateGrantRequest,
-        pursestrings.wallet.v1.wallet_pb2.CreateGrantResponse,
-    ]
-    """Puts money into a wallet."""
-
-    ListTransactions: grpc.UnaryUnaryMultiCallable[
-        pursestrings.wallet.v1.wallet_pb2.ListTransactionsRequest,
-        pursestrings.wallet.v1.wallet_pb2.ListTransactionsResponse,
-    ]
-    """The ledger's transfers of a wallet, newest first."""
-
-    TrialBalance: grpc.UnaryUnaryMultiCallable[
-        pursestrings.wallet.v1.wallet_pb2.TrialBalanceRequest,
-        pursestrings.wallet.v1.wallet_pb2.TrialBalanceResponse,
-    ]
-    """The sums of all accounts; debits equal credits in every currency."""
-
-    ExtendLease: grpc.UnaryUnaryMultiCallable[
-        pursestrings.wallet.v1.wallet_pb2.ExtendLeaseRequest,
-        pursestrings.wallet.v1.wallet_pb2.ExtendLeaseResponse,
-    ]
-    """Moves available money into a lease's escrow. For the budget service."""
-
-    CaptureLease: grpc.UnaryUnaryMultiCallable[
-        pursestrings.wallet.v1.wallet_pb2.CaptureLeaseRequest,
-        pursestrings.wallet.v1.wallet_pb2.CaptureLeaseResponse,
-    ]
-    """Takes spent money out of a lease's escrow. For the budget service."""
-
-    ReturnLease: grpc.UnaryUnaryMultiCallable[
-        pursestrings.wallet.v1.wallet_pb2.ReturnLeaseRequest,
-        pursestrings.wallet.v1.wallet_pb2.ReturnLeaseResponse,
-    ]
-    """Moves unspent escrow back to available. For the budget service."""
-
-    ReverseCapture: grpc.UnaryUnaryMultiCallable[
-        pursestrings.wallet.v1.wallet_pb2.ReverseCaptureRequest,
-        pursestrings.wallet.v1.wallet_pb2.ReverseCaptureResponse,
-    ]
-    """Gives captured money back, for a negative correction. For the budget service."""
-
-    SyncLeases: grpc.UnaryUnaryMultiCallable[
-        pursestrings.wallet.v1.wallet_pb2.SyncLeasesRequest,
-        pursestrings.wallet.v1.wallet_pb2.SyncLeasesResponse,
-    ]
-    """The wallets of organisations and the targets of leases. The budget service calls it at least every 5 s."""
-
-    ReclaimLease: grpc.UnaryUnaryMultiCallable[
-        pursestrings.wallet.v1.wallet_pb2.ReclaimLeaseRequest,
-        pursestrings.wallet.v1.wallet_pb2.ReclaimLeaseResponse,
-    ]
-    """Takes a lease back by force: raises its epoch. For operators, when a budget database is lost."""
-
-    SetupPaymentMethod: grpc.UnaryUnaryMultiCallable[
-        pursestrings.wallet.v1.wallet_pb2.SetupPaymentMethodRequest,
-        pursestrings.wallet.v1.wallet_pb2.SetupPaymentMethodResponse,
-    ]
-    """Puts a payment method on file."""
-
-    SetRechargePolicy: grpc.UnaryUnaryMultiCallable[
-        pursestrings.wallet.v1.wallet_pb2.SetRechargePolicyRequest,
-        pursestrings.wallet.v1.wallet_pb2.SetRechargePolicyResponse,
-    ]
-    """Says when and by how much a wallet recharges itself."""
-
-    GetRechargePolicy: grpc.UnaryUnaryMultiCallable[
-        pursestrings.wallet.v1.wallet_pb2.GetRechargePolicyRequest,
-        pursestrings.wallet.v1.wallet_pb2.GetRechargePolicyResponse,
-    ]
-    """The policy in force."""
-
-    GetRecharge: grpc.UnaryUnaryMultiCallable[
-        pursestrings.wallet.v1.wallet_pb2.GetRechargeRequest,
-        pursestrings.wallet.v1.wallet_pb2.GetRechargeResponse,
-    ]
-    """One recharge."""
-
-    ListRecharges: grpc.UnaryUnaryMultiCallable[
-        pursestrings.wallet.v1.wallet_pb2.ListRechargesRequest,
-        pursestrings.wallet.v1.wallet_pb2.ListRechargesResponse,
-    ]
-    """The recharges of a wallet, newest first."""
-
-    AuthorizeAttempt: grpc.UnaryUnaryMultiCallable[
-        pursestrings.wallet.v1.wallet_pb2.AuthorizeAttemptRequest,
-        pursestrings.wallet.v1.wallet_pb2.AuthorizeAttemptResponse,
-    ]
-    """Re-checks everything that allows a charge and stores the attempt. For the recharge workflow, before each attempt."""
-
-    ReportAttempt: grpc.UnaryUnaryMultiCallable[
-        pursestrings.wallet.v1.wallet_pb2.ReportAttemptRequest,
-        pursestrings.wallet.v1.wallet_pb2.ReportAttemptResponse,
-    ]
-    """Says which PaymentIntent an attempt made; the wallet asks Stripe itself and moves the recharge to what is true."""
-
-    FailRecharge: grpc.UnaryUnaryMultiCallable[
-        pursestrings.wallet.v1.wallet_pb2.FailRechargeRequest,
-        pursestrings.wallet.v1.wallet_pb2.FailRechargeResponse,
-    ]
-    """Gives a recharge up, once every PaymentIntent of it is canceled at Stripe."""
-
-    IngestStripeEvent: grpc.UnaryUnaryMultiCallable[
-        pursestrings.wallet.v1.wallet_pb2.IngestStripeEventRequest,
-        pursestrings.wallet.v1.wallet_pb2.IngestStripeEventResponse,
-    ]
-    """Takes one signed Stripe event into the inbox; the same event again is a no-op. For the gateway."""
-
-    Audit: grpc.UnaryUnaryMultiCallable[
-        pursestrings.wallet.v1.wallet_pb2.AuditRequest,
-        pursestrings.wallet.v1.wallet_pb2.AuditResponse,
-    ]
-    """Verifies the service's own books in one snapshot, and gives the totals that other services compare with."""
-
-class WalletServiceAsyncStub:
-    """Keeps the money: wallets, grants, the ledger, leases granted, recharges and what Stripe says of them."""
-
-    CreateWallet: grpc.aio.UnaryUnaryMultiCallable[
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.wallet_pb2.CreateWalletRequest,
         pursestrings.wallet.v1.wallet_pb2.CreateWalletResponse,
-    ]
-    """Creates a wallet."""
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.CreateWalletRequest,
+        pursestrings.wallet.v1.wallet_pb2.CreateWalletResponse,
+    ],
+)
 
-    GetWallet: grpc.aio.UnaryUnaryMultiCallable[
+_WalletServiceGetWalletType = typing_extensions.TypeVar(
+    '_WalletServiceGetWalletType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.wallet_pb2.GetWalletRequest,
         pursestrings.wallet.v1.wallet_pb2.GetWalletResponse,
-    ]
-    """A wallet."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.GetWalletRequest,
+        pursestrings.wallet.v1.wallet_pb2.GetWalletResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.GetWalletRequest,
+        pursestrings.wallet.v1.wallet_pb2.GetWalletResponse,
+    ],
+)
 
-    ListWallets: grpc.aio.UnaryUnaryMultiCallable[
+_WalletServiceListWalletsType = typing_extensions.TypeVar(
+    '_WalletServiceListWalletsType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.wallet_pb2.ListWalletsRequest,
         pursestrings.wallet.v1.wallet_pb2.ListWalletsResponse,
-    ]
-    """The wallets of a subject and its descendants."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.ListWalletsRequest,
+        pursestrings.wallet.v1.wallet_pb2.ListWalletsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.ListWalletsRequest,
+        pursestrings.wallet.v1.wallet_pb2.ListWalletsResponse,
+    ],
+)
 
-    SetWalletState: grpc.aio.UnaryUnaryMultiCallable[
+_WalletServiceSetWalletStateType = typing_extensions.TypeVar(
+    '_WalletServiceSetWalletStateType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.wallet_pb2.SetWalletStateRequest,
         pursestrings.wallet.v1.wallet_pb2.SetWalletStateResponse,
-    ]
-    """Freezes or opens a wallet. A frozen wallet pays for nothing new."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.SetWalletStateRequest,
+        pursestrings.wallet.v1.wallet_pb2.SetWalletStateResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.SetWalletStateRequest,
+        pursestrings.wallet.v1.wallet_pb2.SetWalletStateResponse,
+    ],
+)
 
-    GetBalance: grpc.aio.UnaryUnaryMultiCallable[
+_WalletServiceGetBalanceType = typing_extensions.TypeVar(
+    '_WalletServiceGetBalanceType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.wallet_pb2.GetBalanceRequest,
         pursestrings.wallet.v1.wallet_pb2.GetBalanceResponse,
-    ]
-    """What a wallet has, and where it is."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.GetBalanceRequest,
+        pursestrings.wallet.v1.wallet_pb2.GetBalanceResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.GetBalanceRequest,
+        pursestrings.wallet.v1.wallet_pb2.GetBalanceResponse,
+    ],
+)
 
-    CreateGrant: grpc.aio.UnaryUnaryMultiCallable[
+_WalletServiceCreateGrantType = typing_extensions.TypeVar(
+    '_WalletServiceCreateGrantType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.wallet_pb2.CreateGrantRequest,
         pursestrings.wallet.v1.wallet_pb2.CreateGrantResponse,
-    ]
-    """Puts money into a wallet."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.CreateGrantRequest,
+        pursestrings.wallet.v1.wallet_pb2.CreateGrantResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.CreateGrantRequest,
+        pursestrings.wallet.v1.wallet_pb2.CreateGrantResponse,
+    ],
+)
 
-    ListTransactions: grpc.aio.UnaryUnaryMultiCallable[
+_WalletServiceListTransactionsType = typing_extensions.TypeVar(
+    '_WalletServiceListTransactionsType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.wallet_pb2.ListTransactionsRequest,
         pursestrings.wallet.v1.wallet_pb2.ListTransactionsResponse,
-    ]
-    """The ledger's transfers of a wallet, newest first."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.ListTransactionsRequest,
+        pursestrings.wallet.v1.wallet_pb2.ListTransactionsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.ListTransactionsRequest,
+        pursestrings.wallet.v1.wallet_pb2.ListTransactionsResponse,
+    ],
+)
 
-    TrialBalance: grpc.aio.UnaryUnaryMultiCallable[
+_WalletServiceTrialBalanceType = typing_extensions.TypeVar(
+    '_WalletServiceTrialBalanceType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.wallet_pb2.TrialBalanceRequest,
         pursestrings.wallet.v1.wallet_pb2.TrialBalanceResponse,
-    ]
-    """The sums of all accounts; debits equal credits in every currency."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.TrialBalanceRequest,
+        pursestrings.wallet.v1.wallet_pb2.TrialBalanceResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.TrialBalanceRequest,
+        pursestrings.wallet.v1.wallet_pb2.TrialBalanceResponse,
+    ],
+)
 
-    ExtendLease: grpc.aio.UnaryUnaryMultiCallable[
+_WalletServiceExtendLeaseType = typing_extensions.TypeVar(
+    '_WalletServiceExtendLeaseType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.wallet_pb2.ExtendLeaseRequest,
         pursestrings.wallet.v1.wallet_pb2.ExtendLeaseResponse,
-    ]
-    """Moves available money into a lease's escrow. For the budget service."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.ExtendLeaseRequest,
+        pursestrings.wallet.v1.wallet_pb2.ExtendLeaseResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.ExtendLeaseRequest,
+        pursestrings.wallet.v1.wallet_pb2.ExtendLeaseResponse,
+    ],
+)
 
-    CaptureLease: grpc.aio.UnaryUnaryMultiCallable[
+_WalletServiceCaptureLeaseType = typing_extensions.TypeVar(
+    '_WalletServiceCaptureLeaseType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.wallet_pb2.CaptureLeaseRequest,
         pursestrings.wallet.v1.wallet_pb2.CaptureLeaseResponse,
-    ]
-    """Takes spent money out of a lease's escrow. For the budget service."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.CaptureLeaseRequest,
+        pursestrings.wallet.v1.wallet_pb2.CaptureLeaseResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.CaptureLeaseRequest,
+        pursestrings.wallet.v1.wallet_pb2.CaptureLeaseResponse,
+    ],
+)
 
-    ReturnLease: grpc.aio.UnaryUnaryMultiCallable[
+_WalletServiceReturnLeaseType = typing_extensions.TypeVar(
+    '_WalletServiceReturnLeaseType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.wallet_pb2.ReturnLeaseRequest,
         pursestrings.wallet.v1.wallet_pb2.ReturnLeaseResponse,
-    ]
-    """Moves unspent escrow back to available. For the budget service."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.ReturnLeaseRequest,
+        pursestrings.wallet.v1.wallet_pb2.ReturnLeaseResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.ReturnLeaseRequest,
+        pursestrings.wallet.v1.wallet_pb2.ReturnLeaseResponse,
+    ],
+)
 
-    ReverseCapture: grpc.aio.UnaryUnaryMultiCallable[
+_WalletServiceReverseCaptureType = typing_extensions.TypeVar(
+    '_WalletServiceReverseCaptureType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.wallet_pb2.ReverseCaptureRequest,
         pursestrings.wallet.v1.wallet_pb2.ReverseCaptureResponse,
-    ]
-    """Gives captured money back, for a negative correction. For the budget service."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.ReverseCaptureRequest,
+        pursestrings.wallet.v1.wallet_pb2.ReverseCaptureResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.ReverseCaptureRequest,
+        pursestrings.wallet.v1.wallet_pb2.ReverseCaptureResponse,
+    ],
+)
 
-    SyncLeases: grpc.aio.UnaryUnaryMultiCallable[
+_WalletServiceSyncLeasesType = typing_extensions.TypeVar(
+    '_WalletServiceSyncLeasesType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.wallet_pb2.SyncLeasesRequest,
         pursestrings.wallet.v1.wallet_pb2.SyncLeasesResponse,
-    ]
-    """The wallets of organisations and the targets of leases. The budget service calls it at least every 5 s."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.SyncLeasesRequest,
+        pursestrings.wallet.v1.wallet_pb2.SyncLeasesResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.SyncLeasesRequest,
+        pursestrings.wallet.v1.wallet_pb2.SyncLeasesResponse,
+    ],
+)
 
-    ReclaimLease: grpc.aio.UnaryUnaryMultiCallable[
+_WalletServiceReclaimLeaseType = typing_extensions.TypeVar(
+    '_WalletServiceReclaimLeaseType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.wallet_pb2.ReclaimLeaseRequest,
         pursestrings.wallet.v1.wallet_pb2.ReclaimLeaseResponse,
-    ]
-    """Takes a lease back by force: raises its epoch. For operators, when a budget database is lost."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.ReclaimLeaseRequest,
+        pursestrings.wallet.v1.wallet_pb2.ReclaimLeaseResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.ReclaimLeaseRequest,
+        pursestrings.wallet.v1.wallet_pb2.ReclaimLeaseResponse,
+    ],
+)
 
-    SetupPaymentMethod: grpc.aio.UnaryUnaryMultiCallable[
+_WalletServiceSetupPaymentMethodType = typing_extensions.TypeVar(
+    '_WalletServiceSetupPaymentMethodType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.wallet_pb2.SetupPaymentMethodRequest,
         pursestrings.wallet.v1.wallet_pb2.SetupPaymentMethodResponse,
-    ]
-    """Puts a payment method on file."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.SetupPaymentMethodRequest,
+        pursestrings.wallet.v1.wallet_pb2.SetupPaymentMethodResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.SetupPaymentMethodRequest,
+        pursestrings.wallet.v1.wallet_pb2.SetupPaymentMethodResponse,
+    ],
+)
 
-    SetRechargePolicy: grpc.aio.UnaryUnaryMultiCallable[
+_WalletServiceSetRechargePolicyType = typing_extensions.TypeVar(
+    '_WalletServiceSetRechargePolicyType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.wallet_pb2.SetRechargePolicyRequest,
         pursestrings.wallet.v1.wallet_pb2.SetRechargePolicyResponse,
-    ]
-    """Says when and by how much a wallet recharges itself."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.SetRechargePolicyRequest,
+        pursestrings.wallet.v1.wallet_pb2.SetRechargePolicyResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.SetRechargePolicyRequest,
+        pursestrings.wallet.v1.wallet_pb2.SetRechargePolicyResponse,
+    ],
+)
 
-    GetRechargePolicy: grpc.aio.UnaryUnaryMultiCallable[
+_WalletServiceGetRechargePolicyType = typing_extensions.TypeVar(
+    '_WalletServiceGetRechargePolicyType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.wallet_pb2.GetRechargePolicyRequest,
         pursestrings.wallet.v1.wallet_pb2.GetRechargePolicyResponse,
-    ]
-    """The policy in force."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.GetRechargePolicyRequest,
+        pursestrings.wallet.v1.wallet_pb2.GetRechargePolicyResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.GetRechargePolicyRequest,
+        pursestrings.wallet.v1.wallet_pb2.GetRechargePolicyResponse,
+    ],
+)
 
-    GetRecharge: grpc.aio.UnaryUnaryMultiCallable[
+_WalletServiceGetRechargeType = typing_extensions.TypeVar(
+    '_WalletServiceGetRechargeType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.wallet_pb2.GetRechargeRequest,
         pursestrings.wallet.v1.wallet_pb2.GetRechargeResponse,
-    ]
-    """One recharge."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.GetRechargeRequest,
+        pursestrings.wallet.v1.wallet_pb2.GetRechargeResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.GetRechargeRequest,
+        pursestrings.wallet.v1.wallet_pb2.GetRechargeResponse,
+    ],
+)
 
-    ListRecharges: grpc.aio.UnaryUnaryMultiCallable[
+_WalletServiceListRechargesType = typing_extensions.TypeVar(
+    '_WalletServiceListRechargesType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.wallet_pb2.ListRechargesRequest,
         pursestrings.wallet.v1.wallet_pb2.ListRechargesResponse,
-    ]
-    """The recharges of a wallet, newest first."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.ListRechargesRequest,
+        pursestrings.wallet.v1.wallet_pb2.ListRechargesResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.ListRechargesRequest,
+        pursestrings.wallet.v1.wallet_pb2.ListRechargesResponse,
+    ],
+)
 
-    AuthorizeAttempt: grpc.aio.UnaryUnaryMultiCallable[
+_WalletServiceAuthorizeAttemptType = typing_extensions.TypeVar(
+    '_WalletServiceAuthorizeAttemptType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.wallet_pb2.AuthorizeAttemptRequest,
         pursestrings.wallet.v1.wallet_pb2.AuthorizeAttemptResponse,
-    ]
-    """Re-checks everything that allows a charge and stores the attempt. For the recharge workflow, before each attempt."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.AuthorizeAttemptRequest,
+        pursestrings.wallet.v1.wallet_pb2.AuthorizeAttemptResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.AuthorizeAttemptRequest,
+        pursestrings.wallet.v1.wallet_pb2.AuthorizeAttemptResponse,
+    ],
+)
 
-    ReportAttempt: grpc.aio.UnaryUnaryMultiCallable[
+_WalletServiceReportAttemptType = typing_extensions.TypeVar(
+    '_WalletServiceReportAttemptType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.wallet_pb2.ReportAttemptRequest,
         pursestrings.wallet.v1.wallet_pb2.ReportAttemptResponse,
-    ]
-    """Says which PaymentIntent an attempt made; the wallet asks Stripe itself and moves the recharge to what is true."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.ReportAttemptRequest,
+        pursestrings.wallet.v1.wallet_pb2.ReportAttemptResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.ReportAttemptRequest,
+        pursestrings.wallet.v1.wallet_pb2.ReportAttemptResponse,
+    ],
+)
 
-    FailRecharge: grpc.aio.UnaryUnaryMultiCallable[
+_WalletServiceFailRechargeType = typing_extensions.TypeVar(
+    '_WalletServiceFailRechargeType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.wallet_pb2.FailRechargeRequest,
         pursestrings.wallet.v1.wallet_pb2.FailRechargeResponse,
-    ]
-    """Gives a recharge up, once every PaymentIntent of it is canceled at Stripe."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.FailRechargeRequest,
+        pursestrings.wallet.v1.wallet_pb2.FailRechargeResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.FailRechargeRequest,
+        pursestrings.wallet.v1.wallet_pb2.FailRechargeResponse,
+    ],
+)
 
-    IngestStripeEvent: grpc.aio.UnaryUnaryMultiCallable[
+_WalletServiceIngestStripeEventType = typing_extensions.TypeVar(
+    '_WalletServiceIngestStripeEventType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.wallet_pb2.IngestStripeEventRequest,
         pursestrings.wallet.v1.wallet_pb2.IngestStripeEventResponse,
-    ]
-    """Takes one signed Stripe event into the inbox; the same event again is a no-op. For the gateway."""
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.IngestStripeEventRequest,
+        pursestrings.wallet.v1.wallet_pb2.IngestStripeEventResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.IngestStripeEventRequest,
+        pursestrings.wallet.v1.wallet_pb2.IngestStripeEventResponse,
+    ],
+)
 
-    Audit: grpc.aio.UnaryUnaryMultiCallable[
+_WalletServiceAuditType = typing_extensions.TypeVar(
+    '_WalletServiceAuditType',
+    grpc.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.wallet_pb2.AuditRequest,
         pursestrings.wallet.v1.wallet_pb2.AuditResponse,
-    ]
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.AuditRequest,
+        pursestrings.wallet.v1.wallet_pb2.AuditResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.AuditRequest,
+        pursestrings.wallet.v1.wallet_pb2.AuditResponse,
+    ],
+)
+
+class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletServiceGetWalletType, _WalletServiceListWalletsType, _WalletServiceSetWalletStateType, _WalletServiceGetBalanceType, _WalletServiceCreateGrantType, _WalletServiceListTransactionsType, _WalletServiceTrialBalanceType, _WalletServiceExtendLeaseType, _WalletServiceCaptureLeaseType, _WalletServiceReturnLeaseType, _WalletServiceReverseCaptureType, _WalletServiceSyncLeasesType, _WalletServiceReclaimLeaseType, _WalletServiceSetupPaymentMethodType, _WalletServiceSetRechargePolicyType, _WalletServiceGetRechargePolicyType, _WalletServiceGetRechargeType, _WalletServiceListRechargesType, _WalletServiceAuthorizeAttemptType, _WalletServiceReportAttemptType, _WalletServiceFailRechargeType, _WalletServiceIngestStripeEventType, _WalletServiceAuditType]):
+    """Keeps the money: wallets, grants, the ledger, leases granted, recharges and what Stripe says of them."""
+
+    @typing.overload
+    def __init__(self: WalletServiceStub[
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.CreateWalletRequest,
+            pursestrings.wallet.v1.wallet_pb2.CreateWalletResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.GetWalletRequest,
+            pursestrings.wallet.v1.wallet_pb2.GetWalletResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.ListWalletsRequest,
+            pursestrings.wallet.v1.wallet_pb2.ListWalletsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.SetWalletStateRequest,
+            pursestrings.wallet.v1.wallet_pb2.SetWalletStateResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.GetBalanceRequest,
+            pursestrings.wallet.v1.wallet_pb2.GetBalanceResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.CreateGrantRequest,
+            pursestrings.wallet.v1.wallet_pb2.CreateGrantResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.ListTransactionsRequest,
+            pursestrings.wallet.v1.wallet_pb2.ListTransactionsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.TrialBalanceRequest,
+            pursestrings.wallet.v1.wallet_pb2.TrialBalanceResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.ExtendLeaseRequest,
+            pursestrings.wallet.v1.wallet_pb2.ExtendLeaseResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.CaptureLeaseRequest,
+            pursestrings.wallet.v1.wallet_pb2.CaptureLeaseResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.ReturnLeaseRequest,
+            pursestrings.wallet.v1.wallet_pb2.ReturnLeaseResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.ReverseCaptureRequest,
+            pursestrings.wallet.v1.wallet_pb2.ReverseCaptureResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.SyncLeasesRequest,
+            pursestrings.wallet.v1.wallet_pb2.SyncLeasesResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.ReclaimLeaseRequest,
+            pursestrings.wallet.v1.wallet_pb2.ReclaimLeaseResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.SetupPaymentMethodRequest,
+            pursestrings.wallet.v1.wallet_pb2.SetupPaymentMethodResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.SetRechargePolicyRequest,
+            pursestrings.wallet.v1.wallet_pb2.SetRechargePolicyResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.GetRechargePolicyRequest,
+            pursestrings.wallet.v1.wallet_pb2.GetRechargePolicyResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.GetRechargeRequest,
+            pursestrings.wallet.v1.wallet_pb2.GetRechargeResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.ListRechargesRequest,
+            pursestrings.wallet.v1.wallet_pb2.ListRechargesResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.AuthorizeAttemptRequest,
+            pursestrings.wallet.v1.wallet_pb2.AuthorizeAttemptResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.ReportAttemptRequest,
+            pursestrings.wallet.v1.wallet_pb2.ReportAttemptResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.FailRechargeRequest,
+            pursestrings.wallet.v1.wallet_pb2.FailRechargeResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.IngestStripeEventRequest,
+            pursestrings.wallet.v1.wallet_pb2.IngestStripeEventResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.AuditRequest,
+            pursestrings.wallet.v1.wallet_pb2.AuditResponse,
+        ],
+    ], channel: grpc.Channel) -> None: ...
+
+    @typing.overload
+    def __init__(self: WalletServiceStub[
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.CreateWalletRequest,
+            pursestrings.wallet.v1.wallet_pb2.CreateWalletResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.GetWalletRequest,
+            pursestrings.wallet.v1.wallet_pb2.GetWalletResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.ListWalletsRequest,
+            pursestrings.wallet.v1.wallet_pb2.ListWalletsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.SetWalletStateRequest,
+            pursestrings.wallet.v1.wallet_pb2.SetWalletStateResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.GetBalanceRequest,
+            pursestrings.wallet.v1.wallet_pb2.GetBalanceResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.CreateGrantRequest,
+            pursestrings.wallet.v1.wallet_pb2.CreateGrantResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.ListTransactionsRequest,
+            pursestrings.wallet.v1.wallet_pb2.ListTransactionsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.TrialBalanceRequest,
+            pursestrings.wallet.v1.wallet_pb2.TrialBalanceResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.ExtendLeaseRequest,
+            pursestrings.wallet.v1.wallet_pb2.ExtendLeaseResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.CaptureLeaseRequest,
+            pursestrings.wallet.v1.wallet_pb2.CaptureLeaseResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.ReturnLeaseRequest,
+            pursestrings.wallet.v1.wallet_pb2.ReturnLeaseResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.ReverseCaptureRequest,
+            pursestrings.wallet.v1.wallet_pb2.ReverseCaptureResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.SyncLeasesRequest,
+            pursestrings.wallet.v1.wallet_pb2.SyncLeasesResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.ReclaimLeaseRequest,
+            pursestrings.wallet.v1.wallet_pb2.ReclaimLeaseResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.SetupPaymentMethodRequest,
+            pursestrings.wallet.v1.wallet_pb2.SetupPaymentMethodResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.SetRechargePolicyRequest,
+            pursestrings.wallet.v1.wallet_pb2.SetRechargePolicyResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.GetRechargePolicyRequest,
+            pursestrings.wallet.v1.wallet_pb2.GetRechargePolicyResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.GetRechargeRequest,
+            pursestrings.wallet.v1.wallet_pb2.GetRechargeResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.ListRechargesRequest,
+            pursestrings.wallet.v1.wallet_pb2.ListRechargesResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.AuthorizeAttemptRequest,
+            pursestrings.wallet.v1.wallet_pb2.AuthorizeAttemptResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.ReportAttemptRequest,
+            pursestrings.wallet.v1.wallet_pb2.ReportAttemptResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.FailRechargeRequest,
+            pursestrings.wallet.v1.wallet_pb2.FailRechargeResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.IngestStripeEventRequest,
+            pursestrings.wallet.v1.wallet_pb2.IngestStripeEventResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.AuditRequest,
+            pursestrings.wallet.v1.wallet_pb2.AuditResponse,
+        ],
+    ], channel: grpc.aio.Channel) -> None: ...
+
+    CreateWallet: _WalletServiceCreateWalletType
+    """Creates a wallet."""
+
+    GetWallet: _WalletServiceGetWalletType
+    """A wallet."""
+
+    ListWallets: _WalletServiceListWalletsType
+    """The wallets of a subject and its descendants."""
+
+    SetWalletState: _WalletServiceSetWalletStateType
+    """Freezes or opens a wallet. A frozen wallet pays for nothing new."""
+
+    GetBalance: _WalletServiceGetBalanceType
+    """What a wallet has, and where it is."""
+
+    CreateGrant: _WalletServiceCreateGrantType
+    """Puts money into a wallet."""
+
+    ListTransactions: _WalletServiceListTransactionsType
+    """The ledger's transfers of a wallet, newest first."""
+
+    TrialBalance: _WalletServiceTrialBalanceType
+    """The sums of all accounts; debits equal credits in every currency."""
+
+    ExtendLease: _WalletServiceExtendLeaseType
+    """Moves available money into a lease's escrow. For the budget service."""
+
+    CaptureLease: _WalletServiceCaptureLeaseType
+    """Takes spent money out of a lease's escrow. For the budget service."""
+
+    ReturnLease: _WalletServiceReturnLeaseType
+    """Moves unspent escrow back to available. For the budget service."""
+
+    ReverseCapture: _WalletServiceReverseCaptureType
+    """Gives captured money back, for a negative correction. For the budget service."""
+
+    SyncLeases: _WalletServiceSyncLeasesType
+    """The wallets of organisations and the targets of leases. The budget service calls it at least every 5 s."""
+
+    ReclaimLease: _WalletServiceReclaimLeaseType
+    """Takes a lease back by force: raises its epoch. For operators, when a budget database is lost."""
+
+    SetupPaymentMethod: _WalletServiceSetupPaymentMethodType
+    """Puts a payment method on file."""
+
+    SetRechargePolicy: _WalletServiceSetRechargePolicyType
+    """Says when and by how much a wallet recharges itself."""
+
+    GetRechargePolicy: _WalletServiceGetRechargePolicyType
+    """The policy in force."""
+
+    GetRecharge: _WalletServiceGetRechargeType
+    """One recharge."""
+
+    ListRecharges: _WalletServiceListRechargesType
+    """The recharges of a wallet, newest first."""
+
+    AuthorizeAttempt: _WalletServiceAuthorizeAttemptType
+    """Re-checks everything that allows a charge and stores the attempt. For the recharge workflow, before each attempt."""
+
+    ReportAttempt: _WalletServiceReportAttemptType
+    """Says which PaymentIntent an attempt made; the wallet asks Stripe itself and moves the recharge to what is true."""
+
+    FailRecharge: _WalletServiceFailRechargeType
+    """Gives a recharge up, once every PaymentIntent of it is canceled at Stripe."""
+
+    IngestStripeEvent: _WalletServiceIngestStripeEventType
+    """Takes one signed Stripe event into the inbox; the same event again is a no-op. For the gateway."""
+
+    Audit: _WalletServiceAuditType
     """Verifies the service's own books in one snapshot, and gives the totals that other services compare with."""
+
+WalletServiceAsyncStub: typing_extensions.TypeAlias = WalletServiceStub[
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.CreateWalletRequest,
+        pursestrings.wallet.v1.wallet_pb2.CreateWalletResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.GetWalletRequest,
+        pursestrings.wallet.v1.wallet_pb2.GetWalletResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.ListWalletsRequest,
+        pursestrings.wallet.v1.wallet_pb2.ListWalletsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.SetWalletStateRequest,
+        pursestrings.wallet.v1.wallet_pb2.SetWalletStateResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.GetBalanceRequest,
+        pursestrings.wallet.v1.wallet_pb2.GetBalanceResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.CreateGrantRequest,
+        pursestrings.wallet.v1.wallet_pb2.CreateGrantResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.ListTransactionsRequest,
+        pursestrings.wallet.v1.wallet_pb2.ListTransactionsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.TrialBalanceRequest,
+        pursestrings.wallet.v1.wallet_pb2.TrialBalanceResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.ExtendLeaseRequest,
+        pursestrings.wallet.v1.wallet_pb2.ExtendLeaseResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.CaptureLeaseRequest,
+        pursestrings.wallet.v1.wallet_pb2.CaptureLeaseResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.ReturnLeaseRequest,
+        pursestrings.wallet.v1.wallet_pb2.ReturnLeaseResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.ReverseCaptureRequest,
+        pursestrings.wallet.v1.wallet_pb2.ReverseCaptureResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.SyncLeasesRequest,
+        pursestrings.wallet.v1.wallet_pb2.SyncLeasesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.ReclaimLeaseRequest,
+        pursestrings.wallet.v1.wallet_pb2.ReclaimLeaseResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.SetupPaymentMethodRequest,
+        pursestrings.wallet.v1.wallet_pb2.SetupPaymentMethodResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.SetRechargePolicyRequest,
+        pursestrings.wallet.v1.wallet_pb2.SetRechargePolicyResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.GetRechargePolicyRequest,
+        pursestrings.wallet.v1.wallet_pb2.GetRechargePolicyResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.GetRechargeRequest,
+        pursestrings.wallet.v1.wallet_pb2.GetRechargeResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.ListRechargesRequest,
+        pursestrings.wallet.v1.wallet_pb2.ListRechargesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.AuthorizeAttemptRequest,
+        pursestrings.wallet.v1.wallet_pb2.AuthorizeAttemptResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.ReportAttemptRequest,
+        pursestrings.wallet.v1.wallet_pb2.ReportAttemptResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.FailRechargeRequest,
+        pursestrings.wallet.v1.wallet_pb2.FailRechargeResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.IngestStripeEventRequest,
+        pursestrings.wallet.v1.wallet_pb2.IngestStripeEventResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.AuditRequest,
+        pursestrings.wallet.v1.wallet_pb2.AuditResponse,
+    ],
+]
 
 class WalletServiceServicer(metaclass=abc.ABCMeta):
     """Keeps the money: wallets, grants, the ledger, leases granted, recharges and what Stripe says of them."""

@@ -1,0 +1,1 @@
+"""What the suite promises in figures, measured: `python -m bench`."""
