@@ -255,14 +255,14 @@ class DeliveredThrough:
 
     def __init__(self, topic: str) -> None:
         self._topic = topic
-        self._noted: tuple[datetime, str] | None = None
+        self._noted: tuple[datetime, int] | None = None
         self._proved: datetime | None = None
 
     async def observe(self, connection: asyncpg.Connection) -> datetime | None:
         """The latest instant that is proved; None until the first is. Parked rows hold it back."""
         row = await connection.fetchrow(
             """
-            SELECT clock_timestamp() AS now, pg_snapshot_xmax(pg_current_snapshot())::text AS next_xid,
+            SELECT clock_timestamp() AS now, pg_snapshot_xmax(pg_current_snapshot()) AS next_xid,
                    $2::xid8 IS NOT NULL AND pg_snapshot_xmin(pg_current_snapshot()) >= $2::xid8
                    AND NOT EXISTS (SELECT FROM outbox WHERE topic = $1 AND xid < $2::xid8) AS proved
             """,

@@ -37,7 +37,7 @@ def reason_of(method: str, request: object, who: auth.Identity) -> str:
 def test_a_token_says_who_holds_it() -> None:
     who = caller("orgs/acme/teams/support", "agent", "auditor")
 
-    assert ("orgs/acme/teams/support", {"agent", "auditor"}) == (who.subject, who.roles)
+    assert ("orgs/acme/teams/support", frozenset({"agent", "auditor"})) == (who.subject, who.roles)
 
 
 def test_a_token_ends() -> None:
