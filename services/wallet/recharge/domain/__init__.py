@@ -1,0 +1,1 @@
+"""The pure rules: `policy` (whether to start), `attempts` (what next), `outcome` (what Stripe's facts mean)."""

@@ -1,0 +1,41 @@
+"""Names of recharges and the idempotency keys that are made of them."""
+
+import hashlib
+from typing import Final
+
+_KEY_NAME_CHARS_MAX: Final = 200
+
+
+def recharge_name(wallet: str, month: str, number: int) -> str:
+    """`{subject}/recharges/{wallet id}-{YYYY-MM}-{number}`."""
+    subject, _, wallet_id = wallet.rpartition("/wallets/")
+    return f"{subject}/recharges/{wallet_id}-{month}-{number}"
+
+
+def create_key(recharge: str, intent: int) -> str:
+    """What a recharge's PaymentIntent number `intent` is created with: Stripe makes it once."""
+    return f"recharge/{_short(recharge)}/pi{intent}"
+
+
+def confirm_key(recharge: str, intent: int, attempt: int) -> str:
+    """What attempt number `attempt` confirms it with: a new attempt is a new key, a time-out keeps the old one."""
+    return f"{create_key(recharge, intent)}/{attempt}"
+
+
+def customer_key(wallet: str) -> str:
+    """What a wallet's customer is created with."""
+    return f"customer/{_short(wallet)}"
+
+
+def attach_key(wallet: str, request_id: str) -> str:
+    """What a payment method is put on file with."""
+    return f"attach/{_digest(f'{wallet} {request_id}')}"
+
+
+def _short(name: str) -> str:
+    """The name itself, or a digest where it does not fit into a key, which Stripe limits to 255 characters."""
+    return name if len(name) <= _KEY_NAME_CHARS_MAX else f"sha256:{_digest(name)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

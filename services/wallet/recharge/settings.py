@@ -1,0 +1,25 @@
+"""What the wallet service and the worker need to be told about Stripe."""
+
+from pydantic import AliasChoices, Field, SecretStr
+from pydantic_settings import SettingsConfigDict
+
+from services.kit.settings import ServiceSettings
+
+ALLOW_LIVE = "charge real money"
+"""What `stripe_allow_live` must say, word for word."""
+
+
+class StripeSettings(ServiceSettings):
+    """The settings of a process that talks to Stripe, from PURSE_STRIPE_… variables."""
+
+    model_config = SettingsConfigDict(populate_by_name=True)
+
+    stripe_api_key: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("PURSE_STRIPE_API_KEY", "STRIPE_API_KEY"),
+        description="sk_test_… or rk_test_…; without it nothing can be charged",
+    )
+    stripe_api_base: str = Field("https://api.stripe.com", description="where Stripe, or its twin, answers")
+    stripe_webhook_secret: SecretStr | None = Field(None, description="whsec_…, verifies webhook events")
+    stripe_allow_live: str = Field("", description=f'a live key is refused unless this says "{ALLOW_LIVE}"')
+    stripe_timeout_s: float = Field(20.0, gt=0, le=80, description="how long one request to Stripe may take")

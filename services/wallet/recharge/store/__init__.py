@@ -1,0 +1,5 @@
+"""SQL of recharges. The ledger's transactions call `evaluate`, under the wallets' locks and after their own writes."""
+
+from services.wallet.recharge.store.policies import evaluate
+
+__all__ = ["evaluate"]

@@ -1,0 +1,77 @@
+"""The inbox of Stripe's events: stored before they are acknowledged, processed after."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import asyncpg
+
+NO_ORG = "-"
+"""Where an event names no organisation."""
+
+_PUT = """
+INSERT INTO stripe_events
+    (org, id, type, payload_hash, payload, livemode, payment_intent, recharge, received_at, due_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9)
+ON CONFLICT (org, id) DO NOTHING
+RETURNING 1
+"""
+_HASH = "SELECT payload_hash FROM stripe_events WHERE org = $1 AND id = $2"
+_TAKE = """
+UPDATE stripe_events e SET tries = e.tries + 1, due_at = clock_timestamp() + $2::interval * least(e.tries + 1, 60)
+FROM (
+    SELECT org, id FROM stripe_events WHERE done_at IS NULL AND due_at <= clock_timestamp()
+    ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED
+) due
+WHERE e.org = due.org AND e.id = due.id
+RETURNING e.org, e.id, e.type, e.livemode, e.payment_intent, e.recharge
+"""
+_DONE = """
+UPDATE stripe_events SET done_at = clock_timestamp(), outcome = $3, payload = NULL WHERE org = $1 AND id = $2
+"""
+_WAITING = "SELECT count(*) FROM stripe_events WHERE done_at IS NULL"
+
+_AGAIN_AFTER = timedelta(seconds=10)
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """An event to process."""
+
+    org: str
+    id: str
+    type: str
+    livemode: bool
+    payment_intent: str | None
+    recharge: str | None
+
+
+async def put(
+    connection: asyncpg.Connection, row: EventRow, payload: bytes, payload_hash: bytes, now: datetime
+) -> bool:
+    """Stores an event; returns whether it is new."""
+    new = await connection.fetchval(
+        _PUT, row.org, row.id, row.type, payload_hash, payload, row.livemode, row.payment_intent, row.recharge, now
+    )
+    return new is not None
+
+
+async def hash_of(connection: asyncpg.Connection, org: str, event_id: str) -> bytes:
+    """The hash that a stored event came with."""
+    found: bytes = await connection.fetchval(_HASH, org, event_id)
+    return found
+
+
+async def take(connection: asyncpg.Connection, limit: int) -> list[EventRow]:
+    """Events that are due. Each comes back, ever later, until it is done: whoever took it may have died."""
+    return [EventRow(*row) for row in await connection.fetch(_TAKE, limit, _AGAIN_AFTER)]
+
+
+async def done(connection: asyncpg.Connection, row: EventRow, outcome: str) -> None:
+    """Ends an event with what became of it, and lets its payload go."""
+    await connection.execute(_DONE, row.org, row.id, outcome)
+
+
+async def waiting(connection: asyncpg.Connection) -> int:
+    """How many events are not processed yet."""
+    count: int = await connection.fetchval(_WAITING)
+    return count

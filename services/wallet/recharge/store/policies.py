@@ -1,0 +1,331 @@
+"""Policies and months: what is stored of them, and the evaluation that every change of a balance runs."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import asyncpg
+
+from services.kit import money, outbox
+from services.kit.outbox import OutboxRow
+from services.wallet.recharge.domain import policy as rules
+from services.wallet.recharge.domain.attempts import WalletState
+from services.wallet.recharge.domain.policy import CAPS, Block, Blocked, MonthKey, Policy, Situation, Start, Usage
+from services.wallet.recharge.names import recharge_name
+
+TOPIC_START = "recharge"
+"""Outbox rows that start a recharge's workflow; the key is the recharge's name."""
+TOPIC_SIGNAL = "recharge-signal"
+"""Outbox rows that wake a recharge's workflow; the key is the recharge's name."""
+TOPIC_ALERT = "alert"
+"""Outbox rows that tell a human; the payload is JSON with a `kind`."""
+
+SWEEP_EVERY = timedelta(minutes=10)
+"""How long after an evaluation the sweep looks at a policy again, whatever happens in between."""
+NO_PROGRESS = timedelta(minutes=10)
+"""After how long without a change a pending recharge is looked at, and its workflow started again if it is gone."""
+
+# Balance = available + escrow − debt; a debt account's credits − debits is minus the debt.
+_FACTS = """
+SELECT w.name AS wallet, w.subject, w.currency, w.state AS wallet_state, w.time_zone, w.payment_method,
+       w.stripe_customer, p.enabled, p.threshold_nanos, p.amount_nanos, p.max_count, p.max_amount_nanos,
+       p.cooldown_us, p.paused_reason, p.check_at, m.month, m.zone, m.count, m.amount_nanos AS month_amount_nanos,
+       (SELECT coalesce(sum(a.credits_nanos - a.debits_nanos), 0)::bigint FROM accounts a
+        WHERE a.org = w.org AND a.wallet = w.name AND a.kind IN ('available', 'escrow', 'debt')) AS balance_nanos,
+       EXISTS (SELECT FROM recharges r WHERE r.org = w.org AND r.wallet = w.name AND r.state = 'PENDING') AS pending,
+       (SELECT max(r.created_at) FROM recharges r WHERE r.org = w.org AND r.wallet = w.name) AS last_started
+FROM wallets w
+LEFT JOIN recharge_policies p ON p.org = w.org AND p.wallet = w.name
+LEFT JOIN LATERAL (
+    SELECT * FROM recharge_months m WHERE m.org = w.org AND m.wallet = w.name ORDER BY m.month DESC LIMIT 1
+) m ON TRUE
+WHERE w.org = $1 AND w.name = ANY($2::text[]) AND (p.org IS NOT NULL OR NOT $3)
+ORDER BY w.name
+"""
+_LOCK_MONTH = """
+SELECT month, zone, last_number, count, amount_nanos FROM recharge_months
+WHERE org = $1 AND wallet = $2 AND month = $3 FOR UPDATE
+"""
+_OPEN_MONTH = """
+INSERT INTO recharge_months (org, wallet, month, zone) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING
+"""
+_HOLD = """
+UPDATE recharge_months
+SET count = count + 1, amount_nanos = amount_nanos + $4, last_number = last_number + $5,
+    cap_count = $6, cap_amount_nanos = $7
+WHERE org = $1 AND wallet = $2 AND month = $3
+RETURNING last_number
+"""
+_RELEASE = """
+UPDATE recharge_months SET count = count - $5, amount_nanos = amount_nanos - $4
+WHERE org = $1 AND wallet = $2 AND month = $3
+"""
+_START = """
+INSERT INTO recharges
+    (org, name, wallet, currency, amount_nanos, amount_minor, named_month, number, month, reason, created_at, check_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $7, $9, $10, $11)
+"""
+_RECHECK = "UPDATE recharge_policies SET check_at = $3 WHERE org = $1 AND wallet = $2 AND check_at > $3"
+_SWEPT = "UPDATE recharge_policies SET check_at = $3 WHERE org = $1 AND wallet = $2"
+_ALERTED = {
+    Block.COUNT_CAP: "UPDATE recharge_months SET count_alerted = TRUE "
+    "WHERE org = $1 AND wallet = $2 AND month = $3 AND NOT count_alerted RETURNING 1",
+    Block.AMOUNT_CAP: "UPDATE recharge_months SET amount_alerted = TRUE "
+    "WHERE org = $1 AND wallet = $2 AND month = $3 AND NOT amount_alerted RETURNING 1",
+}
+_DUE = """
+SELECT org, wallet FROM recharge_policies WHERE enabled AND check_at <= $1 ORDER BY check_at LIMIT $2
+"""
+_PUT = """
+INSERT INTO recharge_policies
+    (org, wallet, enabled, threshold_nanos, amount_nanos, max_count, max_amount_nanos, cooldown_us, paused_reason,
+     check_at, updated_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10)
+ON CONFLICT (org, wallet) DO UPDATE
+SET enabled = EXCLUDED.enabled, threshold_nanos = EXCLUDED.threshold_nanos, amount_nanos = EXCLUDED.amount_nanos,
+    max_count = EXCLUDED.max_count, max_amount_nanos = EXCLUDED.max_amount_nanos,
+    cooldown_us = EXCLUDED.cooldown_us, check_at = EXCLUDED.check_at, updated_at = EXCLUDED.updated_at,
+    paused_reason = CASE WHEN $11 THEN '' WHEN $9 <> '' THEN $9 ELSE recharge_policies.paused_reason END,
+    paused_by_failure = recharge_policies.paused_by_failure AND NOT $11 AND $9 = ''
+"""
+_PAUSE = """
+UPDATE recharge_policies SET paused_reason = $3, paused_by_failure = TRUE
+WHERE org = $1 AND wallet = $2 AND paused_reason = ''
+"""
+_UNPAUSE = """
+UPDATE recharge_policies SET paused_reason = '', paused_by_failure = FALSE
+WHERE org = $1 AND wallet = $2 AND paused_by_failure
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is stored of one wallet that a decision about recharging needs.
+
+    Attributes:
+        policy: None where it has none.
+        usage: Of the month in force.
+    """
+
+    wallet: str
+    subject: str
+    currency: str
+    wallet_state: WalletState
+    customer: str | None
+    payment_method: str | None
+    policy: Policy | None
+    check_at: datetime | None
+    balance_nanos: int
+    pending: bool
+    last_started: datetime | None
+    month: MonthKey
+    usage: Usage
+
+    def situation(self) -> Situation:
+        """As the policy's rule takes it."""
+        return Situation(
+            balance_nanos=self.balance_nanos,
+            month=self.month,
+            usage=self.usage,
+            pending=self.pending,
+            last_started=self.last_started,
+            is_open=self.wallet_state is WalletState.OPEN,
+            has_card=self.payment_method is not None,
+        )
+
+
+async def facts(
+    connection: asyncpg.Connection, org: str, wallets: Sequence[str], now: datetime, *, with_policy: bool = False
+) -> list[Facts]:
+    """Facts of the wallets that exist (with a policy, where asked), sorted by name."""
+    rows = await connection.fetch(_FACTS, org, list(wallets), with_policy)
+    return [_facts(row, now) for row in rows]
+
+
+def _facts(row: asyncpg.Record, now: datetime) -> Facts:
+    policy = None
+    if row["enabled"] is not None:
+        policy = Policy(
+            row["enabled"],
+            row["threshold_nanos"],
+            row["amount_nanos"],
+            row["max_count"],
+            row["max_amount_nanos"],
+            timedelta(microseconds=row["cooldown_us"]),
+            row["paused_reason"],
+        )
+    last = None if row["month"] is None else (row["month"], row["zone"])
+    month = rules.month_in_force(last, row["time_zone"], now)
+    counts = last is not None and last[0] == month.key
+    return Facts(
+        wallet=row["wallet"],
+        subject=row["subject"],
+        currency=row["currency"],
+        wallet_state=WalletState(row["wallet_state"]),
+        customer=row["stripe_customer"],
+        payment_method=row["payment_method"],
+        policy=policy,
+        check_at=row["check_at"],
+        balance_nanos=row["balance_nanos"],
+        pending=row["pending"],
+        last_started=row["last_started"],
+        month=month,
+        usage=Usage(row["count"], row["month_amount_nanos"]) if counts else Usage(0, 0),
+    )
+
+
+async def evaluate(connection: asyncpg.Connection, org: str, wallets: Sequence[str], now: datetime) -> list[str]:
+    """Starts the recharges that are due, in the caller's transaction, and returns their names.
+
+    The caller holds the locks of the wallets' rows and has written their accounts. It is called wherever a balance
+    falls or a block ends; what it decides depends on the state alone, so calling it once more changes nothing.
+
+    Args:
+        connection: In a transaction.
+        org: The organisation's bare id.
+        wallets: Full names; those without a policy cost nothing but their look-up.
+        now: PostgreSQL's clock, read after the locks.
+    """
+    started: list[str] = []
+    for known in await facts(connection, org, wallets, now, with_policy=True):
+        assert known.policy is not None, "only wallets with a policy were asked for"
+        decision = rules.should_recharge(known.policy, known.situation(), now)
+        if isinstance(decision, Start):
+            started.append(await _start(connection, org, known, decision, now))
+        else:
+            await _note_block(connection, org, known, decision)
+    return started
+
+
+async def _start(connection: asyncpg.Connection, org: str, known: Facts, start: Start, now: datetime) -> str:
+    assert known.policy is not None, "a start needs a policy"
+    await lock_month(connection, org, known.wallet, known.month)
+    number = await hold(
+        connection, org, known.wallet, known.month.key, start.amount_nanos, policy=known.policy, new=True
+    )
+    name = recharge_name(known.wallet, known.month.key, number)
+    balance = money.format_nanos(known.balance_nanos, known.currency)
+    threshold = money.format_nanos(known.policy.threshold_nanos, known.currency)
+    await connection.execute(
+        _START,
+        org,
+        name,
+        known.wallet,
+        known.currency,
+        start.amount_nanos,
+        money.to_minor_units(start.amount_nanos, known.currency),
+        known.month.key,
+        number,
+        f"the balance of {balance} is below the threshold of {threshold}",
+        now,
+        now + NO_PROGRESS,
+    )
+    await outbox.put(connection, [OutboxRow(org, TOPIC_START, name, b"")])
+    return name
+
+
+async def _note_block(connection: asyncpg.Connection, org: str, known: Facts, blocked: Blocked) -> None:
+    if blocked.recheck_at is not None and known.check_at is not None and blocked.recheck_at < known.check_at:
+        await connection.execute(_RECHECK, org, known.wallet, blocked.recheck_at)
+    if blocked.why in CAPS:
+        await alert_cap(connection, org, known, blocked.why)
+
+
+async def alert_cap(connection: asyncpg.Connection, org: str, known: Facts, cap: Block) -> None:
+    """Tells a human that a cap stopped a recharge: once per wallet, month and cap."""
+    if not await connection.fetchval(_ALERTED[cap], org, known.wallet, known.month.key):
+        return
+    assert known.policy is not None, "a cap is a policy's"
+    await alert(
+        connection,
+        org,
+        known.wallet,
+        {
+            "kind": "RECHARGE_CAP_REACHED",
+            "wallet": known.wallet,
+            "subject": known.subject,
+            "cap": cap.value,
+            "month": known.month.key,
+            "month_end": known.month.end.isoformat(),
+            "count": known.usage.count,
+            "amount_nanos": known.usage.amount_nanos,
+            "max_count": known.policy.max_count,
+            "max_amount_nanos": known.policy.max_amount_nanos,
+            "charge_nanos": known.policy.amount_nanos,
+            "balance_nanos": known.balance_nanos,
+            "currency_code": known.currency,
+        },
+    )
+
+
+async def alert(connection: asyncpg.Connection, org: str, about: str, message: dict[str, object]) -> None:
+    """Writes one message for a human."""
+    payload = json.dumps(message, sort_keys=True).encode()
+    await outbox.put(connection, [OutboxRow(org, TOPIC_ALERT, about, payload)])
+
+
+async def lock_month(connection: asyncpg.Connection, org: str, wallet: str, month: MonthKey) -> None:
+    """Locks the row of a month, opening it where it is new."""
+    await connection.execute(_OPEN_MONTH, org, wallet, month.key, month.zone)
+    await connection.fetchrow(_LOCK_MONTH, org, wallet, month.key)
+
+
+async def hold(
+    connection: asyncpg.Connection, org: str, wallet: str, month: str, amount_nanos: int, *, policy: Policy, new: bool
+) -> int:
+    """Counts one recharge in a locked month under the caps in force; returns the month's last number.
+
+    A recharge that would pass a cap is refused by the table itself.
+    """
+    number: int = await connection.fetchval(
+        _HOLD, org, wallet, month, amount_nanos, int(new), policy.max_count, policy.max_amount_nanos
+    )
+    return number
+
+
+async def release(
+    connection: asyncpg.Connection, org: str, wallet: str, month: str, amount_nanos: int, *, count: int = 1
+) -> None:
+    """Gives back what a recharge held in a month."""
+    await connection.execute(_RELEASE, org, wallet, month, amount_nanos, count)
+
+
+async def due(connection: asyncpg.Connection, now: datetime, limit: int) -> list[tuple[str, str]]:
+    """(org, wallet) of policies that the sweep should look at, the longest due first."""
+    return [(row["org"], row["wallet"]) for row in await connection.fetch(_DUE, now, limit)]
+
+
+async def swept(connection: asyncpg.Connection, org: str, wallet: str, now: datetime) -> None:
+    """Says that a policy was looked at; called before the evaluation, which may bring the next look forward."""
+    await connection.execute(_SWEPT, org, wallet, now + SWEEP_EVERY)
+
+
+async def put(
+    connection: asyncpg.Connection, org: str, wallet: str, policy: Policy, now: datetime, *, resume: bool
+) -> None:
+    """Stores a policy. A pause stays unless it is ended by `resume` or replaced by another reason."""
+    await connection.execute(
+        _PUT,
+        org,
+        wallet,
+        policy.enabled,
+        policy.threshold_nanos,
+        policy.amount_nanos,
+        policy.max_count,
+        policy.max_amount_nanos,
+        policy.cooldown // timedelta(microseconds=1),
+        policy.paused_reason,
+        now + SWEEP_EVERY,
+        resume,
+    )
+
+
+async def pause(connection: asyncpg.Connection, org: str, wallet: str, reason: str) -> None:
+    """Pauses a policy after a failure, so that it does not start the same again at once."""
+    await connection.execute(_PAUSE, org, wallet, reason[: rules.MAX_REASON_CHARS])
+
+
+async def end_failure_pause(connection: asyncpg.Connection, org: str, wallet: str) -> None:
+    """Ends a pause that a failed recharge made; one that a human made stays."""
+    await connection.execute(_UNPAUSE, org, wallet)
