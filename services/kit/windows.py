@@ -92,9 +92,7 @@ class WindowSpec:
         object.__setattr__(self, "kind", WindowKind(self.kind))
         zone_info(self.zone)
         if not 1 <= self.week_start <= 7:
-            raise WindowError(
-                f"week_start is {self.week_start}; use an ISO weekday, 1 (Monday) to 7 (Sunday)"
-            )
+            raise WindowError(f"week_start is {self.week_start}; use an ISO weekday, 1 (Monday) to 7 (Sunday)")
         if not 1 <= self.anchor_day <= 31:
             raise WindowError(f"anchor_day is {self.anchor_day}; use a day of the month, 1 to 31")
         object.__setattr__(self, "_hash", hash(self._parts()))
@@ -159,7 +157,7 @@ def window_bounds(spec: WindowSpec, key: str) -> tuple[int, int]:
         label = date.fromisoformat(key)
     except ValueError:
         label = date.min
-    if label.isoformat() != key or not 1899 <= label.year < 3000:
+    if label.isoformat() != key or not 1899 <= label.year <= 3000:
         raise WindowError(f"{key!r} is no window key; a key is a date such as '2026-11-01'")
     if _label(spec, label) != label:
         raise WindowError(f"no {spec.kind} window of this budget starts on {key}; {_label(spec, label)} does")

@@ -127,7 +127,7 @@ def test_a_part_of_a_part_falls_back_to_the_nearest_price() -> None:
         (Tokens(output_tokens=-1), "output_tokens", "0 or more"),
         (Tokens(requests=-1), "requests", "0 or more"),
         (Tokens(5, 6), "cache_read_tokens", "total and includes"),
-        (Tokens(5, 3, 3), "cache_write_tokens", "total and includes"),
+        (Tokens(5, 2, 4), "cache_write_tokens", "total and includes"),
         (Tokens(output_tokens=1, reasoning_tokens=2), "reasoning_tokens", "total and includes"),
         (Tokens(MAX_COUNT + 1), "input_tokens", "limit"),
         (Tokens(output_tokens=MAX_COUNT + 1), "output_tokens", "limit"),
