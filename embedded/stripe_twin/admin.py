@@ -1,0 +1,256 @@
+"""The controls under `/_twin/`: faults, clock, redelivery, what the cardholder does, what there is."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from embedded.stripe_twin import faults
+from embedded.stripe_twin.app import Twin, read_body
+from embedded.stripe_twin.errors import ApiError, invalid, no_such
+from embedded.stripe_twin.operations import payment_intents, setup_intents
+from embedded.stripe_twin.params import decode
+from embedded.stripe_twin.store import MAX_ENDPOINTS, Endpoint
+from embedded.stripe_twin.work import Json, Work, new_id
+
+MAX_REDELIVERED = 10_000
+MAX_URL = 2_000
+
+_INTENTS = {
+    "payment_intents": payment_intents.complete_action,
+    "setup_intents": setup_intents.complete_action,
+}
+
+Control = Callable[[Twin, Json, Mapping[str, str]], Json]
+
+
+def routes(twin: Twin) -> list[Route]:
+    """The routes of the controls and of the cardholder's page."""
+
+    async def page(request: Request) -> Response:
+        return await _page(twin, request)
+
+    return [
+        Route("/_twin/state", _control(twin, state), methods=["GET"]),
+        Route("/_twin/faults", _control(twin, add_fault), methods=["POST"]),
+        Route("/_twin/faults", _control(twin, clear_faults), methods=["DELETE"]),
+        Route("/_twin/clock", _control(twin, advance_clock), methods=["POST"]),
+        Route("/_twin/redeliver", _control(twin, redeliver), methods=["POST"]),
+        Route("/_twin/webhook_endpoints", _control(twin, add_endpoint), methods=["POST"]),
+        Route("/_twin/webhook_endpoints/{id}", _control(twin, remove_endpoint), methods=["DELETE"]),
+        Route("/_twin/{intents}/{id}/complete_action", _control(twin, complete_action), methods=["POST"]),
+        Route("/_twin/authenticate/{id}", page, methods=["GET", "POST"]),
+    ]
+
+
+def _control(twin: Twin, control: Control) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        try:
+            body = await _json(request) if request.method == "POST" else {}
+            with twin.store.transaction():
+                answer = control(twin, body, request.path_params)
+        except ApiError as error:
+            return JSONResponse(error.body, error.status)
+        except ValueError as error:
+            return JSONResponse(invalid(str(error)).body, 400)
+        twin.wake()
+        return JSONResponse(answer)
+
+    return endpoint
+
+
+async def _json(request: Request) -> Json:
+    # A web page cannot send this content type to another origin unasked, so none can reach the controls.
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        raise invalid("Send a JSON object with Content-Type: application/json.", status=415)
+    try:
+        body = json.loads(await read_body(request) or "{}")
+    except json.JSONDecodeError as error:
+        raise invalid(f"Invalid JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise invalid("Send a JSON object.")
+    return body
+
+
+def _only(body: Json, **expected: tuple[type | tuple[type, ...], Any]) -> Json:
+    """The members of `body` with defaults; raises ValueError on an unknown, missing or mistyped one."""
+    for name in body:
+        if name not in expected:
+            raise ValueError(f"unknown member {name!r}; known are {', '.join(expected)}")
+    given: Json = {}
+    for name, (kind, default) in expected.items():
+        value = body.get(name, default)
+        if value is ... or isinstance(value, bool) is not (kind is bool) or not isinstance(value, kind):
+            raise ValueError(f"{name} is missing or of the wrong type")
+        given[name] = value
+    return given
+
+
+def state(twin: Twin, _body: Json, _path: Mapping[str, str]) -> Json:
+    """Everything that can be counted, the clock, the faults and the endpoints (without their secrets)."""
+    return {
+        "clock": {"now_s": twin.clock.now(), "offset_s": twin.clock.offset_s},
+        "faults": [_shown(rule) for rule in twin.store.rules()],
+        "webhook_endpoints": [
+            {"id": item.id, "url": item.url, "enabled_events": item.enabled_events} for item in twin.store.endpoints()
+        ],
+        **twin.store.summary(),
+    }
+
+
+def _shown(rule: faults.Rule) -> Json:
+    return {
+        "id": rule.id,
+        "kind": f"{rule.fault.kind}:{rule.fault.argument}".rstrip(":"),
+        **{name: getattr(rule, name) for name in ("match", "times_left", "rate", "seed", "seen", "fired")},
+    }
+
+
+def add_fault(twin: Twin, body: Json, _path: Mapping[str, str]) -> Json:
+    """Arm a fault: `kind`, and optionally `match`, `times`, `rate` (share of the cases), `seed`."""
+    given = _only(
+        body,
+        kind=(str, ...),
+        match=(str, "*"),
+        times=(int, 1),
+        rate=((int, float), 1.0),
+        seed=(int, 0),
+    )
+    if not 1 <= given["times"] <= faults.MAX_TIMES:
+        raise ValueError(f"times must be from 1 to {faults.MAX_TIMES}, not {given['times']}")
+    if not 0 < given["rate"] <= 1:
+        raise ValueError(f"rate must be above 0 and at most 1, not {given['rate']}")
+    if not 0 < len(given["match"]) <= faults.MAX_PATTERN:
+        raise ValueError(f"match must have 1 to {faults.MAX_PATTERN} characters")
+    if len(twin.store.rules()) >= faults.MAX_FAULTS:
+        raise ValueError(f"there are {faults.MAX_FAULTS} faults already; DELETE /_twin/faults removes them")
+    rule_id = twin.store.add_rule(
+        faults.parse(given["kind"]),
+        match=given["match"],
+        times=given["times"],
+        rate=float(given["rate"]),
+        seed=given["seed"],
+    )
+    return {"id": rule_id}
+
+
+def clear_faults(twin: Twin, _body: Json, _path: Mapping[str, str]) -> Json:
+    """Disarm every fault."""
+    twin.store.clear_rules()
+    return {"faults": []}
+
+
+def advance_clock(twin: Twin, body: Json, _path: Mapping[str, str]) -> Json:
+    """Let `advance_s` seconds pass for the twin: keys expire, retries come due."""
+    twin.clock.advance(float(_only(body, advance_s=((int, float), ...))["advance_s"]))
+    twin.store.keep_clock_offset(twin.clock.offset_s)
+    return {"now_s": twin.clock.now(), "offset_s": twin.clock.offset_s}
+
+
+def redeliver(twin: Twin, body: Json, _path: Mapping[str, str]) -> Json:
+    """Send an event again to every endpoint: `event` names one, `all` means the newest 10,000, oldest first."""
+    given = _only(body, event=(str, ""), all=(bool, False))
+    if bool(given["event"]) is given["all"]:
+        raise ValueError("send either event (an event's id) or all (true)")
+    if given["all"]:
+        events = twin.store.event_ids(MAX_REDELIVERED)
+    elif twin.store.get("event", given["event"]) is None:
+        raise no_such("event", given["event"], param="event", status=404)
+    else:
+        events = [given["event"]]
+    now = twin.clock.now()
+    endpoints = twin.store.endpoints()
+    for event_id in events:
+        for endpoint in endpoints:
+            twin.store.owe(event_id, endpoint.id, created=now, due=now, state="pending")
+    return {"queued": len(events) * len(endpoints)}
+
+
+def add_endpoint(twin: Twin, body: Json, _path: Mapping[str, str]) -> Json:
+    """Send events to `url` too, signed with `secret` (made when absent); `enabled_events` narrows them."""
+    given = _only(body, url=(str, ...), secret=(str, ""), enabled_events=(list, ["*"]))
+    check_url(given["url"])
+    if not all(isinstance(item, str) for item in given["enabled_events"]):
+        raise ValueError("enabled_events must be a list of event types")
+    if len(twin.store.endpoints()) >= MAX_ENDPOINTS:
+        raise ValueError(f"there are {MAX_ENDPOINTS} endpoints already; remove one first")
+    endpoint = Endpoint(new_id("we"), given["url"], given["secret"] or new_id("whsec"), given["enabled_events"])
+    twin.store.put_endpoint(endpoint)
+    return {"id": endpoint.id, "url": endpoint.url, "secret": endpoint.secret}
+
+
+def check_url(url: str) -> None:
+    """Raises ValueError unless `url` is one that webhooks can be posted to."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or len(url) > MAX_URL or not url.isprintable():
+        raise ValueError(f"url must be an http or https address of at most {MAX_URL} characters, not {url[:100]!r}")
+
+
+def remove_endpoint(twin: Twin, _body: Json, path: Mapping[str, str]) -> Json:
+    """Stop sending to an endpoint."""
+    if not twin.store.remove_endpoint(path["id"]):
+        raise no_such("webhook endpoint", path["id"], param="id", status=404)
+    return {"id": path["id"], "deleted": True}
+
+
+def complete_action(twin: Twin, body: Json, path: Mapping[str, str]) -> Json:
+    """Do what the cardholder or the bank would: `outcome` succeeded, failed or decline:CODE."""
+    complete = _INTENTS.get(path["intents"])
+    if complete is None:
+        raise invalid(f"Unrecognized request URL: there are {' and '.join(_INTENTS)}.", status=404)
+    outcome = _only(body, outcome=(str, "succeeded"))["outcome"]
+    if outcome.startswith("decline:"):
+        faults.parse(outcome)
+    elif outcome not in ("succeeded", "failed"):
+        raise ValueError(f"outcome must be succeeded, failed or decline:CODE, not {outcome!r}")
+    return complete(Work(twin.store, twin.clock.now()), path["id"], outcome).body
+
+
+_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Stripe twin: authentication</title>
+<style>body{{font:16px system-ui;max-width:32rem;margin:4rem auto;padding:0 1rem}}button{{font:inherit;
+padding:.6rem 1rem;margin-right:.5rem}}</style><h1>3-D Secure test page</h1><p>{text}</p>{form}</html>"""
+_FORM = """<form method="post"><input type="hidden" name="client_secret" value="{secret}">
+<button name="outcome" value="succeeded">Complete authentication</button>
+<button name="outcome" value="failed">Fail authentication</button></form>"""
+
+
+async def _page(twin: Twin, request: Request) -> Response:
+    """The cardholder's page; only the holder of the client secret sees it."""
+    kind = "setup_intent" if request.path_params["id"].startswith("seti_") else "payment_intent"
+    record = twin.store.get(kind, request.path_params["id"])
+    try:
+        form = decode(await read_body(request)) if request.method == "POST" else {}
+    except ApiError as error:
+        return _shown_page(str(error), status=error.status)
+    secret = form.get("client_secret", request.query_params.get("client_secret"))
+    if record is None or record.body["client_secret"] != secret:
+        return _shown_page("No such payment, or the link is not whole.", status=404)
+    intent = record.body
+    if request.method == "GET" and intent["status"] == "requires_action":
+        amount = f"Pay {intent['amount']} {intent['currency']} (minor units)." if "amount" in intent else "Save a card."
+        return _shown_page(amount, form=_FORM.format(secret=html.escape(intent["client_secret"])))
+    if request.method == "POST":
+        outcome = "succeeded" if form.get("outcome") == "succeeded" else "failed"
+        try:
+            with twin.store.transaction():
+                done = _INTENTS[f"{kind}s"](Work(twin.store, twin.clock.now()), intent["id"], outcome)
+        except ApiError as error:
+            return _shown_page(str(error), status=error.status)
+        twin.wake()
+        intent = done.body.get("error", {}).get(kind, done.body)
+    return_url = record.private.get("return_url")
+    if return_url is None:
+        return _shown_page(f"The payment is now {intent['status']}. You may close this page.")
+    query = urlencode({kind: intent["id"], f"{kind}_client_secret": secret, "redirect_status": intent["status"]})
+    return RedirectResponse(f"{return_url}{'&' if '?' in return_url else '?'}{query}", status_code=303)
+
+
+def _shown_page(text: str, *, form: str = "", status: int = 200) -> Response:
+    return HTMLResponse(_PAGE.format(text=html.escape(text), form=form), status)

@@ -1,0 +1,1 @@
+"""What the API does, an endpoint a function: `(work, params, path) -> Answer`, inside one transaction."""
