@@ -1290,7 +1290,7 @@ class RechargePolicy(google.protobuf.message.Message):
     max_count_per_month: builtins.int
     """The most recharges in a month of the wallet's zone, 1 to 1,000."""
     paused_reason: builtins.str
-    """Why a human or the cap paused it. Empty: it is not paused."""
+    """Why it is paused, by a human or after a recharge that failed. Empty: it is not paused."""
     @property
     def threshold(self) -> pursestrings.type.v1.type_pb2.Money:
         """THRESHOLD: recharge when the balance is below this."""
@@ -1337,7 +1337,7 @@ class SetRechargePolicyRequest(google.protobuf.message.Message):
     """End a pause."""
     @property
     def policy(self) -> Global___RechargePolicy:
-        """The whole policy; `wallet` says whose. `paused_reason` is kept unless `resume` is set."""
+        """The whole policy; `wallet` says whose. A `paused_reason` pauses it; an empty one leaves a pause as it is."""
 
     def __init__(
         self,
@@ -1653,7 +1653,7 @@ class AuthorizeAttemptResponse(google.protobuf.message.Message):
 
     @property
     def retry_after(self) -> google.protobuf.duration_pb2.Duration:
-        """WAIT: when to ask again."""
+        """WAIT and OBSERVE: when to ask again."""
 
     def __init__(
         self,
@@ -1686,20 +1686,28 @@ class ReportAttemptRequest(google.protobuf.message.Message):
     RECHARGE_FIELD_NUMBER: builtins.int
     ATTEMPT_FIELD_NUMBER: builtins.int
     PAYMENT_INTENT_FIELD_NUMBER: builtins.int
+    ANSWERED_FIELD_NUMBER: builtins.int
+    ERROR_CODE_FIELD_NUMBER: builtins.int
     recharge: builtins.str
     """`{subject}/recharges/{id}`."""
     attempt: builtins.int
     """The attempt's number."""
     payment_intent: builtins.str
     """The PaymentIntent. Empty: the answer was lost; the wallet finds out."""
+    answered: builtins.bool
+    """Stripe answered the attempt's confirmation; false where it was not asked yet, or the answer was lost."""
+    error_code: builtins.str
+    """The error code of that answer, for example "insufficient_funds". Empty: it was none."""
     def __init__(
         self,
         *,
         recharge: builtins.str = ...,
         attempt: builtins.int = ...,
         payment_intent: builtins.str = ...,
+        answered: builtins.bool = ...,
+        error_code: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "payment_intent", b"payment_intent", "recharge", b"recharge"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["answered", b"answered", "attempt", b"attempt", "error_code", b"error_code", "payment_intent", b"payment_intent", "recharge", b"recharge"]) -> None: ...
 
 Global___ReportAttemptRequest: typing_extensions.TypeAlias = ReportAttemptRequest
 
