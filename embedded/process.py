@@ -111,7 +111,7 @@ def describe(pid: int) -> str:
         raw = (_PROC / str(pid) / "cmdline").read_bytes()
     except OSError:
         return f"pid {pid}"
-    command = raw.replace(b"\0", b" ").decode(errors="replace").strip()
+    command = " ".join(raw.replace(b"\0", b" ").decode(errors="replace").split())
     return f"pid {pid} ({command[:80]})" if command else f"pid {pid}"
 
 

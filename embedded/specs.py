@@ -295,7 +295,7 @@ def _twin(configuration: Configuration) -> ChildSpec:
         name="twin",
         argv=(*_python("embedded.stripe_twin"), *arguments),
         environ=configuration.environ("twin"),
-        ready=probes.tcp(LOOPBACK, port),
+        ready=probes.http(LOOPBACK, port, "/_twin/state"),
         ports={"HTTP": port},
         before_start=lambda: files.make_private_directory(directory),
         cwd=CHECKOUT,

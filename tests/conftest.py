@@ -13,7 +13,7 @@ from embedded import temporal
 from embedded.ports import LOOPBACK, free_ports
 from embedded.postgres import Cluster
 from tests.support.databases import CHECKOUT, Database, Databases, running_cluster
-from tests.support.processes import accepts, running, serves
+from tests.support.processes import answers, running, serves
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +102,6 @@ def twin(session_dir: Path) -> Iterator[TwinServer]:
         environ={"PATH": os.defpath},
         cwd=CHECKOUT,
         log=directory / "twin.log",
-        is_ready=lambda _pid: accepts(port),
+        is_ready=lambda _pid: answers(port, "/_twin/state"),
     ) as pid:
         yield TwinServer(f"http://{LOOPBACK}:{port}", port, pid)

@@ -16,7 +16,7 @@ from tests.support.processes import running
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 # A kill -9 loses nothing without fsync, only a power cut does; and making a database costs a third.
-_TEST_SETTINGS = {**SETTINGS, "fsync": "off", "shared_buffers": "64MB", "min_wal_size": "32MB", "max_wal_size": "256MB"}
+TEST_SETTINGS = {**SETTINGS, "fsync": "off", "shared_buffers": "64MB", "min_wal_size": "32MB", "max_wal_size": "256MB"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class Databases:
 @contextlib.contextmanager
 def running_cluster(directory: Path) -> Iterator[Cluster]:
     """A PostgreSQL with its databases and roles, for a test session."""
-    cluster = Cluster(directory, free_ports(1)[0], settings=_TEST_SETTINGS)
+    cluster = Cluster(directory, free_ports(1)[0], settings=TEST_SETTINGS)
     cluster.prepare()
     with running(
         cluster.argv(),

@@ -1,6 +1,8 @@
 """Real servers for a test session, started without an event loop: a fixture may outlive any loop."""
 
 import contextlib
+import http
+import http.client
 import signal
 import socket
 import subprocess
@@ -62,6 +64,18 @@ def accepts(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, port), timeout=1):
         return True
     return False
+
+
+def answers(port: int, path: str) -> bool:
+    """Whether the HTTP server on the port answers GET `path` with 200."""
+    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=2)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def serves(port: int, service: str = "") -> bool:
