@@ -94,9 +94,7 @@ def parse(text: str) -> Subject:
     if len(parts) % 2:
         raise SubjectError(f"{_show(text)} is not made of collection/id pairs; a subject is {_GRAMMAR}")
     if len(parts) > 2 * MAX_PAIRS:
-        raise SubjectError(
-            f"{_show(text)} has {len(parts) // 2} collection/id pairs; use at most {MAX_PAIRS} levels"
-        )
+        raise SubjectError(f"{_show(text)} has {len(parts) // 2} collection/id pairs; use at most {MAX_PAIRS} levels")
     _check_collections(text, parts[::2])
     for collection, id_ in zip(parts[::2], parts[1::2], strict=True):
         _check_id(text, collection, id_)
@@ -151,9 +149,7 @@ def _check_length(text: str, limit: int, expected: str) -> None:
     if not text:
         raise SubjectError(f"the name is empty; {expected}")
     if len(text) > limit:
-        raise SubjectError(
-            f"{_show(text)} is {len(text)} characters long; the limit is {limit}: use shorter ids"
-        )
+        raise SubjectError(f"{_show(text)} is {len(text)} characters long; the limit is {limit}: use shorter ids")
 
 
 def _check_collections(text: str, collections: list[str]) -> None:

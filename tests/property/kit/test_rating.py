@@ -40,9 +40,8 @@ def totals(exclusive: dict[str, int]) -> dict[str, int]:
 
 
 def as_tokens(counts: dict[str, int]) -> Tokens:
-    core = {kind: count for kind, count in counts.items() if kind in CORE_KINDS}
     extra = tuple((kind, count) for kind, count in counts.items() if kind not in CORE_KINDS)
-    return Tokens(extra=extra)._replace(**core)
+    return Tokens(*(counts[kind] for kind in CORE_KINDS), extra=extra)  # type: ignore[misc, arg-type]
 
 
 def source_nanos(provider: source.Provider, model: source.ModelInfo, counts: dict[str, int], at: datetime) -> Decimal:
@@ -101,6 +100,14 @@ def test_any_mix_at_any_time_costs_what_the_source_says(
     pair: tuple[source.Provider, source.ModelInfo], counts: list[int], at: datetime
 ) -> None:
     compare(*pair, totals({**dict(zip(LEAVES, counts, strict=True)), "requests": 1}), at)
+
+
+def test_every_tier_begins_where_the_source_says() -> None:
+    at = datetime(2026, 11, 22, tzinfo=UTC)
+    for provider, model in TIERED:
+        for tier in TABLE.lookup(provider.id, model.id, unix_us(at)).rate.tiers:
+            for count in (tier.above_input_tokens - 1, tier.above_input_tokens, tier.above_input_tokens + 1):
+                compare(provider, model, dict.fromkeys(CORE_KINDS, 0) | {"input_tokens": count, "requests": 1}, at)
 
 
 def test_the_sample_has_tiers_history_and_times_of_day() -> None:

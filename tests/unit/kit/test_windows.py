@@ -110,6 +110,8 @@ def test_an_instant_falls_into_its_window(spec: WindowSpec, instant: str, key: s
         # Midnight does not exist: the day starts at 01:00.
         ("America/Sao_Paulo", "2017-10-15", 23),
         ("Asia/Beirut", "2022-03-27", 23),
+        # 23:30 became 00:30: the day starts half an hour late.
+        ("America/Toronto", "1919-03-31", 23.5),
         # 00:01 turns back to 23:01 of the day before: that hour belongs to the day that had begun.
         ("America/St_Johns", "2006-10-29", 25),
         # The date line moved.
