@@ -1,0 +1,21 @@
+"""Who may call what."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from services.kit.auth import ROLES, Rule, by_field, by_items, by_org, rule
+
+_SERVICE: Final = "/pursestrings.metering.v1.MeteringService"
+_WRITERS: Final = ("agent", "operator", "service")
+_READERS: Final = ("agent", "operator", "approver", "auditor", "service")
+
+ACCESS: Final[Mapping[str, Rule]] = {
+    f"{_SERVICE}/RecordUsage": rule(by_field("event.subject"), *_WRITERS),
+    f"{_SERVICE}/BatchRecordUsage": rule(by_items("events", "subject"), *_WRITERS),
+    f"{_SERVICE}/Estimate": rule(by_field("subject"), *_READERS),
+    f"{_SERVICE}/GetUsage": rule(by_field("subject"), *_READERS),
+    f"{_SERVICE}/QueryUsage": rule(by_field("subject"), *_READERS),
+    # Prices are no secret of any subject.
+    f"{_SERVICE}/GetRateTable": rule(lambda _request: (), *ROLES),
+    f"{_SERVICE}/Audit": rule(by_org("org"), "auditor", "operator", "service"),
+}

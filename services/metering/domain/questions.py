@@ -1,0 +1,245 @@
+"""What is asked of usage: ranges cut so that sums of rollups are exact, groups, shares and page tokens."""
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from services.kit import money, windows
+from services.kit.errors import Code, PurseError, invalid
+from services.metering.domain.usage import bucket_of
+
+RANGE_MAX: Final = timedelta(days=800)
+"""The longest range that can be asked about."""
+PAGE_MAX: Final = 1_000
+"""The most groups a page."""
+PAGE_DEFAULT: Final = 100
+GROUP_BY_MAX: Final = 3
+"""The most dimensions at once."""
+TOKEN_CHARS_MAX: Final = 8_192
+"""The longest page token."""
+
+_BUCKET: Final = timedelta(minutes=15)
+
+
+class GroupBy(StrEnum):
+    """What usage can be grouped by."""
+
+    DAY = "DAY"
+    MODEL = "MODEL"
+    SUBJECT = "SUBJECT"
+    PROVIDER = "PROVIDER"
+    OPERATION = "OPERATION"
+
+
+class Span(NamedTuple):
+    """From an instant to another, the latter not included."""
+
+    start: datetime
+    end: datetime
+
+
+class Cut(NamedTuple):
+    """A range as whole 15 minutes, which rollups answer, and what is left at its ends, which events answer."""
+
+    whole: Span
+    edges: tuple[Span, ...]
+
+
+class Days(NamedTuple):
+    """The days of a range: their dates, and when each begins, ascending."""
+
+    labels: tuple[str, ...]
+    starts: tuple[datetime, ...]
+
+
+@dataclass(slots=True)
+class Totals:
+    """Sums of usage. `tokens` are input, cache read, cache write, output, reasoning; costs are nanos by currency."""
+
+    tokens: list[int] = field(default_factory=lambda: [0] * 5)
+    requests: int = 0
+    operations: int = 0
+    errors: int = 0
+    unrated: int = 0
+    sessions: int = 0
+    costs: dict[str, int] = field(default_factory=dict)
+
+    def add(self, currency: str, sums: Sequence[int]) -> None:
+        """Adds one currency's sums: tokens by kind (5), requests, operations, errors, cost. '' is UNRATED."""
+        for kind in range(5):
+            self.tokens[kind] += int(sums[kind])
+        self.requests += int(sums[5])
+        self.operations += int(sums[6])
+        self.errors += int(sums[7])
+        if currency:
+            self.costs[currency] = self.costs.get(currency, 0) + int(sums[8])
+        else:
+            self.unrated += int(sums[6])
+
+    def check(self) -> None:
+        """Refuses sums that the answer cannot hold.
+
+        Raises:
+            PurseError: AMOUNT_OUT_OF_RANGE.
+        """
+        if max(*self.tokens, self.requests, *self.costs.values(), 0) > money.MAX_NANOS:
+            raise PurseError(
+                Code.OUT_OF_RANGE, "AMOUNT_OUT_OF_RANGE", "the sum is past a 64-bit integer; ask about a shorter range"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A page of grouped usage, checked.
+
+    Attributes:
+        subject: Whose, descendants included.
+        span: Of when.
+        group_by: By what, in the order of the keys.
+        zone: Where days begin.
+        page_size: The most groups.
+        after: The last page's last keys; empty on the first page.
+        fingerprint: Of what was asked, so that a page token is not used for another question.
+    """
+
+    subject: str
+    span: Span
+    group_by: tuple[GroupBy, ...]
+    zone: str
+    page_size: int
+    after: tuple[str, ...]
+    fingerprint: str
+
+    def next_token(self, last_keys: Sequence[str]) -> str:
+        """The token of the page that begins after these keys; it keeps the span, though time goes on."""
+        content = [
+            self.fingerprint,
+            windows.unix_us(self.span.start),
+            windows.unix_us(self.span.end),
+            list(last_keys),
+        ]
+        return base64.urlsafe_b64encode(json.dumps(content, separators=(",", ":")).encode()).decode()
+
+
+def ask(
+    subject: str,
+    *,
+    start: datetime | None,
+    end: datetime | None,
+    group_by: Sequence[GroupBy],
+    zone: str,
+    page_size: int,
+    page_token: str,
+    now: datetime,
+) -> Question:
+    """Checks a question and fills in what was left out: this month in the zone, up to now; 100 groups.
+
+    Raises:
+        PurseError: A field is wrong; the error names it.
+    """
+    zone = check_zone(zone)
+    if len(group_by) > GROUP_BY_MAX or len(set(group_by)) != len(group_by):
+        raise invalid("group_by", f"name at most {GROUP_BY_MAX} dimensions, each once")
+    if not 0 <= page_size <= PAGE_MAX:
+        raise invalid("page_size", f"is {page_size}; use 1 to {PAGE_MAX}, or 0 for {PAGE_DEFAULT}")
+    asked = [subject, str(start), str(end), *group_by, zone]
+    fingerprint = hashlib.blake2b(json.dumps(asked).encode(), digest_size=9).hexdigest()
+    if page_token:
+        span, after = _read_token(page_token, fingerprint, len(group_by))
+    else:
+        month = windows.window_at(windows.WindowSpec(windows.WindowKind.MONTH, zone), windows.unix_us(now))
+        span, after = Span(start or windows.from_unix_us(month.start_us), end or now), ()
+    if span.end <= span.start:
+        raise invalid("end_time", f"{span.end.isoformat()} is not after the start, {span.start.isoformat()}")
+    if span.end - span.start > RANGE_MAX:
+        raise invalid("start_time", f"the range is longer than {RANGE_MAX.days} days; ask in parts")
+    return Question(subject, span, tuple(group_by), zone, page_size or PAGE_DEFAULT, after, fingerprint)
+
+
+def check_zone(zone: str) -> str:
+    """The zone's name, UTC where it is empty.
+
+    Raises:
+        PurseError: UNKNOWN_TIME_ZONE.
+    """
+    name = zone or "UTC"
+    try:
+        windows.zone_info(name)
+    except windows.UnknownZoneError as error:
+        raise invalid("time_zone", str(error), "UNKNOWN_TIME_ZONE") from None
+    return name
+
+
+def window_span(kind: windows.WindowKind, zone: str, now: datetime) -> Span:
+    """The day or month that holds an instant in a zone."""
+    window = windows.window_at(windows.WindowSpec(kind, zone), windows.unix_us(now))
+    return Span(windows.from_unix_us(window.start_us), windows.from_unix_us(window.end_us))
+
+
+def cut(span: Span) -> Cut:
+    """Cuts a range at the 15 minutes of the rollups, so that the parts' sums are exactly the range's."""
+    first = datetime.fromtimestamp(bucket_of(span.start), UTC)
+    start = first if first == span.start else first + _BUCKET
+    end = datetime.fromtimestamp(bucket_of(span.end), UTC)
+    if end < start:
+        return Cut(Span(start, start), (span,))
+    edges = (Span(span.start, start), Span(end, span.end))
+    return Cut(Span(start, end), tuple(edge for edge in edges if edge.start < edge.end))
+
+
+def days_of(span: Span, zone: str) -> Days:
+    """The days that a range touches, in a zone."""
+    spec = windows.WindowSpec(windows.WindowKind.DAY, zone)
+    end_us = windows.unix_us(span.end)
+    labels, starts = [], []
+    at_us = windows.unix_us(span.start)
+    while at_us < end_us:
+        day = windows.window_at(spec, at_us)
+        labels.append(day.key)
+        starts.append(windows.from_unix_us(day.start_us))
+        at_us = day.end_us
+    return Days(tuple(labels), tuple(starts))
+
+
+def share_bps(part_nanos: int, whole_nanos: int) -> int:
+    """A part's share in hundredths of a percent, rounded half-even; 0 of nothing."""
+    return money.divide_half_even(part_nanos * 10_000, whole_nanos) if whole_nanos > 0 else 0
+
+
+def sum_totals(rows: Iterable[tuple[str, Sequence[int]]]) -> Totals:
+    """The totals of rows of (currency, sums)."""
+    totals = Totals()
+    for currency, sums in rows:
+        totals.add(currency, sums)
+    return totals
+
+
+def _read_token(token: str, fingerprint: str, keys: int) -> tuple[Span, tuple[str, ...]]:
+    wrong = invalid("page_token", "is not one of this question's; send the `next_page_token` of the page before")
+    if len(token) > TOKEN_CHARS_MAX:
+        raise wrong
+    try:
+        known, start_us, end_us, after = json.loads(base64.urlsafe_b64decode(token.encode("ascii")))
+        span = Span(windows.from_unix_us(start_us), windows.from_unix_us(end_us))
+    except (ValueError, TypeError, OverflowError, RecursionError, binascii.Error):
+        raise wrong from None
+    if known != fingerprint or not isinstance(after, list) or len(after) != keys:
+        raise wrong
+    if not all(isinstance(key, str) and "\0" not in key and _is_text(key) for key in after):
+        raise wrong
+    return span, tuple(after)
+
+
+def _is_text(value: str) -> bool:
+    """Whether it can be written as UTF-8, which half a surrogate pair cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

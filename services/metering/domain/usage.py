@@ -1,0 +1,422 @@
+"""What a metered call is, when it is accepted, and what it costs. Pure: the time and the rate cards are passed in."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from services.kit import money, subject
+from services.kit.errors import Code, PurseError, invalid
+from services.kit.rating import RateTable, Tokens, TokensError, UnknownModelError, check_tokens, rate
+from services.kit.windows import unix_us
+
+BATCH_MAX: Final = 1_000
+"""The most events a batch."""
+KEY_CHARS_MAX: Final = 128
+"""The longest source and the longest id, in characters."""
+NAME_CHARS_MAX: Final = 128
+"""The longest session, run and status, in characters."""
+OPERATION_CHARS_MAX: Final = 63
+"""The longest operation and effort, in characters."""
+PROVIDER_CHARS_MAX: Final = 63
+MODEL_BYTES_MAX: Final = 256
+"""The longest model name in bytes: it is part of the rollups' key, which has to fit an index row."""
+LABELS_MAX: Final = 16
+LABEL_KEY_CHARS_MAX: Final = 63
+LABEL_VALUE_CHARS_MAX: Final = 255
+
+CLOCK_SKEW: Final = timedelta(minutes=5)
+"""How far clocks may disagree."""
+AGENT_PAST: Final = timedelta(hours=1)
+"""How long ago an agent may say that an unreserved call happened."""
+AGENT_RESERVED_PAST: Final = timedelta(hours=24)
+"""The same for a call with a reservation. The rule is "since the reservation was made", which is the budget service's
+to know; asking it would put a second service in the way of every call. A reservation lives for a day at the most."""
+PAST_MAX: Final = timedelta(days=90)
+"""How long ago anybody may say that a call happened: as long as ids are deduplicated."""
+KEYS_KEPT: Final = PAST_MAX + timedelta(days=1)
+"""How long ids are kept: longer than any event that could come again is accepted."""
+
+BUCKET_S: Final = 900
+"""The length of a rollup in seconds. Every zone's offset is a multiple of it, so every zone's days are too."""
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class Given(NamedTuple):
+    """A call as its caller reports it."""
+
+    subject: str
+    source: str
+    id: str
+    provider: str
+    model: str
+    operation: str
+    labels: Mapping[str, str]
+    tokens: tuple[int, int, int, int, int]
+    """Input, cache read, cache write, output, reasoning."""
+    requests: int | None
+    cost: tuple[str, int] | None
+    """Currency and nanos."""
+    occurred_at: datetime | None
+    session: str
+    run: str
+    effort: str
+    failed: bool
+    status: str
+    reservation: str
+    final: bool
+
+
+class Usage(NamedTuple):
+    """A call as it is kept, in the order of the table's columns. Amounts are nanos; `cost_nanos` None is UNRATED."""
+
+    org: str
+    occurred_at: datetime
+    source: str
+    id: str
+    subject: str
+    provider: str
+    model: str
+    given_provider: str
+    given_model: str
+    operation: str
+    labels: str
+    input_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    requests: int
+    cost_nanos: int | None
+    currency: str
+    rate_card_version: str
+    session: str
+    run: str
+    effort: str
+    failed: bool
+    status: str
+    reservation: str
+    final: bool
+    recorded_at: datetime
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What deduplicates it."""
+        return (self.org, self.source, self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class RateCard:
+    """Prices, and from when they are in force."""
+
+    version: str
+    effective_from: datetime
+    table: RateTable
+
+
+class RateCards:
+    """All versions of the prices.
+
+    Args:
+        cards: At least one; the earliest also rates what happened before it.
+    """
+
+    def __init__(self, cards: Sequence[RateCard]) -> None:
+        if not cards:
+            raise ValueError("there is no rate card")
+        # Of two that begin together the later version name wins, on every replica alike.
+        self._newest_first = sorted(cards, key=lambda card: (card.effective_from, card.version), reverse=True)
+
+    def at(self, instant: datetime) -> RateCard:
+        """The card in force at an instant."""
+        for card in self._newest_first:
+            if card.effective_from <= instant:
+                return card
+        return self._newest_first[-1]
+
+
+class Priced(NamedTuple):
+    """What a call costs and under which names it was found. `cost_nanos` None is UNRATED, the currency '' then."""
+
+    provider: str
+    model: str
+    cost_nanos: int | None
+    currency: str
+    rate_card_version: str
+
+
+def accept(
+    given: Given, labels_json: str, *, trusted: bool, now: datetime, cards: RateCards
+) -> tuple[Usage, PurseError | None]:
+    """Checks and rates a call.
+
+    Args:
+        given: The call.
+        labels_json: Its labels as JSON text.
+        trusted: Whether the caller may set a cost and a time long past.
+        now: The time, aware.
+        cards: The prices.
+
+    Returns:
+        The call as it is to be kept, and why its time is refused, if it is. That is told apart because it does not
+        hold for a call that was recorded before: sent again late, it is still the same call.
+
+    Raises:
+        PurseError: A field is wrong; the error names it.
+    """
+    who = parse_subject(given.subject, "event.subject")
+    _check_texts(given)
+    _check_labels(given.labels)
+    _check_reservation(given.reservation)
+    requests = given.requests
+    if requests is None:
+        requests = 1 if given.final else 0
+    tokens = Tokens(*given.tokens, requests)
+    occurred_at = given.occurred_at or now
+    refusal = None if given.occurred_at is None else _check_time(given, trusted=trusted, now=now)
+    try:
+        priced = _price(given, tokens, occurred_at, cards)
+    except TokensError as error:
+        raise _bad_count(error, "event.") from None
+    if given.cost is not None:
+        priced = _given_cost(given.cost, priced, trusted=trusted)
+    usage = Usage(
+        who.org, occurred_at, given.source, given.id, who.name,
+        priced.provider, priced.model, given.provider, given.model, given.operation, labels_json,
+        *given.tokens, requests,
+        priced.cost_nanos, priced.currency, priced.rate_card_version,
+        given.session, given.run, given.effort, given.failed, given.status, given.reservation, given.final, now,
+    )  # fmt: skip
+    return usage, refusal
+
+
+def estimate(name: str, provider: str, model: str, tokens: Tokens, *, now: datetime, cards: RateCards) -> Priced:
+    """What a call would cost now.
+
+    Raises:
+        PurseError: UNKNOWN_MODEL with close names, or a malformed subject or count; the error names the field.
+    """
+    parse_subject(name, "subject")
+    card = cards.at(now)
+    try:
+        found = card.table.lookup(provider, model, unix_us(now))
+        cost_nanos = rate(found.rate, tokens)
+    except UnknownModelError as error:
+        raise _unknown_model(error) from None
+    except TokensError as error:
+        raise _bad_count(error, "") from None
+    return Priced(found.ref.provider, found.ref.model, cost_nanos, card.table.currency_code, card.version)
+
+
+class RollupKey(NamedTuple):
+    """Which sum an event belongs to; `bucket_s` is the start of its 15 minutes in unix seconds."""
+
+    org: str
+    bucket_s: int
+    subject: str
+    provider: str
+    model: str
+    operation: str
+    currency: str
+
+
+class SessionKey(NamedTuple):
+    """A session that had events in 15 minutes."""
+
+    org: str
+    bucket_s: int
+    subject: str
+    provider: str
+    model: str
+    operation: str
+    session: str
+
+
+def roll_up(events: Iterable[Usage]) -> dict[RollupKey, list[int]]:
+    """Sums of events: tokens by kind (5), requests, operations, errors, cost in nanos; unsorted."""
+    sums: dict[RollupKey, list[int]] = {}
+    for event in events:
+        key = RollupKey(
+            event.org,
+            bucket_of(event.occurred_at),
+            event.subject,
+            event.provider,
+            event.model,
+            event.operation,
+            event.currency,
+        )
+        entry = sums.get(key)
+        if entry is None:
+            entry = sums[key] = [0, 0, 0, 0, 0, 0, 0, 0, 0]
+        entry[0] += event.input_tokens
+        entry[1] += event.cache_read_tokens
+        entry[2] += event.cache_write_tokens
+        entry[3] += event.output_tokens
+        entry[4] += event.reasoning_tokens
+        entry[5] += event.requests
+        entry[6] += 1
+        entry[7] += event.failed
+        entry[8] += event.cost_nanos or 0
+    return sums
+
+
+def sessions_of(events: Iterable[Usage]) -> set[SessionKey]:
+    """The sessions that events name."""
+    return {
+        SessionKey(
+            event.org,
+            bucket_of(event.occurred_at),
+            event.subject,
+            event.provider,
+            event.model,
+            event.operation,
+            event.session,
+        )
+        for event in events
+        if event.session
+    }
+
+
+def bucket_of(instant: datetime) -> int:
+    """The start of the 15 minutes that hold an instant, in unix seconds."""
+    return int(instant.timestamp() // BUCKET_S) * BUCKET_S
+
+
+def parse_subject(name: str, field: str) -> subject.Subject:
+    """The subject that a field of a request names; refused as MALFORMED_SUBJECT."""
+    try:
+        return subject.parse(name)
+    except subject.SubjectError as error:
+        raise invalid(field, str(error), "MALFORMED_SUBJECT") from None
+
+
+def _check_texts(given: Given) -> None:
+    _check_text(given.source, "event.source", KEY_CHARS_MAX, required=True)
+    _check_text(given.id, "event.id", KEY_CHARS_MAX, required=True)
+    _check_text(given.provider, "event.call.provider", PROVIDER_CHARS_MAX)
+    _check_text(given.operation, "event.call.operation", OPERATION_CHARS_MAX)
+    _check_text(given.session, "event.session", KEY_CHARS_MAX)
+    _check_text(given.run, "event.run", KEY_CHARS_MAX)
+    _check_text(given.effort, "event.effort", OPERATION_CHARS_MAX)
+    _check_text(given.status, "event.status", KEY_CHARS_MAX)
+    _check_model(given.model)
+
+
+@lru_cache(maxsize=16_384)
+def _check_model(name: str) -> None:
+    _check_text(name, "event.call.model", MODEL_BYTES_MAX)
+    size = len(name.encode())
+    if size > MODEL_BYTES_MAX:
+        raise invalid("event.call.model", f"is {size} bytes long; the limit is {MODEL_BYTES_MAX}")
+
+
+def _check_text(value: str, field: str, chars_max: int, *, required: bool = False) -> None:
+    if required and not value:
+        raise invalid(field, "is empty; it is required, for it is part of what tells events apart")
+    if len(value) > chars_max:
+        raise invalid(field, f"is {len(value)} characters long; the limit is {chars_max}")
+    if not value.isprintable() and _CONTROL.search(value):
+        raise invalid(field, "holds control characters; remove them")
+
+
+def _check_labels(labels: Mapping[str, str]) -> None:
+    if len(labels) > LABELS_MAX:
+        raise invalid("event.call.labels", f"there are {len(labels)} labels; the limit is {LABELS_MAX}")
+    for key, value in labels.items():
+        if not key:
+            raise invalid("event.call.labels", "a label's key is empty; name it")
+        _check_text(key, "event.call.labels", LABEL_KEY_CHARS_MAX)
+        _check_text(value, f"event.call.labels.{key}", LABEL_VALUE_CHARS_MAX)
+
+
+def _check_reservation(name: str) -> None:
+    if not name:
+        return
+    try:
+        subject.parse_resource(name, "reservations")
+    except subject.SubjectError as error:
+        raise invalid("event.reservation", str(error), "MALFORMED_NAME") from None
+
+
+def _check_time(given: Given, *, trusted: bool, now: datetime) -> PurseError | None:
+    occurred_at = given.occurred_at
+    assert occurred_at is not None
+    if occurred_at > now + CLOCK_SKEW:
+        return invalid(
+            "event.occurred_at",
+            f"{occurred_at.isoformat()} is in the future; it is {now.isoformat()} here, and clocks may differ by "
+            f"{CLOCK_SKEW}: set the sender's clock, or leave the field empty for now",
+            "IN_THE_FUTURE",
+        )
+    if occurred_at < now - PAST_MAX:
+        return invalid(
+            "event.occurred_at",
+            f"{occurred_at.isoformat()} is more than {PAST_MAX.days} days ago, longer than events are told apart; "
+            "an operator may correct the books instead",
+            "TOO_OLD",
+        )
+    if trusted:
+        return None
+    past = AGENT_RESERVED_PAST if given.reservation else AGENT_PAST
+    if occurred_at < now - past - CLOCK_SKEW:
+        return invalid(
+            "event.occurred_at",
+            f"{occurred_at.isoformat()} is too long ago for the role agent, which may go back {past} "
+            f"{'with' if given.reservation else 'without'} a reservation; "
+            "leave the field empty for now, or let an operator or service record it",
+            "TOO_OLD",
+        )
+    return None
+
+
+def _price(given: Given, tokens: Tokens, occurred_at: datetime, cards: RateCards) -> Priced:
+    card = cards.at(occurred_at)
+    try:
+        found = card.table.lookup(given.provider, given.model, unix_us(occurred_at))
+    except UnknownModelError:
+        check_tokens(tokens)
+        provider, model = _canonical(given, card)
+        return Priced(provider, model, None, "", "")
+    return Priced(*found.ref, rate(found.rate, tokens), card.table.currency_code, card.version)
+
+
+def _canonical(given: Given, card: RateCard) -> tuple[str, str]:
+    """The names of a model without a price then: it may be a known one all the same."""
+    try:
+        return card.table.resolve(given.provider, given.model)
+    except UnknownModelError:
+        return given.provider, given.model
+
+
+def _given_cost(cost: tuple[str, int], priced: Priced, *, trusted: bool) -> Priced:
+    if not trusted:
+        raise PurseError(
+            Code.PERMISSION_DENIED,
+            "COST_NOT_YOURS",
+            "event.cost: the role agent may not set a cost; leave it out, and the rate card prices the call",
+            field="event.cost",
+        )
+    code, amount_nanos = cost
+    try:
+        money.currency(code)
+    except money.MoneyError as error:
+        raise invalid("event.cost.currency_code", str(error)) from None
+    if amount_nanos < 0:
+        raise invalid(
+            "event.cost.amount_nanos",
+            f"{amount_nanos} is negative; a cost is zero or more, and less is a correction",
+            "AMOUNT_OUT_OF_RANGE",
+        )
+    return Priced(priced.provider, priced.model, amount_nanos, code, "")
+
+
+def _bad_count(error: TokensError, prefix: str) -> PurseError:
+    field = f"{prefix}requests" if error.field == "requests" else f"{prefix}tokens.{error.field}"
+    return invalid(field.removesuffix(".tokens"), str(error), "AMOUNT_OUT_OF_RANGE")
+
+
+def _unknown_model(error: UnknownModelError) -> PurseError:
+    return invalid(f"call.{error.field}", str(error), "UNKNOWN_MODEL", suggestions=", ".join(error.suggestions))

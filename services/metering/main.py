@@ -1,0 +1,116 @@
+"""Starts metering: the only place that wires its parts."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import asyncpg
+
+from pursestrings.budget.v1 import budget_pb2_grpc
+from pursestrings.metering.v1 import metering_pb2_grpc
+from services.kit.channel import channel
+from services.kit.database import create_pool, is_reachable
+from services.kit.groupcommit import GroupCommit
+from services.kit.loops import Loop, Loops
+from services.kit.rate_source import load_rate_table
+from services.kit.server import GrpcServer, run
+from services.kit.settings import secret
+from services.kit.telemetry import configure_logging
+from services.metering.access import ACCESS
+from services.metering.domain.usage import KEYS_KEPT
+from services.metering.prices import Prices
+from services.metering.relay import UsageRelay
+from services.metering.service import MeteringService
+from services.metering.settings import MeteringSettings
+from services.metering.store import upkeep
+from services.metering.store.recording import record
+
+NAME: Final = "pursestrings.metering.v1.MeteringService"
+_PARTITIONS_AHEAD: Final = timedelta(days=62)
+_PARTITIONS_INTERVAL_S: Final = 3_600.0
+_FORGET_INTERVAL_S: Final = 600.0
+
+
+def clock() -> datetime:
+    """The time."""
+    return datetime.now(UTC)
+
+
+@asynccontextmanager
+async def serving(settings: MeteringSettings) -> AsyncIterator[GrpcServer]:
+    """Metering, wired and started; ends when the block does, after what was accepted is committed."""
+    pool = await create_pool(
+        secret(settings.metering_dsn, "PURSE_METERING_DSN"),
+        application_name="metering",
+        size_max=settings.connections_max,
+    )
+    budget_channel = channel(
+        settings.budget_address,
+        settings.service_token(),
+        ca_file=settings.tls_ca_file,
+        allow_plaintext=settings.allow_plaintext,
+    )
+    async with pool, budget_channel:
+        prices = Prices(pool, settings.cards_interval_s)
+        await prices.publish(load_rate_table())
+        await _make_partitions(pool)
+        relay = UsageRelay(
+            pool,
+            budget_pb2_grpc.BudgetServiceStub(budget_channel),
+            name=await upkeep.relay_name(pool),
+            batch_max=settings.relay_batch_max,
+            tries_max=settings.relay_tries_max,
+            timeout_s=settings.relay_timeout_s,
+            report_interval_s=settings.report_interval_s,
+        )
+        recorder = GroupCommit(
+            pool,
+            record,
+            org_of=lambda item: item.usage.org,
+            name="record usage",
+            batch_max=settings.record_batch_max,
+            queue_max=settings.queue_items_max,
+        )
+        service = MeteringService(pool, recorder, prices, recorded=relay.wake, clock=clock)
+        server = GrpcServer(settings, access=ACCESS, ready=lambda: is_reachable(pool))
+        server.add(metering_pb2_grpc.add_MeteringServiceServicer_to_server, service, NAME)
+        cards = Loop("rate cards", prices.refresh, settings.cards_interval_s)
+        async with Loops([*relay.loops, *_housekeeping(pool), cards]):
+            await server.start()
+            try:
+                yield server
+            finally:
+                await server.stop()
+                await recorder.close()
+
+
+async def main() -> None:
+    """Serves until SIGTERM or SIGINT."""
+    settings = MeteringSettings()
+    configure_logging(settings.log_level, "metering")
+    async with serving(settings) as server:
+        await server.wait_stopped()
+
+
+async def _make_partitions(pool: asyncpg.Pool) -> None:
+    now = clock()
+    await upkeep.ensure_partitions(pool, now - KEYS_KEPT, now + _PARTITIONS_AHEAD)
+
+
+def _housekeeping(pool: asyncpg.Pool) -> list[Loop]:
+    async def partitions() -> bool:
+        await _make_partitions(pool)
+        return False
+
+    async def forget() -> bool:
+        return await upkeep.forget_keys(pool, clock())
+
+    return [
+        Loop("usage partitions", partitions, _PARTITIONS_INTERVAL_S),
+        Loop("forget usage keys", forget, _FORGET_INTERVAL_S),
+    ]
+
+
+if __name__ == "__main__":
+    run(main)

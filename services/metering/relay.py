@@ -1,0 +1,137 @@
+"""Tells the budget service of usage, at least once, and up to when all of it has been told."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import asyncpg
+import grpc
+from google.protobuf.message import DecodeError
+
+from pursestrings.budget.v1 import budget_pb2, budget_pb2_grpc
+from services.kit.errors import Code, PurseError, unavailable
+from services.kit.loops import Loop
+from services.kit.outbox import DeliveredThrough, OutboxMessage, Relay
+from services.kit.status import from_rpc_error, from_rpc_status
+from services.metering.store.recording import TOPIC
+from services.metering.wire import timestamp_of
+
+CALL_BYTES_MAX: Final = 3 * 1024 * 1024
+"""The most bytes of events a call: the receiver's limit is 4 MiB."""
+
+# A call refused as a whole for what these say is no fault of its events: they wait, and none is parked for it.
+_NOT_THE_EVENTS_FAULT: Final = frozenset({
+    Code.ABORTED,
+    Code.CANCELLED,
+    Code.DEADLINE_EXCEEDED,
+    Code.PERMISSION_DENIED,
+    Code.RESOURCE_EXHAUSTED,
+    Code.UNAUTHENTICATED,
+    Code.UNAVAILABLE,
+    Code.UNIMPLEMENTED,
+})  # fmt: skip
+
+
+class UsageRelay:
+    """Delivers usage from the outbox.
+
+    Args:
+        pool: The outbox's database.
+        budget: The budget service.
+        name: This database's name as a relay.
+        batch_max: The most events a delivery.
+        tries_max: After how many refusals of its own an event is parked.
+        timeout_s: How long one call may take.
+        report_interval_s: How often to say up to when all is delivered.
+    """
+
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        budget: "budget_pb2_grpc.BudgetServiceAsyncStub",
+        *,
+        name: str,
+        batch_max: int = 1_000,
+        tries_max: int = 10,
+        timeout_s: float = 15.0,
+        report_interval_s: float = 1.0,
+    ) -> None:
+        self._pool = pool
+        self._budget = budget
+        self._name = name
+        self._timeout_s = timeout_s
+        self._relay = Relay(pool, TOPIC, self._send, batch_max=batch_max, tries_max=tries_max)
+        self._delivered = DeliveredThrough(TOPIC)
+        self._report = Loop("report delivered usage", self.report, report_interval_s)
+
+    @property
+    def loops(self) -> list[Loop]:
+        """What must run for usage to be delivered."""
+        return [self._relay.loop, self._report]
+
+    def wake(self) -> None:
+        """Says that usage was recorded."""
+        self._relay.wake()
+
+    async def deliver(self) -> bool:
+        """Delivers one batch; returns whether more may be due."""
+        return await self._relay.step()
+
+    async def report(self) -> bool:
+        """Tells up to when all is delivered, once that is known; returns False: nothing more to do at once."""
+        async with self._pool.acquire() as connection:
+            through = await self._delivered.observe(connection)
+        if through is not None:
+            request = budget_pb2.ApplyUsageRequest(relay=self._name, delivered_through=timestamp_of(through))
+            try:
+                await self._budget.ApplyUsage(request, timeout=self._timeout_s)
+            except grpc.aio.AioRpcError as error:
+                raise from_rpc_error(error) from None
+        return False
+
+    async def _send(self, messages: list[OutboxMessage]) -> Sequence[Exception | None]:
+        results: list[Exception | None] = [None] * len(messages)
+        items: list[budget_pb2.UsageItem] = []
+        places: list[int] = []
+        size = 0
+        for place, message in enumerate(messages):
+            try:
+                item = budget_pb2.UsageItem.FromString(message.payload)
+            except DecodeError as error:
+                results[place] = error
+                continue
+            if size + len(message.payload) > CALL_BYTES_MAX:
+                await self._apply_into(results, items, places)
+                items, places, size = [], [], 0
+            items.append(item)
+            places.append(place)
+            size += len(message.payload)
+        await self._apply_into(results, items, places)
+        return results
+
+    async def _apply_into(
+        self, results: list[Exception | None], items: list[budget_pb2.UsageItem], places: list[int]
+    ) -> None:
+        if items:
+            for place, result in zip(places, await self._apply(items), strict=True):
+                results[place] = result
+
+    async def _apply(self, items: list[budget_pb2.UsageItem]) -> list[Exception | None]:
+        """Applies events. Where one makes the whole call fail, halves find out which."""
+        request = budget_pb2.ApplyUsageRequest(items=items, relay=self._name)
+        try:
+            response = await self._budget.ApplyUsage(request, timeout=self._timeout_s)
+        except grpc.aio.AioRpcError as failure:
+            error = from_rpc_error(failure)
+            if error.code in _NOT_THE_EVENTS_FAULT:
+                return [unavailable(f"budget: {error.code.name}: {error.message}")] * len(items)
+            if len(items) == 1:
+                return [error]
+            middle = len(items) // 2
+            return [*await self._apply(items[:middle]), *await self._apply(items[middle:])]
+        if len(response.results) != len(items):
+            wrong = f"budget answered {len(response.results)} results for {len(items)} events"
+            return [PurseError(Code.INTERNAL, "RESULTS_MISSING", wrong)] * len(items)
+        return [
+            from_rpc_status(result.error) if result.WhichOneof("result") == "error" else None
+            for result in response.results
+        ]

@@ -1,0 +1,251 @@
+"""The gRPC face of metering: translate, call, answer."""
+
+import secrets
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Final
+
+import asyncpg
+import grpc
+from google.rpc import status_pb2
+
+from pursestrings.budget.v1 import budget_pb2
+from pursestrings.metering.v1 import metering_pb2, metering_pb2_grpc
+from pursestrings.type.v1 import type_pb2
+from services.kit.auth import identity
+from services.kit.database import is_connection_lost
+from services.kit.errors import Code, PurseError, invalid, unavailable
+from services.kit.groupcommit import GroupCommit
+from services.kit.rating import Tokens
+from services.kit.status import to_rpc_status
+from services.kit.telemetry import get_logger
+from services.kit.windows import WindowKind
+from services.metering import wire
+from services.metering.domain import questions, usage
+from services.metering.prices import Prices
+from services.metering.store import answers, audit
+from services.metering.store.recording import Recorded, Recording
+
+_log = get_logger(__name__)
+_Context = grpc.aio.ServicerContext[Any, Any]
+_TRUSTED: Final = ("operator", "service")
+"""Who may say what a call cost, and that it happened long ago."""
+
+
+class MeteringService(metering_pb2_grpc.MeteringServiceServicer):
+    """Records usage and answers questions about it.
+
+    Args:
+        pool: The database.
+        recorder: Runs `store.record`.
+        prices: The rate cards.
+        recorded: Called after usage was committed.
+        clock: The time, aware.
+    """
+
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        recorder: GroupCommit[Recording, Recorded],
+        prices: Prices,
+        *,
+        recorded: Callable[[], None],
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._pool = pool
+        self._recorder = recorder
+        self._prices = prices
+        self._recorded = recorded
+        self._clock = clock
+
+    async def RecordUsage(
+        self, request: metering_pb2.RecordUsageRequest, context: _Context
+    ) -> metering_pb2.RecordUsageResponse:
+        """Records one call."""
+        item = self._prepare(request.event, trusted=identity().has(*_TRUSTED), now=self._clock())
+        recorded = await self._recorder.submit(item)
+        self._recorded()
+        return metering_pb2.RecordUsageResponse(usage=wire.recorded_message(recorded))
+
+    async def BatchRecordUsage(
+        self, request: metering_pb2.BatchRecordUsageRequest, context: _Context
+    ) -> metering_pb2.BatchRecordUsageResponse:
+        """Records calls, each on its own."""
+        count = len(request.events)
+        if not 1 <= count <= usage.BATCH_MAX:
+            raise invalid("events", f"there are {count} events; a batch has 1 to {usage.BATCH_MAX}", "BATCH_TOO_LARGE")
+        trusted, now = identity().has(*_TRUSTED), self._clock()
+        refused: dict[int, PurseError] = {}
+        items: list[Recording] = []
+        for place, event in enumerate(request.events):
+            try:
+                items.append(self._prepare(event, trusted=trusted, now=now))
+            except PurseError as error:
+                refused[place] = error
+        recorded = iter(await self._recorder.submit_many(items))
+        self._recorded()
+        return metering_pb2.BatchRecordUsageResponse(
+            results=[_result(refused[place] if place in refused else next(recorded)) for place in range(count)]
+        )
+
+    async def Estimate(self, request: metering_pb2.EstimateRequest, context: _Context) -> metering_pb2.EstimateResponse:
+        """Prices a call that has not happened."""
+        priced = usage.estimate(
+            request.subject,
+            request.call.provider,
+            request.call.model,
+            Tokens(*wire.tokens_of(request.tokens)),
+            now=self._clock(),
+            cards=self._prices.cards,
+        )
+        assert priced.cost_nanos is not None, "an estimate without a price is refused"
+        return metering_pb2.EstimateResponse(
+            cost=wire.money_message(priced.currency, priced.cost_nanos),
+            provider=priced.provider,
+            model=priced.model,
+            rate_card_version=priced.rate_card_version,
+        )
+
+    async def GetUsage(self, request: metering_pb2.GetUsageRequest, context: _Context) -> metering_pb2.GetUsageResponse:
+        """Today and this month."""
+        who = usage.parse_subject(request.subject, "subject")
+        zone, now = questions.check_zone(request.time_zone), self._clock()
+        today = questions.window_span(WindowKind.DAY, zone, now)
+        month = questions.window_span(WindowKind.MONTH, zone, now)
+        of_today, of_month = await answers.totals_of(self._pool, who.name, (today, month))
+        return metering_pb2.GetUsageResponse(
+            today=wire.totals_message(of_today),
+            month=wire.totals_message(of_month),
+            today_start_time=wire.timestamp_of(today.start),
+            month_start_time=wire.timestamp_of(month.start),
+        )
+
+    async def QueryUsage(
+        self, request: metering_pb2.QueryUsageRequest, context: _Context
+    ) -> metering_pb2.QueryUsageResponse:
+        """Usage of a range, grouped."""
+        question = questions.ask(
+            usage.parse_subject(request.subject, "subject").name,
+            start=wire.datetime_of(request.start_time, "start_time") if request.HasField("start_time") else None,
+            end=wire.datetime_of(request.end_time, "end_time") if request.HasField("end_time") else None,
+            group_by=wire.group_by_of(request),
+            zone=request.time_zone,
+            page_size=request.page_size,
+            page_token=request.page_token,
+            now=self._clock(),
+        )
+        page = await answers.answer(self._pool, question)
+        return metering_pb2.QueryUsageResponse(
+            groups=[_group(group, page.totals) for group in page.groups],
+            totals=wire.totals_message(page.totals),
+            next_page_token=question.next_token(page.groups[-1].keys) if page.more else "",
+        )
+
+    async def GetRateTable(
+        self, request: metering_pb2.GetRateTableRequest, context: _Context
+    ) -> metering_pb2.GetRateTableResponse:
+        """The rate table in force."""
+        card = self._prices.cards.at(self._clock())
+        content = b"" if card.version == request.have_version else card.table.to_bytes()
+        return metering_pb2.GetRateTableResponse(version=card.version, content=content)
+
+    async def Audit(self, request: metering_pb2.AuditRequest, context: _Context) -> metering_pb2.AuditResponse:
+        """Verifies the books in one snapshot."""
+        org = usage.parse_subject(request.org, "org").org if request.org else None
+        async with audit.snapshot(self._pool, org) as snapshot:
+            return await _audit(snapshot)
+
+    def _prepare(self, event: metering_pb2.UsageEvent, *, trusted: bool, now: datetime) -> Recording:
+        given = wire.given_of(event)
+        kept, refusal = usage.accept(
+            given, wire.labels_json(given.labels), trusted=trusted, now=now, cards=self._prices.cards
+        )
+        message = wire.message_of(kept, given, event.tokens)
+        return Recording(kept, wire.payload_hash(event), message, refusal)
+
+
+def _result(answer: Recorded | Exception) -> metering_pb2.RecordUsageResult:
+    if isinstance(answer, Recorded):
+        return metering_pb2.RecordUsageResult(usage=wire.recorded_message(answer))
+    return metering_pb2.RecordUsageResult(error=_status_of(answer))
+
+
+def _status_of(error: Exception) -> status_pb2.Status:
+    if isinstance(error, PurseError):
+        return to_rpc_status(error)
+    if is_connection_lost(error):
+        return to_rpc_status(unavailable("the database is out of reach; send again with the same id"))
+    incident = secrets.token_hex(4)
+    _log.error("unforeseen failure of an event", incident=incident, exc_info=error)
+    return to_rpc_status(
+        PurseError(Code.INTERNAL, "INTERNAL", f"unforeseen failure {incident}; the server's log tells more")
+    )
+
+
+def _group(group: answers.Group, whole: questions.Totals) -> metering_pb2.UsageGroup:
+    return metering_pb2.UsageGroup(
+        keys=group.keys,
+        totals=wire.totals_message(group.totals),
+        cost_share_bps=[
+            questions.share_bps(nanos, whole.costs[code]) for code, nanos in sorted(group.totals.costs.items())
+        ],
+    )
+
+
+async def _audit(snapshot: audit.Snapshot) -> metering_pb2.AuditResponse:
+    counts = await snapshot.counts()
+    checks = [
+        _check(
+            "I2.events_have_keys",
+            f"{counts['events']} events, {counts['keys']} keys",
+            await snapshot.events_without_key(),
+        ),
+        _check(
+            "I2.keys_have_events",
+            f"{counts['keys']} keys, {counts['events']} events",
+            await snapshot.keys_without_event(),
+        ),
+        _check("I2.rollups_equal_events", f"{counts['rollups']} rollups", await snapshot.rollups_that_differ()),
+        _check("I2.sessions_equal_events", f"{counts['sessions']} sessions", await snapshot.sessions_that_differ()),
+        _check("I2.nothing_parked", "usage that the budget service refused", await snapshot.parked()),
+    ]
+    totals = {(total.org, total.currency): total for total in await snapshot.totals()}
+    if len(totals) > audit.TOTALS_MAX:
+        raise invalid("org", f"there are more than {audit.TOTALS_MAX} totals; audit one organisation at a time")
+    pending: dict[tuple[str, str], list[int]] = {}
+    async for org, message in snapshot.pending():
+        cost = budget_pb2.UsageItem.FromString(message).cost
+        entry = pending.setdefault((org, cost.currency_code), [0, 0])
+        entry[0] += 1
+        entry[1] += cost.amount_nanos
+    astray = sorted(f"{org} {currency}" for org, currency in pending.keys() - totals.keys())
+    checks.append(
+        _check(
+            "I2.pending_is_recorded",
+            "usage to be told",
+            audit.Offenders(len(astray), astray[: audit.SHOWN_MAX]),
+        )
+    )
+    return metering_pb2.AuditResponse(
+        checks=checks,
+        totals=[
+            type_pb2.CostTotals(
+                org=f"orgs/{total.org}",
+                currency_code=total.currency,
+                events=total.events,
+                cost_nanos=total.cost_nanos,
+                pending_events=pending.get(key, (0, 0))[0],
+                pending_cost_nanos=pending.get(key, (0, 0))[1],
+                unrated_events=0 if total.currency else total.events,
+            )
+            for key, total in totals.items()
+        ],
+        snapshot_time=wire.timestamp_of(snapshot.at),
+    )
+
+
+def _check(name: str, compared: str, offenders: audit.Offenders) -> type_pb2.AuditCheck:
+    detail = f"{compared}; {offenders.count} do not hold"
+    if offenders.names:
+        detail += f": {', '.join(offenders.names)}"
+    return type_pb2.AuditCheck(name=name, ok=offenders.count == 0, detail=detail)

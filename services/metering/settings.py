@@ -1,0 +1,23 @@
+"""Metering's settings."""
+
+from pydantic import Field, SecretStr
+
+from services.kit.settings import ServiceSettings
+
+
+class MeteringSettings(ServiceSettings):
+    """What metering needs beside what every service does."""
+
+    bind: str = Field(default="127.0.0.1:7401", description="host:port to answer on; port 0 takes a free one")
+    metrics_bind: str = Field(default="127.0.0.1:7411", description="host:port of /metrics and /health")
+    metering_dsn: SecretStr | None = Field(default=None, description="the database, as the role metering_service")
+    record_batch_max: int = Field(default=1_000, ge=1, le=5_000, description="events a transaction")
+    relay_batch_max: int = Field(default=1_000, ge=1, le=1_000, description="events a delivery to the budget service")
+    relay_tries_max: int = Field(default=10, ge=1, le=100, description="refusals after which an event is parked")
+    relay_timeout_s: float = Field(default=15.0, gt=0, le=60, description="how long one delivery may take")
+    report_interval_s: float = Field(
+        1.0, gt=0, le=60, description="how often the budget service is told up to when all usage is delivered"
+    )
+    cards_interval_s: float = Field(
+        20.0, gt=0, le=3600, description="how often rate cards are read; a new one is in force after three times that"
+    )

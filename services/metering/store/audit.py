@@ -1,0 +1,161 @@
+"""The SQL of the audit: whether keys, rollups and sessions say what the events say, and what is still to be told."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+import asyncpg
+
+from services.metering.domain.usage import PAST_MAX
+from services.metering.store.recording import TOPIC
+
+SHOWN_MAX: Final = 10
+"""The most offenders named."""
+TOTALS_MAX: Final = 20_000
+"""The most totals in one answer, one an organisation and currency."""
+
+_BUCKET_OF: Final = "date_bin('15 minutes', occurred_at, 'epoch'::timestamptz)"
+_SUMS: Final = (
+    "sum(input_tokens)",
+    "sum(cache_read_tokens)",
+    "sum(cache_write_tokens)",
+    "sum(output_tokens)",
+    "sum(reasoning_tokens)",
+    "sum(requests)",
+)
+_ROLLUP_KEY: Final = "org, bucket, subject, provider, model, operation, currency"
+_SESSION_KEY: Final = "org, bucket, subject, provider, model, operation, session"
+
+_EVENTS_WITHOUT_KEY: Final = """
+SELECT count(*) OVER () AS offenders, e.org || '/' || e.source || '/' || e.id AS name
+FROM usage_events e LEFT JOIN usage_key k
+  ON k.org = e.org AND k.source = e.source AND k.id = e.id AND k.occurred_at = e.occurred_at
+WHERE k.org IS NULL AND e.recorded_at > $2 AND ($1::text IS NULL OR e.org = $1) LIMIT $3
+"""
+_KEYS_WITHOUT_EVENT: Final = """
+SELECT count(*) OVER () AS offenders, k.org || '/' || k.source || '/' || k.id AS name
+FROM usage_key k LEFT JOIN usage_events e
+  ON e.org = k.org AND e.source = k.source AND e.id = k.id AND e.occurred_at = k.occurred_at
+WHERE e.org IS NULL AND k.recorded_at > $2 AND ($1::text IS NULL OR k.org = $1) LIMIT $3
+"""
+_ROLLUPS_DIFFER: Final = f"""
+WITH summed AS (
+    SELECT org, {_BUCKET_OF} AS bucket, subject, provider, model, operation, currency,
+           ARRAY[{", ".join(_SUMS)}, count(*), count(*) FILTER (WHERE failed), coalesce(sum(cost_nanos), 0)] AS sums
+    FROM usage_events WHERE $1::text IS NULL OR org = $1 GROUP BY {_ROLLUP_KEY}
+), kept AS (
+    SELECT {_ROLLUP_KEY}, ARRAY[input_tokens, cache_read_tokens, cache_write_tokens, output_tokens,
+           reasoning_tokens, requests, operations, errors, cost_nanos] AS sums
+    FROM usage_rollups WHERE $1::text IS NULL OR org = $1
+)
+SELECT count(*) OVER () AS offenders, concat_ws(' ', subject, bucket, provider, model, operation, currency) AS name
+FROM summed FULL JOIN kept USING ({_ROLLUP_KEY})
+WHERE summed.sums IS DISTINCT FROM kept.sums LIMIT $2
+"""  # noqa: S608 - of constants
+_SESSIONS_DIFFER: Final = f"""
+WITH named AS (
+    SELECT DISTINCT org, {_BUCKET_OF} AS bucket, subject, provider, model, operation, session, true AS here
+    FROM usage_events WHERE session <> '' AND ($1::text IS NULL OR org = $1)
+), kept AS (
+    SELECT {_SESSION_KEY}, true AS here FROM usage_sessions WHERE $1::text IS NULL OR org = $1
+)
+SELECT count(*) OVER () AS offenders, concat_ws(' ', subject, bucket, provider, model, operation, session) AS name
+FROM named FULL JOIN kept USING ({_SESSION_KEY})
+WHERE named.here IS NULL OR kept.here IS NULL LIMIT $2
+"""  # noqa: S608 - of constants
+_PARKED: Final = """
+SELECT count(*) OVER () AS offenders, org || '/' || key || ': ' || coalesce(last_error, '') AS name
+FROM outbox WHERE topic = $3 AND parked_at IS NOT NULL AND ($1::text IS NULL OR org = $1) ORDER BY org, id LIMIT $2
+"""
+_COUNTS: Final = """
+SELECT (SELECT count(*) FROM usage_events WHERE $1::text IS NULL OR org = $1) AS events,
+       (SELECT count(*) FROM usage_key WHERE $1::text IS NULL OR org = $1) AS keys,
+       (SELECT count(*) FROM usage_rollups WHERE $1::text IS NULL OR org = $1) AS rollups,
+       (SELECT count(*) FROM usage_sessions WHERE $1::text IS NULL OR org = $1) AS sessions
+"""
+_TOTALS: Final = """
+SELECT org, currency, count(*) AS events, coalesce(sum(cost_nanos), 0) AS cost_nanos
+FROM usage_events WHERE $1::text IS NULL OR org = $1 GROUP BY org, currency ORDER BY org, currency LIMIT $2
+"""
+_PENDING: Final = "SELECT org, payload FROM outbox WHERE topic = $2 AND ($1::text IS NULL OR org = $1)"
+
+
+@dataclass(frozen=True, slots=True)
+class Offenders:
+    """What does not hold: how many rows, and the first of them by name."""
+
+    count: int
+    names: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class OrgTotal:
+    """Sums of one organisation's events in one currency; '' is UNRATED."""
+
+    org: str
+    currency: str
+    events: int
+    cost_nanos: int
+
+
+class Snapshot:
+    """The books at one instant.
+
+    Args:
+        connection: Inside a REPEATABLE READ, READ ONLY transaction.
+        org: Only this organisation's bare id; None for all.
+        at: The instant.
+    """
+
+    def __init__(self, connection: asyncpg.Connection, org: str | None, at: datetime) -> None:
+        self._connection = connection
+        self._org = org
+        self.at = at
+
+    async def events_without_key(self) -> Offenders:
+        """Events that would be taken again if they were sent again."""
+        return await self._offenders(_EVENTS_WITHOUT_KEY, self._org, self.at - PAST_MAX, SHOWN_MAX)
+
+    async def keys_without_event(self) -> Offenders:
+        """Keys of calls that were answered as recorded and are not there."""
+        return await self._offenders(_KEYS_WITHOUT_EVENT, self._org, self.at - PAST_MAX, SHOWN_MAX)
+
+    async def rollups_that_differ(self) -> Offenders:
+        """Rollups that are not their events' sum, are missing, or have no events."""
+        return await self._offenders(_ROLLUPS_DIFFER, self._org, SHOWN_MAX)
+
+    async def sessions_that_differ(self) -> Offenders:
+        """Sessions that are named by events alone, or by none."""
+        return await self._offenders(_SESSIONS_DIFFER, self._org, SHOWN_MAX)
+
+    async def parked(self) -> Offenders:
+        """Usage that the budget service refused again and again."""
+        return await self._offenders(_PARKED, self._org, SHOWN_MAX, TOPIC)
+
+    async def counts(self) -> dict[str, int]:
+        """How many events, keys, rollups and sessions there are."""
+        return dict(await self._connection.fetchrow(_COUNTS, self._org))
+
+    async def totals(self) -> list[OrgTotal]:
+        """Sums of events; one more than `TOTALS_MAX` where there are more."""
+        rows = await self._connection.fetch(_TOTALS, self._org, TOTALS_MAX + 1)
+        return [OrgTotal(row["org"], row["currency"], row["events"], int(row["cost_nanos"])) for row in rows]
+
+    async def pending(self) -> AsyncIterator[tuple[str, bytes]]:
+        """(org, message) of usage that is not delivered, parked or not."""
+        async for row in self._connection.cursor(_PENDING, self._org, TOPIC, prefetch=1_000):
+            yield row["org"], row["payload"]
+
+    async def _offenders(self, sql: str, *params: object) -> Offenders:
+        rows = await self._connection.fetch(sql, *params)
+        return Offenders(rows[0]["offenders"] if rows else 0, [row["name"] for row in rows])
+
+
+@asynccontextmanager
+async def snapshot(pool: asyncpg.Pool, org: str | None) -> AsyncIterator[Snapshot]:
+    """The books as they are now, however long the audit takes."""
+    async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+        await connection.execute("SET LOCAL plan_cache_mode = force_custom_plan")
+        yield Snapshot(connection, org, await connection.fetchval("SELECT clock_timestamp()"))

@@ -1,0 +1,183 @@
+"""Between the contract's messages and the domain's values. Fields that cannot be read are refused here, by name."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from pursestrings.budget.v1 import budget_pb2
+from pursestrings.metering.v1 import metering_pb2
+from pursestrings.type.v1 import type_pb2
+from services.kit.errors import invalid
+from services.metering.domain.questions import GroupBy, Totals
+from services.metering.domain.usage import Given, Usage
+from services.metering.store.recording import Recorded
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_FAILED: Final = {
+    metering_pb2.CALL_OUTCOME_UNSPECIFIED: False,
+    metering_pb2.CALL_OUTCOME_SUCCESS: False,
+    metering_pb2.CALL_OUTCOME_ERROR: True,
+}
+_DIMENSIONS: Final = {
+    metering_pb2.USAGE_DIMENSION_DAY: GroupBy.DAY,
+    metering_pb2.USAGE_DIMENSION_MODEL: GroupBy.MODEL,
+    metering_pb2.USAGE_DIMENSION_SUBJECT: GroupBy.SUBJECT,
+    metering_pb2.USAGE_DIMENSION_PROVIDER: GroupBy.PROVIDER,
+    metering_pb2.USAGE_DIMENSION_OPERATION: GroupBy.OPERATION,
+}
+
+
+def given_of(event: metering_pb2.UsageEvent) -> Given:
+    """The call that an event reports.
+
+    Raises:
+        PurseError: The outcome is unknown or the time is no time.
+    """
+    call = event.call
+    failed = _FAILED.get(event.outcome)
+    if failed is None:
+        raise invalid("event.outcome", f"{event.outcome} is no outcome known here; leave it out for success")
+    return Given(
+        event.subject,
+        event.source,
+        event.id,
+        call.provider,
+        call.model,
+        call.operation,
+        dict(call.labels),
+        tokens_of(event.tokens),
+        event.requests if event.HasField("requests") else None,
+        (event.cost.currency_code, event.cost.amount_nanos) if event.HasField("cost") else None,
+        datetime_of(event.occurred_at, "event.occurred_at") if event.HasField("occurred_at") else None,
+        event.session,
+        event.run,
+        event.effort,
+        failed,
+        event.status,
+        event.reservation,
+        event.final if event.HasField("final") else True,
+    )
+
+
+def labels_json(labels: Mapping[str, str]) -> str:
+    """Labels as they are stored."""
+    return json.dumps(dict(labels), ensure_ascii=False) if labels else "{}"
+
+
+def payload_hash(event: metering_pb2.UsageEvent) -> bytes:
+    """What tells an event sent again from another under the same id: its content as the caller gave it."""
+    return hashlib.blake2b(event.SerializeToString(deterministic=True), digest_size=16).digest()
+
+
+def message_of(usage: Usage, given: Given, tokens: type_pb2.TokenCounts) -> bytes:
+    """What the budget service is told of a call."""
+    item = budget_pb2.UsageItem(
+        subject=usage.subject,
+        source=usage.source,
+        id=usage.id,
+        call=type_pb2.CallAttributes(
+            provider=usage.provider, model=usage.model, operation=usage.operation, labels=given.labels
+        ),
+        tokens=tokens,
+        requests=usage.requests,
+        cost=_cost_of(usage),
+        occurred_at=timestamp_of(usage.occurred_at),
+        reservation=usage.reservation,
+        final=usage.final,
+        rate_card_version=usage.rate_card_version,
+    )
+    return item.SerializeToString()
+
+
+def recorded_message(recorded: Recorded) -> metering_pb2.RecordedUsage:
+    """The answer for a recorded call."""
+    usage = recorded.usage
+    return metering_pb2.RecordedUsage(
+        subject=usage.subject,
+        source=usage.source,
+        id=usage.id,
+        provider=usage.provider,
+        model=usage.model,
+        cost=_cost_of(usage),
+        rate_card_version=usage.rate_card_version,
+        occurred_at=timestamp_of(usage.occurred_at),
+        recorded_at=timestamp_of(usage.recorded_at),
+        duplicate=recorded.duplicate,
+    )
+
+
+def totals_message(totals: Totals) -> metering_pb2.UsageTotals:
+    """The answer's sums."""
+    read, cached, written, made, reasoned = totals.tokens
+    return metering_pb2.UsageTotals(
+        tokens=type_pb2.TokenCounts(
+            input_tokens=read,
+            cache_read_tokens=cached,
+            cache_write_tokens=written,
+            output_tokens=made,
+            reasoning_tokens=reasoned,
+        ),
+        total_tokens=read + made,
+        costs=[money_message(code, nanos) for code, nanos in sorted(totals.costs.items())],
+        requests=totals.requests,
+        operations=totals.operations,
+        sessions=totals.sessions,
+        errors=totals.errors,
+        unrated=totals.unrated,
+    )
+
+
+def money_message(currency_code: str, amount_nanos: int) -> type_pb2.Money:
+    """An amount."""
+    return type_pb2.Money(currency_code=currency_code, amount_nanos=amount_nanos)
+
+
+def tokens_of(tokens: type_pb2.TokenCounts) -> tuple[int, int, int, int, int]:
+    """Tokens by kind, as the domain orders them."""
+    return (
+        tokens.input_tokens,
+        tokens.cache_read_tokens,
+        tokens.cache_write_tokens,
+        tokens.output_tokens,
+        tokens.reasoning_tokens,
+    )
+
+
+def group_by_of(request: metering_pb2.QueryUsageRequest) -> list[GroupBy]:
+    """The dimensions that a query names.
+
+    Raises:
+        PurseError: One is not known.
+    """
+    unknown = [value for value in request.group_by if value not in _DIMENSIONS]
+    if unknown:
+        raise invalid("group_by", f"{unknown[0]} is no dimension known here; use {', '.join(GroupBy)}")
+    return [_DIMENSIONS[value] for value in request.group_by]
+
+
+def datetime_of(timestamp: Timestamp, field: str) -> datetime:
+    """A timestamp to the microsecond, as the books keep it.
+
+    Raises:
+        PurseError: It is outside the years 1 to 9999, or its nanos are no part of a second.
+    """
+    if 0 <= timestamp.nanos < 1_000_000_000:
+        try:
+            return _EPOCH + timedelta(seconds=timestamp.seconds, microseconds=timestamp.nanos // 1000)
+        except OverflowError:
+            pass
+    raise invalid(field, "is no timestamp: seconds since 1970 of the years 1 to 9999, and nanos 0 to 999,999,999")
+
+
+def timestamp_of(instant: datetime) -> Timestamp:
+    """An instant as a message."""
+    since = instant - _EPOCH
+    return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1000)
+
+
+def _cost_of(usage: Usage) -> type_pb2.Money | None:
+    return None if usage.cost_nanos is None else money_message(usage.currency, usage.cost_nanos)
