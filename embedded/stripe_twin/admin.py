@@ -127,6 +127,8 @@ def add_fault(twin: Twin, body: Json, _path: Mapping[str, str]) -> Json:
         raise ValueError(f"times must be from 1 to {faults.MAX_TIMES}, not {given['times']}")
     if not 0 < given["rate"] <= 1:
         raise ValueError(f"rate must be above 0 and at most 1, not {given['rate']}")
+    if not 0 <= given["seed"] <= faults.MAX_SEED:
+        raise ValueError(f"seed must be from 0 to {faults.MAX_SEED}")
     if not 0 < len(given["match"]) <= faults.MAX_PATTERN:
         raise ValueError(f"match must have 1 to {faults.MAX_PATTERN} characters")
     if len(twin.store.rules()) >= faults.MAX_FAULTS:

@@ -25,6 +25,6 @@ class Clock:
 
     def advance(self, seconds: float) -> None:
         """Move ahead; raises ValueError when `seconds` is negative or the clock would be over 10 years ahead."""
-        if seconds < 0 or self.offset_s + seconds > MAX_OFFSET_S:
+        if not 0 <= seconds <= MAX_OFFSET_S - self.offset_s:
             raise ValueError(f"advance_s must be from 0 to {MAX_OFFSET_S - self.offset_s:g}, not {seconds:g}")
         self.offset_s += seconds

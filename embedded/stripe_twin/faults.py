@@ -19,6 +19,7 @@ MAX_DELAY_S = 3 * 24 * 3600.0
 MAX_COPIES = 10
 MAX_HEADER_FAULTS = 8
 MAX_PATTERN = 200
+MAX_SEED = 2**31
 
 DEFAULT_ARGUMENTS = {"timeout": "60", "slow": "1", "delay": "60", "duplicate": "2", "decline": "generic_decline"}
 

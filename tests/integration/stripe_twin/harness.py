@@ -46,6 +46,7 @@ class TwinProcess:
         self.url = ""
         self._port = 0
         self._process: subprocess.Popen[str] | None = None
+        self._http = httpx.Client(trust_env=False)
 
     def start(self) -> TwinProcess:
         """Start it and wait until it listens."""
@@ -79,12 +80,18 @@ class TwinProcess:
 
     def close(self) -> None:
         """Stop it if it still runs."""
+        self._http.close()
         if self._process is not None:
             self.stop()
 
+    def send(self, method: str, path: str, **request: Any) -> httpx.Response:
+        """A request of any form; its answer."""
+        url = path if path.startswith("http") else self.url + path
+        return self._http.request(method, url, **request)
+
     def control(self, path: str, body: dict[str, Any] | None = None, *, method: str = "POST") -> Any:
         """Call `/_twin/{path}`; its answer, which must be a success."""
-        response = httpx.request(method, f"{self.url}/_twin/{path}", json=body if method == "POST" else None)
+        response = self.send(method, f"/_twin/{path}", json=body if method == "POST" else None)
         assert response.status_code == 200, response.text
         return response.json()
 
