@@ -82,9 +82,9 @@ def clean(text: str) -> str:
     Raises:
         BadNameError: The name is too long or holds control characters.
     """
+    if len(text) > MAX_NAME_LENGTH:
+        raise BadNameError(f"the name is {len(text)} characters long; the limit is {MAX_NAME_LENGTH}")
     name = text.strip().lower()
-    if len(name) > MAX_NAME_LENGTH:
-        raise BadNameError(f"the name is {len(name)} characters long; the limit is {MAX_NAME_LENGTH}")
     if not name.isprintable():
         raise BadNameError(f"{name[:80]!r} holds characters that cannot be printed")
     return name

@@ -140,47 +140,53 @@ class RateTable:
         return Priced(ref, period.rate_at(at_us))
 
     def _found(self, provider: str, model: str) -> tuple[ModelRef, tuple[Period, ...]]:
-        found = self._resolve_cached(provider, model)
+        short = len(provider) <= names.MAX_NAME_LENGTH and len(model) <= names.MAX_NAME_LENGTH
+        # A name past the limit is refused without being remembered, so that the cache stays small in bytes too.
+        found = self._resolve_cached(provider, model) if short else self._resolve(provider, model)
         if isinstance(found, _Unknown):
             raise UnknownModelError(*found)
         return found
 
     def _resolve(self, provider: str, model: str) -> "tuple[ModelRef, tuple[Period, ...]] | _Unknown":
         """Resolve names; misses are answers too, so that they are remembered like hits."""
+        field = "provider"
         try:
-            wanted, name = names.clean(provider), names.clean(model)
+            wanted = names.clean(provider)
+            field = "model"
+            name = names.clean(model)
         except names.BadNameError as error:
-            return _Unknown("model", str(error))
+            return _Unknown(field, str(error))
         if not name:
             return _Unknown("model", "the model is empty; name it, such as 'claude-sonnet-4-5'")
         if wanted and wanted not in names.GATEWAYS:
             named = self._provider(wanted)
             if named is None:
                 close = _close(wanted, [*self._by_id, *names.PROVIDER_ALIASES])
-                return _Unknown("provider", f"{provider!r} is no provider known here{_hint(close)}", close)
-            return self._at(named, name) or self._unknown(named, model)
+                return _Unknown("provider", f"{provider[:80]!r} is no provider known here{_hint(close)}", close)
+            return self._at(named, self._candidates(name)) or self._unknown(named, model)
         return self._anywhere(name)
 
     def _anywhere(self, name: str) -> "tuple[ModelRef, tuple[Period, ...]] | _Unknown":
         """Find a model whose provider is not named: by its prefix, its form, its maker, or its only seller."""
+        candidates = self._candidates(name)
         head, _, rest = name.partition("/")
-        hints = [self._provider(head)] if rest else []
-        hints += [self._by_id.get(names.served_by(name) or "")]
-        hints += [self._inferred(form) for form in names.forms(name)[:1]]
-        for provider in hints:
-            if provider is not None and (found := self._at(provider, name)):
+        hints = [
+            self._provider(head) if rest else None,
+            self._by_id.get(names.served_by(name) or ""),
+            self._inferred(name),
+        ]
+        makers = [self._by_id.get(maker) for maker in names.MAKERS]
+        for provider in (*hints, *makers):
+            if provider is not None and (found := self._at(provider, candidates)):
                 return found
-        for maker in names.MAKERS:
-            if (provider := self._by_id.get(maker)) and (found := self._at(provider, name)):
-                return found
-        sellers = [found for provider in self.providers if (found := self._at(provider, name))]
+        sellers = [found for provider in self.providers if (found := self._at(provider, candidates))]
         if len(sellers) == 1:
             return sellers[0]
         if sellers:
             ids = tuple(found[0].provider for found in sellers)
             return _Unknown(
                 "provider",
-                f"{name!r} is sold by {len(ids)} providers at their own prices; "
+                f"{name[:80]!r} is sold by {len(ids)} providers at their own prices; "
                 f"set provider to one of {', '.join(ids[:8])}",
                 ids[:3],
             )
@@ -200,16 +206,20 @@ class RateTable:
                 return provider
         return None
 
-    def _at(self, provider: ProviderRates, name: str) -> tuple[ModelRef, tuple[Period, ...]] | None:
-        """Find a model at a provider under any form of its name, without the prefixes that name the provider."""
+    def _candidates(self, name: str) -> list[str]:
+        """Return the forms of a name to try: as given, then without the prefixes that name a provider."""
+        texts = [name]
         bare = name
-        candidates = [name]
         while "/" in bare:
             head, _, bare = bare.partition("/")
             if self._provider(head) is None:
                 break
-            candidates.append(bare)
-        for candidate in dict.fromkeys(form for text in candidates for form in names.forms(text)):
+            texts.append(bare)
+        return list(dict.fromkeys(form for text in texts for form in names.forms(text)))
+
+    def _at(self, provider: ProviderRates, candidates: list[str]) -> tuple[ModelRef, tuple[Period, ...]] | None:
+        """Find a model at a provider under any of the forms of its name."""
+        for candidate in candidates:
             for seller in (provider.id, *provider.fallbacks):
                 index = self._matchers[seller].find(candidate)
                 if index is not None:

@@ -274,7 +274,7 @@ def test_what_people_write_is_made_canonical(provider: str, name: str, expected:
         ("", "", "model", "empty"),
         ("openai", "  ", "model", "empty"),
         ("", "x" * 300, "model", "limit is 256"),
-        ("x" * 300, "gpt-4o", "model", "limit is 256"),
+        ("x" * 300, "gpt-4o", "provider", "limit is 256"),
         ("", "gpt\x00", "model", "printed"),
         ("", "shared", "provider", "groq, together"),
         ("openai", "claude-sonnet-4-5", "model", "no model of openai"),
@@ -289,6 +289,14 @@ def test_an_unknown_model_is_refused_by_field_with_close_matches(
         assert caught.value.field == field
         assert len(caught.value.suggestions) <= 3
         assert len(str(caught.value)) < 400
+
+
+def test_names_past_the_limit_are_not_remembered() -> None:
+    table = RateTable.from_bytes(TABLE.to_bytes())
+    for size in range(300, 320):
+        with pytest.raises(UnknownModelError):
+            table.resolve("", "x" * size)
+    assert table._resolve_cached.cache_info().currsize == 0
 
 
 @pytest.mark.parametrize(
