@@ -58,9 +58,10 @@ class LogFile:
         """Move the content to `NAME.log.1` when it is too long.
 
         Copy and truncate, since the child keeps the file open: what it writes between the two is lost. In
-        return the supervisor stands in nobody's way, and a child's last words survive the supervisor.
+        return the supervisor stands in nobody's way, and a child's last words survive the supervisor. On a full disk
+        the file stays as it is.
         """
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             if self.path.stat().st_size > self._bytes_max:
                 shutil.copyfile(self.path, self.path.with_name(self.path.name + ".1"))
                 os.truncate(self.path, 0)
@@ -148,8 +149,10 @@ class Child:
         """End the process, and whatever is left of its group, with SIGKILL."""
         self._end_group()
         if self._process is not None:
-            async with asyncio.timeout(_KILLED_TIMEOUT_S):
-                await self._process.wait()
+            # One that even the kernel cannot end now, stuck in a device, still counts as running.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_KILLED_TIMEOUT_S):
+                    await self._process.wait()
 
     def send_signal(self, number: signal.Signals) -> int:
         """Send a signal to the process and return its pid; raises ProcessLookupError when none runs."""

@@ -199,21 +199,30 @@ class Suite:
 
     def _write_state(self) -> None:
         if self._state is not None and self._supervisor is not None:
-            self._state.write(self._status, self.ready_after_s, self._supervisor.states())
+            # Supervising goes on where the file cannot be written, as on a full disk.
+            with contextlib.suppress(OSError):
+                self._state.write(self._status, self.ready_after_s, self._supervisor.states())
 
 
-def run_foreground(data_dir: Path, free_ports: bool) -> int:  # noqa: FBT001 - one caller, the command line
+def run_foreground(
+    data_dir: Path,
+    free_ports: bool = False,  # noqa: FBT001, FBT002 - a switch of the command line, handed through
+    *,
+    only: Collection[str] | None = None,
+) -> int:
     """Run the suite until SIGINT, SIGTERM or SIGHUP, telling on standard output; a second signal kills at once.
 
-    Returns 0 after a stop that was asked for, 1 when the suite could not start, with the reason on standard error.
+    `only` runs some of its parts, as in `Suite`. Returns 0 after a stop that was asked for, 1 when the suite could
+    not start, with the reason on standard error.
+
     With PURSE_FOLLOW_PARENT=1 the end of the process that started this one counts as SIGTERM too: for `make`.
     """
     if os.environ.get(_FOLLOW_PARENT) == "1":
         process.follow_parent(signal.SIGTERM)
-    return asyncio.run(_foreground(data_dir, free_ports=free_ports))
+    return asyncio.run(_foreground(data_dir, free_ports=free_ports, only=only))
 
 
-async def _foreground(data_dir: Path, *, free_ports: bool) -> int:
+async def _foreground(data_dir: Path, *, free_ports: bool, only: Collection[str] | None) -> int:
     from rich.console import Console
 
     console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
@@ -226,7 +235,7 @@ async def _foreground(data_dir: Path, *, free_ports: bool) -> int:
     for number in _STOP_SIGNALS:
         loop.add_signal_handler(number, on_signal)
     try:
-        suite = Suite(data_dir, free_ports=free_ports)
+        suite = Suite(data_dir, free_ports=free_ports, only=only)
         if not await _start_unless(asked_to_stop, suite, console):
             console.print("stopped before it was ready")
             return 0
