@@ -28,6 +28,7 @@ class _LoopThread:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        self.loop.set_exception_handler(_report)
         self._thread = threading.Thread(target=self._run, name="pursestrings", daemon=True)
         self._thread.start()
 
@@ -52,6 +53,13 @@ class _LoopThread:
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
+
+
+def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    # All loops of a process that use grpc.aio are woken by one pipe of grpc's; the one that finds it empty
+    # again gets this. It means nothing.
+    if not isinstance(context.get("exception"), BlockingIOError):
+        loop.default_exception_handler(context)
 
 
 class Call:

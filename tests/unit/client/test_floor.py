@@ -20,7 +20,7 @@ def run_with(python: Path | str) -> str:
         text=True,
         timeout=120,
     )
-    assert (0, "") == (done.returncode, done.stderr)
+    assert 0 == done.returncode, done.stderr
     return done.stdout
 
 
