@@ -19,10 +19,10 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 up: $(READY) ## start the whole suite in the foreground; Ctrl-C stops it
-	@exec $(BIN)/purse up
+	@PURSE_FOLLOW_PARENT=1 exec $(BIN)/purse up
 
 demo: $(READY) ## play the whole story on temporary data
-	@exec $(BIN)/purse demo
+	@PURSE_FOLLOW_PARENT=1 exec $(BIN)/purse demo
 
 test: $(READY) ## all tests, the fast ones first
 	@$(BIN)/pytest -q tests/unit tests/property
