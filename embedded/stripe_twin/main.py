@@ -28,6 +28,8 @@ from embedded.stripe_twin.webhooks import Courier, http_client
 # The endpoint of the command line keeps its id over restarts, so what it is still owed follows it.
 COMMAND_LINE_ENDPOINT = "we_commandline"
 SECRET_VARIABLE = "PURSE_STRIPE_WEBHOOK_SECRET"  # noqa: S105 - the variable's name
+LEVEL_VARIABLE = "PURSE_LOG_LEVEL"
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 MAX_CONCURRENT_REQUESTS = 1_000
 SHUTDOWN_S = 3
 
@@ -126,7 +128,10 @@ def _stopped(_number: int, _frame: FrameType | None) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the twin; the exit code is 1 when it could not start."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    level = os.environ.get(LEVEL_VARIABLE, "warning").upper()
+    logging.basicConfig(
+        level=level if level in LEVELS else "WARNING", format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
     # httpx reports every request it sends at this level and below.
     logging.getLogger("httpx").setLevel(logging.ERROR)
     given = arguments(argv)
