@@ -27,9 +27,14 @@ def customer_key(wallet: str) -> str:
     return f"customer/{_short(wallet)}"
 
 
-def attach_key(wallet: str, request_id: str) -> str:
+def attach_key(wallet: str, request_id: str, payment_method: str) -> str:
     """What a payment method is put on file with."""
-    return f"attach/{_digest(f'{wallet} {request_id}')}"
+    return f"attach/{_digest(f'{wallet} {request_id} {payment_method}')}"
+
+
+def grant_ids(recharge: str) -> tuple[str, str]:
+    """What the grant of a recharge is called: as the recharge itself, or by a digest where that is taken."""
+    return recharge.rpartition("/")[2], f"recharge-{_digest(recharge)[:40]}"
 
 
 def _short(name: str) -> str:

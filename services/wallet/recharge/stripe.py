@@ -21,6 +21,7 @@ from services.wallet.recharge.settings import ALLOW_LIVE, StripeSettings
 
 API_VERSION: Final = "2026-10-28.endive"
 """Pinned: an answer's shape never changes under a running service."""
+STRIPE_URL: Final = "https://api.stripe.com"
 PAYLOAD_BYTES_MAX: Final = 256 * 1024
 """The largest webhook event taken."""
 
@@ -95,7 +96,7 @@ class Stripe:
         self._client = stripe.StripeClient(
             key,
             stripe_version=API_VERSION,
-            base_addresses={"api": _base(settings.stripe_api_base, livemode=self.livemode)},
+            base_addresses={"api": _base(settings.stripe_base_url or STRIPE_URL, livemode=self.livemode)},
             http_client=self._http,
             max_network_retries=_RETRIES,
         )
@@ -106,7 +107,7 @@ class Stripe:
 
     async def create_customer(self, org: str, wallet: str, key: str) -> str:
         """A customer that holds a wallet's payment methods; returns its id."""
-        customer = await _ask(
+        customer = await _ask_or_refuse(
             lambda: self._client.v1.customers.create_async(
                 {"description": f"Wallet {wallet}"[:350], "metadata": _metadata(org=org, wallet=wallet)},
                 {"idempotency_key": key},
@@ -287,8 +288,8 @@ def _mode(key: str, allow_live: str) -> bool:
 
 def _base(address: str, *, livemode: bool) -> str:
     parts = urlsplit(address)
-    if livemode and parts.hostname != "api.stripe.com":
-        raise SystemExit("a live Stripe key is sent to api.stripe.com alone; unset PURSE_STRIPE_API_BASE")
+    if livemode and f"{parts.scheme}://{parts.netloc}" != STRIPE_URL:
+        raise SystemExit("a live Stripe key is sent to api.stripe.com alone; unset PURSE_STRIPE_BASE_URL")
     return address.rstrip("/")
 
 

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Final
 
 from services.wallet.recharge.domain import outcome
-from services.wallet.recharge.domain.policy import MonthKey, Policy, Usage, over_cap
+from services.wallet.recharge.domain.policy import Block, MonthKey, Policy, Usage, over_cap
 
 MAX_ATTEMPTS: Final = 15
 """The most confirmations of one recharge."""
@@ -41,6 +41,7 @@ DEAD_CARD: Final = frozenset(
 """The same card is never charged again for this recharge."""
 
 _WAIT_FOR_HUMAN_S: Final = 86_400.0
+_WAIT_FOR_STATE_S: Final = 900.0
 _OBSERVE_MIN_S: Final = 5.0
 _OBSERVE_MAX_S: Final = 6 * 3600.0
 _WAIT_MIN_S: Final = 1.0
@@ -147,11 +148,11 @@ class Observe:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Not now. `cap` says that a cap is why, which a human is told once a month."""
+    """Not now. `cap` is the cap that is why, if one is: a human is told of it once a month."""
 
     reason: str
     retry_after_s: float
-    cap: bool = False
+    cap: Block | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,10 +182,9 @@ def next_step(recharge: Standing, world: Circumstances, now: datetime) -> Step:
     stop = _not_needed(world) or ("30 days have passed without a charge" if now >= deadline else "")
     if stop:
         return GiveUp(stop)
-    wait_s = _until(deadline, now, _WAIT_FOR_HUMAN_S)
     blocked = _blocked(world)
     if blocked:
-        return Wait(blocked, wait_s)
+        return Wait(blocked, _until(deadline, now, _WAIT_FOR_STATE_S))
     return _attempt(recharge, world, now, deadline)
 
 
@@ -243,15 +243,15 @@ def _within_caps(recharge: Standing, world: Circumstances, now: datetime, charge
     assert policy is not None, "a charge is only considered under a policy"
     until_month_s = _until(world.month.end, now, None)
     if recharge.month == world.month.key:
-        # Its hold counts already.
-        lowered = world.usage.count > policy.max_count or (
-            policy.max_amount_nanos is not None and world.usage.amount_nanos > policy.max_amount_nanos
-        )
-        if lowered:
-            return Wait("the month's caps were lowered below what is held", until_month_s, cap=True)
-        return charge
-    if over_cap(policy, world.usage, recharge.amount_nanos) is not None:
-        return Wait(f"the caps of {world.month.key} leave no room for it", until_month_s, cap=True)
+        # Its hold counts already: the caps may have been lowered below it since.
+        rest = Usage(world.usage.count - 1, world.usage.amount_nanos - recharge.amount_nanos)
+        cap = over_cap(policy, rest, recharge.amount_nanos)
+        if cap is None:
+            return charge
+        return Wait("the month's caps were lowered below what is held", until_month_s, cap)
+    cap = over_cap(policy, world.usage, recharge.amount_nanos)
+    if cap is not None:
+        return Wait(f"the caps of {world.month.key} leave no room for it", until_month_s, cap)
     return Charge(charge.number, resumed=charge.resumed, moves_month=True)
 
 

@@ -50,6 +50,7 @@ class Draft:
     max_count: int
     max_amount: Amount | None
     cooldown: timedelta
+    paused_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,15 @@ def check(draft: Draft, currency: str) -> Policy:
             )
     if not timedelta(0) <= draft.cooldown <= MAX_COOLDOWN:
         raise PolicyError("cooldown", f"must be from 0 to {MAX_COOLDOWN.days} days")
-    return Policy(draft.enabled, threshold_nanos, amount_nanos, draft.max_count, max_amount_nanos, draft.cooldown)
+    return Policy(
+        draft.enabled,
+        threshold_nanos,
+        amount_nanos,
+        draft.max_count,
+        max_amount_nanos,
+        draft.cooldown,
+        draft.paused_reason,
+    )
 
 
 def _required(amount: Amount | None, field: str, currency: str) -> int:

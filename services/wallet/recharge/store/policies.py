@@ -97,6 +97,7 @@ _UNPAUSE = """
 UPDATE recharge_policies SET paused_reason = '', paused_by_failure = FALSE
 WHERE org = $1 AND wallet = $2 AND paused_by_failure
 """
+_SET_METHOD = "UPDATE wallets SET stripe_customer = $3, payment_method = $4 WHERE org = $1 AND name = $2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +176,8 @@ def _facts(row: asyncpg.Record, now: datetime) -> Facts:
     )
 
 
-async def evaluate(connection: asyncpg.Connection, org: str, wallets: Sequence[str], now: datetime) -> list[str]:
-    """Starts the recharges that are due, in the caller's transaction, and returns their names.
+async def evaluate(connection: asyncpg.Connection, org: str, wallets: Sequence[str], now: datetime) -> None:
+    """Starts the recharges that are due, in the caller's transaction.
 
     The caller holds the locks of the wallets' rows and has written their accounts. It is called wherever a balance
     falls or a block ends; what it decides depends on the state alone, so calling it once more changes nothing.
@@ -187,18 +188,16 @@ async def evaluate(connection: asyncpg.Connection, org: str, wallets: Sequence[s
         wallets: Full names; those without a policy cost nothing but their look-up.
         now: PostgreSQL's clock, read after the locks.
     """
-    started: list[str] = []
     for known in await facts(connection, org, wallets, now, with_policy=True):
         assert known.policy is not None, "only wallets with a policy were asked for"
         decision = rules.should_recharge(known.policy, known.situation(), now)
         if isinstance(decision, Start):
-            started.append(await _start(connection, org, known, decision, now))
+            await _start(connection, org, known, decision, now)
         else:
             await _note_block(connection, org, known, decision)
-    return started
 
 
-async def _start(connection: asyncpg.Connection, org: str, known: Facts, start: Start, now: datetime) -> str:
+async def _start(connection: asyncpg.Connection, org: str, known: Facts, start: Start, now: datetime) -> None:
     assert known.policy is not None, "a start needs a policy"
     await lock_month(connection, org, known.wallet, known.month)
     number = await hold(
@@ -207,6 +206,7 @@ async def _start(connection: asyncpg.Connection, org: str, known: Facts, start: 
     name = recharge_name(known.wallet, known.month.key, number)
     balance = money.format_nanos(known.balance_nanos, known.currency)
     threshold = money.format_nanos(known.policy.threshold_nanos, known.currency)
+    reason = f"the balance of {balance} is below the threshold of {threshold}"
     await connection.execute(
         _START,
         org,
@@ -217,12 +217,23 @@ async def _start(connection: asyncpg.Connection, org: str, known: Facts, start: 
         money.to_minor_units(start.amount_nanos, known.currency),
         known.month.key,
         number,
-        f"the balance of {balance} is below the threshold of {threshold}",
+        reason,
         now,
         now + NO_PROGRESS,
     )
-    await outbox.put(connection, [OutboxRow(org, TOPIC_START, name, b"")])
-    return name
+    about = start_message(known.wallet, start.amount_nanos, known.currency, reason, now)
+    await outbox.put(connection, [OutboxRow(org, TOPIC_START, name, about)])
+
+
+def start_message(wallet: str, amount_nanos: int, currency: str, reason: str, created_at: datetime) -> bytes:
+    """What the outbox row that starts a workflow says of the recharge, for people."""
+    about = {
+        "wallet": wallet,
+        "amount": money.format_nanos(amount_nanos, currency),
+        "reason": reason,
+        "created_at": created_at.isoformat(),
+    }
+    return json.dumps(about).encode()
 
 
 async def _note_block(connection: asyncpg.Connection, org: str, known: Facts, blocked: Blocked) -> None:
@@ -329,3 +340,10 @@ async def pause(connection: asyncpg.Connection, org: str, wallet: str, reason: s
 async def end_failure_pause(connection: asyncpg.Connection, org: str, wallet: str) -> None:
     """Ends a pause that a failed recharge made; one that a human made stays."""
     await connection.execute(_UNPAUSE, org, wallet)
+
+
+async def set_payment_method(
+    connection: asyncpg.Connection, org: str, wallet: str, customer: str, payment_method: str
+) -> None:
+    """Puts a payment method on a locked wallet."""
+    await connection.execute(_SET_METHOD, org, wallet, customer, payment_method)

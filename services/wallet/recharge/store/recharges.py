@@ -10,10 +10,7 @@ from services.kit import outbox
 from services.kit.outbox import OutboxRow
 from services.wallet.recharge.domain.attempts import Attempt, AttemptState, Standing, State
 from services.wallet.recharge.domain.outcome import Expected, Intent, OpenAttempt
-from services.wallet.recharge.store.policies import NO_PROGRESS, TOPIC_SIGNAL, TOPIC_START
-
-LIST_MAX = 1000
-"""The most recharges a page."""
+from services.wallet.recharge.store.policies import NO_PROGRESS, TOPIC_SIGNAL, TOPIC_START, start_message
 
 _COLUMNS = """
 r.org, r.name, r.wallet, r.state, r.currency, r.amount_nanos, r.amount_minor, r.named_month, r.number, r.month,
@@ -23,7 +20,7 @@ _GET = "SELECT" + _COLUMNS + "FROM recharges r WHERE r.org = $1 AND r.name = ANY
 _LOCK = "SELECT" + _COLUMNS + "FROM recharges r WHERE r.org = $1 AND r.name = $2 FOR UPDATE"
 _LOCK_WALLET_OF = """
 SELECT w.name FROM wallets w JOIN recharges r ON r.org = w.org AND r.wallet = w.name
-WHERE r.org = $1 AND r.name = $2 FOR UPDATE OF w
+WHERE r.org = $1 AND r.name = $2 FOR NO KEY UPDATE OF w
 """
 _INTENTS = """
 SELECT recharge, number, create_key, customer, payment_intent, status, error_code, error_mark, created_at
@@ -347,6 +344,7 @@ async def signal(connection: asyncpg.Connection, org: str, name: str, why: str) 
     await outbox.put(connection, [OutboxRow(org, TOPIC_SIGNAL, name, why.encode())])
 
 
-async def start_again(connection: asyncpg.Connection, org: str, name: str) -> None:
+async def start_again(connection: asyncpg.Connection, row: RechargeRow) -> None:
     """Starts the recharge's workflow, where it does not run, once this transaction is committed."""
-    await outbox.put(connection, [OutboxRow(org, TOPIC_START, name, b"")])
+    about = start_message(row.wallet, row.amount_nanos, row.currency, row.reason, row.created_at)
+    await outbox.put(connection, [OutboxRow(row.org, TOPIC_START, row.name, about)])

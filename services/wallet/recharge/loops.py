@@ -1,0 +1,130 @@
+"""The loops of recharges in the wallet service: relays to Temporal, the inbox of Stripe's events, the sweep.
+
+All are safe with several replicas, and none is needed for the truth: Temporal only moves what the rows say.
+"""
+
+import asyncio
+from typing import Final
+
+import asyncpg
+
+from services.kit.database import transact
+from services.kit.errors import Code, PurseError
+from services.kit.loops import Loop
+from services.kit.outbox import Relay
+from services.kit.telemetry import get_logger
+from services.wallet.recharge.domain.attempts import State
+from services.wallet.recharge.observe import Clock, Recharges
+from services.wallet.recharge.store import inbox, policies
+from services.wallet.recharge.store import recharges as rows
+from services.wallet.recharge.store.inbox import EventRow
+from services.wallet.recharge.store.policies import TOPIC_SIGNAL, TOPIC_START
+from services.wallet.recharge.temporal import Temporal
+from services.wallet.store import wallets as wallets_store
+
+_RELAY_BATCH_MAX: Final = 50
+_EVENTS_AT_ONCE: Final = 8
+_SWEEP_BATCH_MAX: Final = 100
+_INBOX_INTERVAL_S: Final = 1.0
+_SWEEP_INTERVAL_S: Final = 15.0
+_TRY_LATER: Final = frozenset({Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.DEADLINE_EXCEEDED})
+
+_log = get_logger(__name__)
+
+
+class RechargeLoops:
+    """The loops, and one way to wake them.
+
+    Args:
+        pool: The wallet's database.
+        recharges: Moves recharges.
+        temporal: Where the workflows run.
+        clock: The deciding clock.
+    """
+
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        recharges: Recharges,
+        temporal: Temporal,
+        *,
+        clock: Clock = wallets_store.clock,
+    ) -> None:
+        self._pool = pool
+        self._recharges = recharges
+        self._clock = clock
+        self._start = Relay(pool, TOPIC_START, temporal.start, batch_max=_RELAY_BATCH_MAX)
+        self._signal = Relay(pool, TOPIC_SIGNAL, temporal.signal, batch_max=_RELAY_BATCH_MAX)
+        self._inbox = Loop("stripe inbox", self.process_inbox, _INBOX_INTERVAL_S)
+        self._sweep = Loop("recharge sweep", self.sweep, _SWEEP_INTERVAL_S)
+        self.loops = [self._start.loop, self._signal.loop, self._inbox, self._sweep]
+
+    def wake(self) -> None:
+        """Says that there may be something to relay or to process; called after a commit."""
+        for loop in (self._start, self._signal, self._inbox):
+            loop.wake()
+
+    async def process_inbox(self) -> bool:
+        """Processes events that are due; returns whether more may be."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            events = await inbox.take(connection, _EVENTS_AT_ONCE)
+        await asyncio.gather(*(self._process(event) for event in events))
+        if events:
+            self._signal.wake()
+            self._start.wake()
+        return len(events) == _EVENTS_AT_ONCE
+
+    async def _process(self, event: EventRow) -> None:
+        try:
+            outcome = await self._outcome(event)
+        except PurseError as error:
+            if error.code in _TRY_LATER:
+                return
+            _log.error("a Stripe event cannot be processed", event_id=event.id, type=event.type, error=repr(error))
+            outcome = f"failed: {error.reason}"
+        async with self._pool.acquire() as connection:
+            await inbox.done(connection, event, outcome)
+
+    async def _outcome(self, event: EventRow) -> str:
+        if event.payment_intent is None:
+            return "stored: it is about no PaymentIntent"
+        async with self._pool.acquire() as connection:
+            place = await rows.of_intent(connection, event.payment_intent)
+            if place is None and event.recharge and await rows.get(connection, event.org, event.recharge):
+                place = (event.org, event.recharge)
+        if place is None:
+            return "stored: its PaymentIntent is of no recharge"
+        row = await self._recharges.observe(*place, hint=event.payment_intent)
+        return f"{row.name} is {row.state.value}"
+
+    async def sweep(self) -> bool:
+        """Evaluates policies whose time has come, and looks after recharges that nothing happens to."""
+        async with self._pool.acquire() as connection:
+            now = await self._clock(connection)
+            due = await policies.due(connection, now, _SWEEP_BATCH_MAX)
+        for org, wallet in due:
+            await transact(self._pool, lambda connection, o=org, w=wallet: self._evaluate(connection, o, w))  # type: ignore[misc]
+        async with self._pool.acquire() as connection:
+            stalled = await rows.take_stalled(connection, now, _SWEEP_BATCH_MAX)
+        for org, name in stalled:
+            await self._look_after(org, name)
+        if due or stalled:
+            self._start.wake()
+        return len(due) == _SWEEP_BATCH_MAX or len(stalled) == _SWEEP_BATCH_MAX
+
+    async def _evaluate(self, connection: asyncpg.Connection, org: str, wallet: str) -> None:
+        await wallets_store.lock_wallet(connection, org, wallet)
+        now = await self._clock(connection)
+        await policies.swept(connection, org, wallet, now)
+        await policies.evaluate(connection, org, [wallet], now)
+
+    async def _look_after(self, org: str, name: str) -> None:
+        """Asks Stripe, and starts the workflow again where it was lost: one that runs is left as it is."""
+        try:
+            row = await self._recharges.observe(org, name)
+        except PurseError as error:
+            _log.warning("a stalled recharge cannot be looked at", recharge=name, error=repr(error))
+            row = await self._recharges.get(org, name)
+        if row.state is State.PENDING:
+            async with self._pool.acquire() as connection:
+                await rows.start_again(connection, row)

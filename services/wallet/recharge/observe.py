@@ -1,0 +1,478 @@
+"""The one way a recharge moves: look at Stripe outside of any transaction, then move the row under its lock.
+
+`observe` is what reports, webhooks, the sweep and giving up all go through. It asks Stripe afresh, so neither the
+order of events nor a lost answer matters, and what it saw counts only if the row has not changed meanwhile.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Final
+
+import asyncpg
+
+from services.kit import money
+from services.kit.database import transact
+from services.kit.errors import Code, PurseError, conflict, not_found, unavailable
+from services.wallet import ledger
+from services.wallet.recharge import names
+from services.wallet.recharge.domain import attempts as steps
+from services.wallet.recharge.domain import outcome as outcomes
+from services.wallet.recharge.domain.attempts import (
+    AttemptState,
+    Charge,
+    Circumstances,
+    GiveUp,
+    State,
+    Step,
+    Wait,
+)
+from services.wallet.recharge.domain.outcome import AllCanceled, Declined, Intent, Mismatch, OpenAttempt, Succeeded
+from services.wallet.recharge.store import policies
+from services.wallet.recharge.store import recharges as rows
+from services.wallet.recharge.store.policies import Facts
+from services.wallet.recharge.store.recharges import AttemptRow, RechargeRow
+from services.wallet.recharge.stripe import NewIntent, Stripe
+from services.wallet.store import wallets as wallets_store
+
+Clock = Callable[[asyncpg.Connection], Awaitable[datetime]]
+"""Reads the deciding clock."""
+
+_LOOKS_MAX: Final = 4
+_CLOCK_SKEW: Final = timedelta(hours=1)
+_CHECK_MAX: Final = timedelta(hours=1)
+_PAID_PRIORITY: Final = 100
+_UNKNOWN: Final = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the worker says of an attempt.
+
+    Attributes:
+        attempt: Its number.
+        payment_intent: Empty where the answer of its creation was lost.
+        answered: Whether Stripe answered its confirmation.
+        error_code: Of that answer.
+    """
+
+    attempt: int
+    payment_intent: str
+    answered: bool
+    error_code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Authorized:
+    """What to do next, and the row to do it with."""
+
+    step: Step
+    row: RechargeRow
+
+
+class Recharges:
+    """Moves recharges.
+
+    Args:
+        pool: The wallet's database.
+        stripe: Asked for what is true.
+        clock: The deciding clock, read after the locks.
+    """
+
+    def __init__(self, pool: asyncpg.Pool, stripe: Stripe, *, clock: Clock = wallets_store.clock) -> None:
+        self._pool = pool
+        self._stripe = stripe
+        self._clock = clock
+
+    async def get(self, org: str, name: str) -> RechargeRow:
+        """A recharge as stored.
+
+        Raises:
+            PurseError: RECHARGE_UNKNOWN.
+        """
+        async with self._pool.acquire() as connection:
+            return _known(await rows.get(connection, org, name), name)
+
+    async def observe(
+        self, org: str, name: str, *, hint: str = "", report: Report | None = None, signal: bool = True
+    ) -> RechargeRow:
+        """Asks Stripe and moves the recharge to what is true.
+
+        Args:
+            org: The organisation's bare id.
+            name: The recharge.
+            hint: A PaymentIntent that somebody says belongs to it; believed only if its metadata says so too.
+            report: What the worker says of an attempt.
+            signal: Whether to wake the workflow where something has changed.
+
+        Raises:
+            PurseError: RECHARGE_UNKNOWN; UNAVAILABLE where Stripe does not answer: then nothing has changed.
+        """
+        return await self._move(org, name, hint=hint, report=report, signal=signal, giving_up="")
+
+    async def give_up(self, org: str, name: str, reason: str) -> RechargeRow:
+        """Cancels every PaymentIntent, and fails the recharge once all of them read canceled.
+
+        Raises:
+            PurseError: PAYMENT_INTENT_OPEN while the bank is still at it; RECHARGE_UNKNOWN; UNAVAILABLE.
+        """
+        row = await self._move(org, name, hint="", report=None, signal=True, giving_up=reason)
+        if row.state is State.PENDING:
+            what = row.problem or f"its PaymentIntent is {row.intent.status if row.intent else 'unknown'}"
+            raise conflict("PAYMENT_INTENT_OPEN", f"{name} cannot be given up now: {what}; try again later")
+        return row
+
+    async def authorize(self, org: str, name: str) -> Authorized:
+        """Decides what to do next, and stores the attempt where that is to charge.
+
+        Raises:
+            PurseError: RECHARGE_UNKNOWN; UNAVAILABLE where Stripe must be asked first and does not answer.
+        """
+        row = await self.get(org, name)
+        if row.state is State.PENDING and row.intents:
+            await self.observe(org, name, signal=False)
+        return await transact(self._pool, lambda connection: self._authorize(connection, org, name))
+
+    async def _move(
+        self, org: str, name: str, *, hint: str, report: Report | None, signal: bool, giving_up: str
+    ) -> RechargeRow:
+        for _ in range(_LOOKS_MAX):
+            before = await self.get(org, name)
+            known = {one.payment_intent for one in before.intents}
+            if before.state is not State.PENDING and report is None and (not hint or hint in known):
+                return before
+            seen = await self._look(before, report.payment_intent if report else hint)
+            if giving_up or before.state is not State.PENDING:
+                # What a late worker made for a recharge that has ended must not be paid any more.
+                seen = await self._cancel(before, seen)
+            after = await transact(
+                self._pool,
+                lambda connection, before=before, seen=seen: self._settle(  # type: ignore[misc]
+                    connection, before, seen, report=report, signal=signal, giving_up=giving_up
+                ),
+            )
+            if after is not None:
+                return after
+        raise unavailable(f"{name} changes too fast to be looked at; try again", 1.0)
+
+    async def _look(self, row: RechargeRow, hint: str) -> list[Intent]:
+        """Every PaymentIntent of a recharge as Stripe has it now; an unknown creation has no id and no status."""
+        seen: list[Intent] = []
+        lost: list[int] = []
+        for stored in row.intents:
+            if stored.status == outcomes.CANCELED or stored.payment_intent is None:
+                if stored.payment_intent is None and stored.status == _UNKNOWN:
+                    lost.append(stored.number)
+                seen.append(_stored_intent(row, stored))
+            else:
+                seen.append(replace(await self._stripe.retrieve(stored.payment_intent), number=stored.number))
+        known = {intent.payment_intent for intent in seen}
+        found = []
+        if hint and hint not in known:
+            found.append(await self._stripe.retrieve(hint))
+        elif lost:
+            found += await self._list_old(row, lost)
+        for intent in found:
+            if intent.recharge == row.name and intent.payment_intent not in known:
+                seen = _place(seen, intent, lost)
+        return seen
+
+    async def _list_old(self, row: RechargeRow, lost: Sequence[int]) -> list[Intent]:
+        """Past the life of a key a replay proves nothing; a list does."""
+        oldest = next(stored for stored in row.intents if stored.number in lost)
+        async with self._pool.acquire() as connection:
+            now = await self._clock(connection)
+        if now < oldest.created_at + steps.KEY_LIFE:
+            return []
+        return await self._stripe.find(row.name, oldest.customer, oldest.created_at - _CLOCK_SKEW)
+
+    async def _cancel(self, row: RechargeRow, seen: Sequence[Intent]) -> list[Intent]:
+        """Cancels what can be; what never existed counts as canceled, since nothing unknown to us is confirmed."""
+        after = []
+        for intent in seen:
+            now = intent
+            if not now.payment_intent and now.status == _UNKNOWN:
+                now = await self._make_known(row, now)
+            if now.payment_intent and now.status not in {outcomes.CANCELED, outcomes.SUCCEEDED}:
+                await self._stripe.cancel(now.payment_intent)
+                now = replace(await self._stripe.retrieve(now.payment_intent), number=intent.number)
+            after.append(now)
+        return after
+
+    async def _make_known(self, row: RechargeRow, lost: Intent) -> Intent:
+        """Finds out what a lost creation made, by replaying its key; past the key's life the list said: nothing."""
+        stored = next(one for one in row.intents if one.number == lost.number)
+        async with self._pool.acquire() as connection:
+            now = await self._clock(connection)
+        if now >= stored.created_at + steps.KEY_LIFE:
+            return replace(lost, status=outcomes.CANCELED)
+        made = await self._stripe.create_intent(_new_intent(row, stored.number, stored.customer), stored.create_key)
+        return replace(made, number=lost.number)
+
+    async def _settle(
+        self,
+        connection: asyncpg.Connection,
+        before: RechargeRow,
+        seen: Sequence[Intent],
+        *,
+        report: Report | None,
+        signal: bool,
+        giving_up: str,
+    ) -> RechargeRow | None:
+        """Moves the locked row; None where it has changed since the look."""
+        row = _known(await rows.lock(connection, before.org, before.name), before.name)
+        if row.version != before.version:
+            return None
+        now = await self._clock(connection)
+        changed = await _store_intents(connection, row, seen, now)
+        expected = row.expected(livemode=self._stripe.livemode)
+        if row.state is not State.PENDING:
+            changed |= await _note_late(connection, row, seen)
+        else:
+            question = await _take_report(connection, row, report)
+            result = outcomes.judge(seen, expected, question)
+            match result:
+                case Succeeded(intent):
+                    await _succeed(connection, row, intent, now)
+                    changed = True
+                case Mismatch(_, problem):
+                    changed |= await _note_problem(connection, row, problem)
+                case Declined(_, code):
+                    await _decline(connection, row, code, now)
+                    changed = True
+                case AllCanceled():
+                    if row.open_attempt is not None:
+                        await rows.end_attempt(connection, row, AttemptState.CANCELED, "", now)
+                        changed = True
+            if giving_up and (isinstance(result, AllCanceled) or not seen):
+                await _fail(connection, row, giving_up, now)
+                changed = True
+        await rows.touch(connection, row, now + policies.NO_PROGRESS, changed=changed)
+        if changed and signal:
+            await rows.signal(connection, row.org, row.name, "stripe")
+        return await rows.get(connection, row.org, row.name)
+
+    async def _authorize(self, connection: asyncpg.Connection, org: str, name: str) -> Authorized:
+        row = _known(await rows.lock(connection, org, name), name)
+        now = await self._clock(connection)
+        known = (await policies.facts(connection, org, [row.wallet], now))[0]
+        step = steps.next_step(row.standing(), _circumstances(known), now)
+        changed = False
+        if isinstance(step, Charge):
+            changed = await _store_charge(connection, row, known, step, now)
+        elif isinstance(step, Wait) and step.cap is not None:
+            await policies.lock_month(connection, org, row.wallet, known.month)
+            await policies.alert_cap(connection, org, known, step.cap)
+        rest_s = 0.0 if isinstance(step, Charge | GiveUp | steps.Ended) else step.retry_after_s
+        check_at = now + min(timedelta(seconds=rest_s), _CHECK_MAX) + policies.NO_PROGRESS
+        await rows.touch(connection, row, check_at, changed=changed)
+        return Authorized(step, _known(await rows.get(connection, org, name), name))
+
+
+def _known(row: RechargeRow | None, name: str) -> RechargeRow:
+    if row is None:
+        raise not_found(name, "RECHARGE_UNKNOWN", recharge=name)
+    return row
+
+
+def _stored_intent(row: RechargeRow, stored: rows.IntentRow) -> Intent:
+    return Intent(
+        number=stored.number,
+        payment_intent=stored.payment_intent or "",
+        status=stored.status,
+        amount_received_minor=0,
+        currency=row.currency,
+        livemode=False,
+        wallet=row.wallet,
+        recharge=row.name,
+        error_code=stored.error_code,
+        error_mark=stored.error_mark,
+    )
+
+
+def _place(seen: list[Intent], intent: Intent, lost: Sequence[int]) -> list[Intent]:
+    """Puts a found PaymentIntent where its creation was lost, or at the end where it has no such place."""
+    number = intent.number if intent.number in lost else 0
+    if number and any(one.number == number and not one.payment_intent for one in seen):
+        return [intent if one.number == number else one for one in seen]
+    return [*seen, replace(intent, number=max((one.number for one in seen), default=0) + 1)]
+
+
+def _new_intent(row: RechargeRow, number: int, customer: str) -> NewIntent:
+    return NewIntent(row.org, row.wallet, row.name, number, customer, row.amount_minor, row.currency)
+
+
+def _circumstances(known: Facts) -> Circumstances:
+    return Circumstances(
+        policy=known.policy,
+        balance_nanos=known.balance_nanos,
+        wallet_state=known.wallet_state,
+        payment_method=known.payment_method,
+        month=known.month,
+        usage=known.usage,
+    )
+
+
+async def _store_intents(
+    connection: asyncpg.Connection, row: RechargeRow, seen: Sequence[Intent], now: datetime
+) -> bool:
+    """Stores what was seen; returns whether any of it is new."""
+    stored = {one.number: one for one in row.intents}
+    changed = False
+    for intent in seen:
+        was = stored.get(intent.number)
+        if was is None:
+            await rows.adopt_intent(connection, row, intent, now)
+        elif (was.payment_intent or "", was.status, was.error_mark) != (
+            intent.payment_intent,
+            intent.status,
+            intent.error_mark,
+        ):
+            await rows.set_intent(connection, row, intent.number, intent)
+        else:
+            continue
+        changed = True
+    return changed
+
+
+async def _take_report(connection: asyncpg.Connection, row: RechargeRow, report: Report | None) -> OpenAttempt | None:
+    """The open attempt as the rule takes it, with what the worker says of it."""
+    attempt = row.open_attempt
+    if attempt is None:
+        return None
+    question = OpenAttempt(attempt.mark, attempt.answered, attempt.answered_code)
+    if report is None or not report.answered or report.attempt != attempt.number:
+        return question
+    await rows.mark_answered(connection, row, attempt.number, report.error_code)
+    return replace(question, answered=True, answered_code=report.error_code)
+
+
+async def _succeed(connection: asyncpg.Connection, row: RechargeRow, intent: Intent, now: datetime) -> None:
+    """Pending → succeeded and the grant, in this one transaction."""
+    received_nanos = money.from_minor_units(intent.amount_received_minor, row.currency)
+    await rows.end_attempt(connection, row, AttemptState.SUCCEEDED, "", now)
+    grant = await _grant(connection, row, received_nanos, now)
+    await rows.succeed(connection, row, received_nanos, grant, now)
+    if received_nanos < row.amount_nanos:
+        rest_nanos = row.amount_nanos - received_nanos
+        await policies.release(connection, row.org, row.wallet, row.month, rest_nanos, count=0)
+    # An ended recharge ends a block, and one refill may not be enough.
+    await policies.evaluate(connection, row.org, [row.wallet], now)
+
+
+async def _grant(connection: asyncpg.Connection, row: RechargeRow, received_nanos: int, now: datetime) -> str:
+    """Puts the money in. Should somebody have taken the grant's plain name, it gets one that nobody takes."""
+    for grant_id in names.grant_ids(row.name):
+        try:
+            return await ledger.grant(
+                connection,
+                org=row.org,
+                wallet=row.wallet,
+                kind="PAID",
+                amount_nanos=received_nanos,
+                priority=_PAID_PRIORITY,
+                expires_at=None,
+                reference=row.name,
+                grant_id=grant_id,
+                recharge=row.name,
+                now=now,
+            )
+        except PurseError as error:
+            if error.code is not Code.ALREADY_EXISTS:
+                raise
+    raise AssertionError(f"{row.name}: both names of its grant are taken")
+
+
+async def _decline(connection: asyncpg.Connection, row: RechargeRow, code: str, now: datetime) -> None:
+    await rows.end_attempt(connection, row, AttemptState.DECLINED, code, now)
+    if code in steps.AUTHENTICATION or code in steps.DEAD_CARD:
+        await policies.alert(
+            connection,
+            row.org,
+            row.wallet,
+            {"kind": "RECHARGE_NEEDS_A_PERSON", "wallet": row.wallet, "recharge": row.name, "decline_code": code},
+        )
+
+
+async def _fail(connection: asyncpg.Connection, row: RechargeRow, reason: str, now: datetime) -> None:
+    """Gives back what it held. Where the balance is still low the policy is paused, or it would start over at once."""
+    await rows.end_attempt(connection, row, AttemptState.CANCELED, "", now)
+    await rows.fail(connection, row, reason, now)
+    await policies.release(connection, row.org, row.wallet, row.month, row.amount_nanos)
+    known = (await policies.facts(connection, row.org, [row.wallet], now))[0]
+    policy = known.policy
+    if policy is None or not policy.enabled or known.balance_nanos >= policy.threshold_nanos:
+        return
+    await policies.pause(connection, row.org, row.wallet, f"{row.name.rpartition('/')[2]} failed: {reason}")
+    await policies.alert(
+        connection,
+        row.org,
+        row.wallet,
+        {"kind": "RECHARGE_FAILED", "wallet": row.wallet, "recharge": row.name, "reason": reason},
+    )
+
+
+async def _note_problem(connection: asyncpg.Connection, row: RechargeRow, problem: str) -> bool:
+    """Stores and tells what does not fit, once."""
+    new = await rows.set_problem(connection, row, problem)
+    if new:
+        await policies.alert(
+            connection,
+            row.org,
+            row.wallet,
+            {"kind": "RECHARGE_PROBLEM", "wallet": row.wallet, "recharge": row.name, "problem": problem},
+        )
+    return new
+
+
+async def _note_late(connection: asyncpg.Connection, row: RechargeRow, seen: Sequence[Intent]) -> bool:
+    """An ended recharge never changes; money that came in beside its one grant is a person's business."""
+    charged = [intent.payment_intent for intent in seen if intent.status == outcomes.SUCCEEDED]
+    if len(charged) <= (row.state is State.SUCCEEDED):
+        return False
+    return await _note_problem(connection, row, f"charged after it had ended: {', '.join(charged)}")
+
+
+async def _store_charge(
+    connection: asyncpg.Connection, row: RechargeRow, known: Facts, step: Charge, now: datetime
+) -> bool:
+    """Stores what a charge needs before Stripe is asked; returns whether anything is new."""
+    assert known.policy is not None, "a charge needs a policy"
+    # Months only grow, so the old one's lock comes first, as everywhere.
+    if step.moves_month:
+        await policies.release(connection, row.org, row.wallet, row.month, row.amount_nanos)
+        await policies.lock_month(connection, row.org, row.wallet, known.month)
+        await policies.hold(
+            connection, row.org, row.wallet, known.month.key, row.amount_nanos, policy=known.policy, new=False
+        )
+        await rows.move(connection, row, known.month.key)
+    else:
+        await policies.lock_month(connection, row.org, row.wallet, known.month)
+    if step.resumed:
+        return step.moves_month
+    if known.customer is None or known.payment_method is None:
+        raise AssertionError("a charge needs a payment method and the customer that holds it")
+    await rows.end_attempt(connection, row, AttemptState.CANCELED, "superseded", now)
+    current = row.intent
+    if current is None or current.status == outcomes.CANCELED:
+        number = current.number + 1 if current else 1
+        key = names.create_key(row.name, number)
+        await rows.add_intent(connection, row, number, create_key=key, customer=known.customer, now=now)
+        mark = ""
+    else:
+        number, mark = current.number, current.error_mark
+    attempt = AttemptRow(
+        number=step.number,
+        intent_number=number,
+        confirm_key=names.confirm_key(row.name, number, step.number),
+        payment_method=known.payment_method,
+        state=AttemptState.OPEN,
+        decline_code="",
+        mark=mark,
+        answered=False,
+        answered_code="",
+        authorized_at=now,
+        ended_at=None,
+    )
+    await rows.add_attempt(connection, row, attempt)
+    return True

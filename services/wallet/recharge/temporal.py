@@ -1,0 +1,141 @@
+"""Starts and wakes recharge workflows; what the outbox's relays call."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from temporalio.client import Client
+from temporalio.common import (
+    SearchAttributeKey,
+    SearchAttributePair,
+    TypedSearchAttributes,
+    WorkflowIDConflictPolicy,
+    WorkflowIDReusePolicy,
+)
+from temporalio.service import RPCError, RPCStatusCode
+
+from services.kit.errors import PurseError, conflict, unavailable
+from services.kit.outbox import OutboxMessage
+from services.wallet.recharge.domain.attempts import MAX_AGE
+
+WORKFLOW: Final = "Recharge"
+TASK_QUEUE: Final = "recharge"
+WAKE: Final = "wake"
+ORG: Final = SearchAttributeKey.for_keyword("Org")
+SUBJECT: Final = SearchAttributeKey.for_keyword("Subject")
+WALLET: Final = SearchAttributeKey.for_keyword("Wallet")
+STATE: Final = SearchAttributeKey.for_keyword("State")
+DEADLINE: Final = SearchAttributeKey.for_datetime("Deadline")
+
+_AT_ONCE_MAX: Final = 8
+_CONNECT_TIMEOUT: Final = timedelta(seconds=5)
+_RPC_TIMEOUT: Final = timedelta(seconds=10)
+_RETRY_AFTER_S: Final = 1.0
+
+
+class Temporal:
+    """A client that connects when it is first needed, and again after Temporal was gone.
+
+    Args:
+        address: `host:port`.
+        namespace: Where the workflows live.
+    """
+
+    def __init__(self, address: str, namespace: str) -> None:
+        self._address = address
+        self._namespace = namespace
+        self._client: Client | None = None
+
+    async def start(self, messages: Sequence[OutboxMessage]) -> list[Exception | None]:
+        """Starts a workflow a row; one that runs already is what was wanted."""
+        client = await self._connected()
+        return await _each(messages, lambda message: _start(client, message))
+
+    async def signal(self, messages: Sequence[OutboxMessage]) -> list[Exception | None]:
+        """Wakes a workflow a row; one that has ended needs no waking, and the sweep starts one that was lost."""
+        client = await self._connected()
+        return await _each(messages, lambda message: _signal(client, message))
+
+    async def _connected(self) -> Client:
+        if self._client is None:
+            try:
+                self._client = await Client.connect(
+                    self._address, namespace=self._namespace, connect_timeout=_CONNECT_TIMEOUT
+                )
+            except (RuntimeError, RPCError) as error:
+                raise _out_of_reach(error) from None
+        return self._client
+
+
+async def _each(
+    messages: Sequence[OutboxMessage], send: Callable[[OutboxMessage], Awaitable[None]]
+) -> list[Exception | None]:
+    at_once = asyncio.Semaphore(_AT_ONCE_MAX)
+
+    async def one(message: OutboxMessage) -> Exception | None:
+        async with at_once:
+            try:
+                await send(message)
+            except PurseError as error:
+                return error
+        return None
+
+    return list(await asyncio.gather(*(one(message) for message in messages)))
+
+
+async def _start(client: Client, message: OutboxMessage) -> None:
+    name = message.key
+    try:
+        about = json.loads(message.payload)
+        deadline = datetime.fromisoformat(about["created_at"]) + MAX_AGE
+        wallet, amount, reason = about["wallet"], about["amount"], about["reason"]
+    except (ValueError, KeyError, TypeError):
+        raise conflict("MALFORMED_OUTBOX_ROW", f"the outbox row of {name} cannot be read") from None
+    subject = name.partition("/recharges/")[0]
+    attributes = TypedSearchAttributes(
+        [
+            SearchAttributePair(ORG, f"orgs/{message.org}"),
+            SearchAttributePair(SUBJECT, subject),
+            SearchAttributePair(WALLET, wallet),
+            SearchAttributePair(STATE, "PENDING"),
+            SearchAttributePair(DEADLINE, deadline),
+        ]
+    )
+    try:
+        await client.start_workflow(
+            WORKFLOW,
+            {"recharge": name},
+            id=name,
+            task_queue=TASK_QUEUE,
+            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            search_attributes=attributes,
+            static_summary=f"Recharge of {amount} for {wallet}",
+            static_details=(
+                f"**{amount}** for `{wallet}`, because {reason}.\n\n"
+                f"It is given up on {deadline:%Y-%m-%d %H:%M} UTC unless the charge succeeds before. "
+                f"The truth is kept by the wallet service: `{name}`."
+            ),
+            rpc_timeout=_RPC_TIMEOUT,
+        )
+    except RPCError as error:
+        # Until the worker has registered them, the search attributes are unknown to a new namespace.
+        if error.status is RPCStatusCode.INVALID_ARGUMENT and "search attribute" not in error.message.lower():
+            raise conflict("TEMPORAL_REFUSED", f"Temporal refuses to start {name}: {error.message}") from None
+        raise _out_of_reach(error) from None
+
+
+async def _signal(client: Client, message: OutboxMessage) -> None:
+    handle = client.get_workflow_handle(message.key)
+    try:
+        await handle.signal(WAKE, message.payload.decode(errors="replace"), rpc_timeout=_RPC_TIMEOUT)
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return
+        raise _out_of_reach(error) from None
+
+
+def _out_of_reach(error: Exception) -> PurseError:
+    return unavailable(f"Temporal is out of reach: {error}"[:300], _RETRY_AFTER_S)
