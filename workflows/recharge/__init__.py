@@ -1,1 +1,1 @@
-"""Recharges one wallet once, through every state a payment can take."""
+"""The Recharge workflow: charge, wait for Stripe or ask it, try again or give up. The wallet's row is the truth."""

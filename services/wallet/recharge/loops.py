@@ -15,10 +15,12 @@ from services.kit.outbox import Relay
 from services.kit.telemetry import get_logger
 from services.wallet.recharge.domain.attempts import State
 from services.wallet.recharge.observe import Clock, Recharges
+from services.wallet.recharge.settings import StripeSettings
 from services.wallet.recharge.store import inbox, policies
 from services.wallet.recharge.store import recharges as rows
 from services.wallet.recharge.store.inbox import EventRow
 from services.wallet.recharge.store.policies import TOPIC_SIGNAL, TOPIC_START
+from services.wallet.recharge.stripe import Stripe
 from services.wallet.recharge.temporal import Temporal
 from services.wallet.store import wallets as wallets_store
 
@@ -30,6 +32,12 @@ _SWEEP_INTERVAL_S: Final = 15.0
 _TRY_LATER: Final = frozenset({Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.DEADLINE_EXCEEDED})
 
 _log = get_logger(__name__)
+
+
+def recharge_loops(settings: StripeSettings, pool: asyncpg.Pool, stripe: Stripe) -> "RechargeLoops":
+    """The loops as the wallet service runs them."""
+    temporal = Temporal(settings.temporal_address, settings.temporal_namespace)
+    return RechargeLoops(pool, Recharges(pool, stripe), temporal)
 
 
 class RechargeLoops:

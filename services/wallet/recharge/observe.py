@@ -32,7 +32,7 @@ from services.wallet.recharge.store import policies
 from services.wallet.recharge.store import recharges as rows
 from services.wallet.recharge.store.policies import Facts
 from services.wallet.recharge.store.recharges import AttemptRow, RechargeRow
-from services.wallet.recharge.stripe import NewIntent, Stripe
+from services.wallet.recharge.stripe import REFUSED, NewIntent, Stripe
 from services.wallet.store import wallets as wallets_store
 
 Clock = Callable[[asyncpg.Connection], Awaitable[datetime]]
@@ -206,7 +206,12 @@ class Recharges:
             now = await self._clock(connection)
         if now >= stored.created_at + steps.KEY_LIFE:
             return replace(lost, status=outcomes.CANCELED)
-        made = await self._stripe.create_intent(_new_intent(row, stored.number, stored.customer), stored.create_key)
+        try:
+            made = await self._stripe.create_intent(_new_intent(row, stored.number, stored.customer), stored.create_key)
+        except PurseError as error:
+            if error.reason != REFUSED:
+                raise
+            return replace(lost, status=outcomes.CANCELED)
         return replace(made, number=lost.number)
 
     async def _settle(

@@ -15,11 +15,11 @@ class StripeSettings(ServiceSettings):
     model_config = SettingsConfigDict(populate_by_name=True)
 
     stripe_api_key: SecretStr | None = Field(
-        None,
+        default=None,
         validation_alias=AliasChoices("PURSE_STRIPE_API_KEY", "STRIPE_API_KEY"),
         description="sk_test_… or rk_test_…; without it nothing can be charged",
     )
-    stripe_base_url: str = Field("", description="where Stripe's API answers; empty means Stripe itself")
-    stripe_webhook_secret: SecretStr | None = Field(None, description="whsec_…, verifies webhook events")
-    stripe_allow_live: str = Field("", description=f'a live key is refused unless this says "{ALLOW_LIVE}"')
-    stripe_timeout_s: float = Field(20.0, gt=0, le=80, description="how long one request to Stripe may take")
+    stripe_base_url: str = Field(default="", description="where Stripe's API answers; empty means Stripe itself")
+    stripe_webhook_secret: SecretStr | None = Field(default=None, description="whsec_…, verifies webhook events")
+    stripe_allow_live: str = Field(default="", description=f'a live key is refused unless this says "{ALLOW_LIVE}"')
+    stripe_timeout_s: float = Field(default=20.0, gt=0, le=80, description="how long one request to Stripe may take")

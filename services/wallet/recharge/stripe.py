@@ -21,6 +21,8 @@ from services.wallet.recharge.settings import ALLOW_LIVE, StripeSettings
 
 API_VERSION: Final = "2026-10-28.endive"
 """Pinned: an answer's shape never changes under a running service."""
+REFUSED: Final = "STRIPE_REFUSED"
+"""The reason of an error that says for certain: Stripe has not done it."""
 STRIPE_URL: Final = "https://api.stripe.com"
 PAYLOAD_BYTES_MAX: Final = 256 * 1024
 """The largest webhook event taken."""
@@ -297,8 +299,11 @@ async def _ask(call: Callable[[], Awaitable[T]]) -> T:
     """Runs a call; what says nothing about the outcome becomes UNAVAILABLE, a definite refusal is raised as it is."""
     try:
         return await call()
-    except (stripe.CardError, stripe.IdempotencyError):
+    except stripe.CardError:
         raise
+    except stripe.IdempotencyError:
+        # The first request under this key did something; what, only Stripe's dashboard tells.
+        raise conflict("STRIPE_KEY_MISMATCH", "the idempotency key was used with another content") from None
     except stripe.InvalidRequestError as error:
         if error.http_status == 409 or error.code in {"idempotency_key_in_use", "lock_timeout", "rate_limit"}:
             raise unavailable("Stripe is still at work on the same request", _RETRY_AFTER_S) from None
@@ -315,12 +320,12 @@ async def _ask(call: Callable[[], Awaitable[T]]) -> T:
 async def _ask_or_refuse(call: Callable[[], Awaitable[T]]) -> T:
     try:
         return await _ask(call)
-    except (stripe.CardError, stripe.InvalidRequestError, stripe.IdempotencyError) as error:
+    except (stripe.CardError, stripe.InvalidRequestError) as error:
         raise _refused(error) from None
 
 
 def _refused(error: stripe.StripeError) -> PurseError:
-    return conflict("STRIPE_REFUSED", f"Stripe refuses: {error.user_message}", code=error.code or "")
+    return conflict(REFUSED, f"Stripe refuses: {error.user_message}", code=_code(error))
 
 
 def _code(error: stripe.StripeError) -> str:

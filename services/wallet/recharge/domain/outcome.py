@@ -120,12 +120,20 @@ def judge(intents: Sequence[Intent], expected: Expected, attempt: OpenAttempt | 
     if all(intent.status == CANCELED for intent in intents):
         return AllCanceled()
     current = max(intents, key=lambda intent: intent.number)
-    if attempt is not None and current.status in UNPAID:
-        if current.error_mark and (attempt.answered or current.error_mark != attempt.mark):
-            return Declined(current, current.error_code or attempt.answered_code or "unknown")
-        if attempt.answered_code:
-            return Declined(current, attempt.answered_code)
-    return StillOpen(current)
+    code = _decline_code(current, attempt) if attempt is not None else ""
+    return Declined(current, code) if code else StillOpen(current)
+
+
+def _decline_code(current: Intent, attempt: OpenAttempt) -> str:
+    """Why the open attempt ended without a charge; empty where that is not known."""
+    if not current.payment_intent:
+        # Where Stripe refused to create it, there is nothing that could be paid.
+        return attempt.answered_code
+    if current.status not in UNPAID:
+        return ""
+    if current.error_mark and (attempt.answered or current.error_mark != attempt.mark):
+        return current.error_code or attempt.answered_code or "unknown"
+    return attempt.answered_code
 
 
 def mismatch(intent: Intent, expected: Expected) -> str:

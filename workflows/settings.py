@@ -1,0 +1,12 @@
+"""What the worker needs to be told."""
+
+from pydantic import Field
+
+from services.wallet.recharge.settings import StripeSettings
+
+
+class WorkerSettings(StripeSettings):
+    """From PURSE_… variables."""
+
+    metrics_bind: str = Field(default="127.0.0.1:7414", description="host:port of /metrics and /health")
+    worker_activities_max: int = Field(default=50, ge=1, le=1000, description="activities at once in one worker")

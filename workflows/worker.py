@@ -1,0 +1,172 @@
+"""The worker process: runs the suite's workflows and their activities.
+
+    python -m workflows.worker
+
+It waits for Temporal, registers the search attributes that are missing, and ends in good order on SIGTERM.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
+from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
+from temporalio.worker import Worker
+
+from pursestrings.wallet.v1 import wallet_pb2_grpc
+from services.kit.channel import channel
+from services.kit.telemetry import MetricsServer, configure_logging, get_logger
+from services.wallet.recharge.stripe import Stripe
+from workflows.recharge import types
+from workflows.recharge.activities import RechargeActivities
+from workflows.recharge.workflow import Recharge
+from workflows.settings import WorkerSettings
+
+if TYPE_CHECKING:
+    from pursestrings.wallet.v1.wallet_pb2_grpc import WalletServiceAsyncStub
+
+SEARCH_ATTRIBUTES: Final[Mapping[str, "IndexedValueType.ValueType"]] = {
+    "Org": IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD,
+    "Subject": IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD,
+    "Wallet": IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD,
+    "State": IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD,
+    "Deadline": IndexedValueType.INDEXED_VALUE_TYPE_DATETIME,
+}
+"""What workflows are found by in Temporal's UI."""
+
+_CONNECT_TIMEOUT: Final = timedelta(seconds=5)
+_CONNECT_REST_S: Final = 0.5
+_RPC_TIMEOUT: Final = timedelta(seconds=10)
+
+_log = get_logger(__name__)
+
+
+async def connect(address: str, namespace: str) -> Client:
+    """A client, once Temporal answers for the namespace and knows the search attributes."""
+    said = False
+    while True:
+        try:
+            client = await Client.connect(address, namespace=namespace, connect_timeout=_CONNECT_TIMEOUT)
+            await register_search_attributes(client)
+        except (RuntimeError, RPCError) as error:
+            if not said:
+                _log.warning("waiting for Temporal", address=address, error=str(error)[:200])
+                said = True
+            await asyncio.sleep(_CONNECT_REST_S)
+        else:
+            return client
+
+
+async def register_search_attributes(client: Client) -> None:
+    """Makes the search attributes that the namespace does not have yet.
+
+    Raises:
+        RPCError: Temporal is out of reach, or does not let this client register them.
+    """
+    operator = client.operator_service
+    known = await operator.list_search_attributes(
+        ListSearchAttributesRequest(namespace=client.namespace), timeout=_RPC_TIMEOUT
+    )
+    missing = {name: kind for name, kind in SEARCH_ATTRIBUTES.items() if name not in known.custom_attributes}
+    if not missing:
+        return
+    try:
+        await operator.add_search_attributes(
+            AddSearchAttributesRequest(namespace=client.namespace, search_attributes=missing), timeout=_RPC_TIMEOUT
+        )
+    except RPCError as error:
+        # Another worker was faster.
+        if error.status is not RPCStatusCode.ALREADY_EXISTS:
+            raise
+
+
+def build(client: Client, activities: RechargeActivities, settings: WorkerSettings) -> Worker:
+    """A worker of everything that the suite runs on Temporal."""
+    return Worker(
+        client,
+        task_queue=types.TASK_QUEUE,
+        workflows=[Recharge],
+        activities=[
+            activities.authorize,
+            activities.create,
+            activities.confirm,
+            activities.report,
+            activities.give_up,
+        ],
+        max_concurrent_activities=settings.worker_activities_max,
+        graceful_shutdown_timeout=timedelta(seconds=settings.shutdown_grace_s),
+    )
+
+
+async def main() -> None:
+    """Runs until SIGTERM or SIGINT."""
+    settings = WorkerSettings()
+    configure_logging(settings.log_level, "worker")
+    stripe = Stripe(settings)
+    running = asyncio.Event()
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+
+    async def healthy() -> bool:
+        return running.is_set()
+
+    metrics = MetricsServer(settings.metrics_bind, healthy)
+    await metrics.start()
+    wallet = channel(
+        settings.wallet_address,
+        settings.service_token(),
+        ca_file=settings.tls_ca_file,
+        allow_plaintext=settings.allow_plaintext,
+    )
+    stub: WalletServiceAsyncStub = wallet_pb2_grpc.WalletServiceStub(wallet)
+    work = asyncio.create_task(_work(settings, RechargeActivities(stub, stripe), running, stopped))
+    stop = asyncio.create_task(stopped.wait())
+    try:
+        await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
+        if stopped.is_set() and not running.is_set():
+            work.cancel()
+        await asyncio.gather(work, return_exceptions=stopped.is_set())
+    finally:
+        stop.cancel()
+        await metrics.stop()
+        await wallet.close()
+        await stripe.close()
+
+
+async def _work(
+    settings: WorkerSettings, activities: RechargeActivities, running: asyncio.Event, stopped: asyncio.Event
+) -> None:
+    client = await connect(settings.temporal_address, settings.temporal_namespace)
+    async with build(client, activities, settings):
+        running.set()
+        _log.info("working", task_queue=types.TASK_QUEUE, temporal=settings.temporal_address)
+        await stopped.wait()
+
+
+def run() -> None:
+    """The process: ends without the interpreter's own shutdown, in which Temporal's core may crash."""
+    code = 0
+    try:
+        asyncio.run(main())
+    except SystemExit as error:
+        if isinstance(error.code, str):
+            sys.stderr.write(f"{error.code}\n")
+        code = error.code if isinstance(error.code, int) else 1
+    except Exception as error:
+        _log.error("the worker ended", exc_info=error)
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    run()
