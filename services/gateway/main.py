@@ -1,0 +1,66 @@
+"""Starts the gateway: the only place that wires its parts."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import uvicorn
+
+from services.gateway.service import create_app
+from services.gateway.settings import GatewaySettings
+from services.kit.channel import channel, is_loopback
+from services.kit.server import run
+from services.kit.telemetry import configure_logging
+
+_KEEP_ALIVE_S: Final = 30
+
+
+@asynccontextmanager
+async def serving(settings: GatewaySettings) -> AsyncIterator[uvicorn.Server]:
+    """The gateway, wired, to be served.
+
+    Raises:
+        SystemExit: It would speak plain HTTP to other machines without being told to.
+    """
+    if not (settings.tls_certificate_file or settings.allow_plaintext or is_loopback(settings.bind)):
+        raise SystemExit(
+            f"refusing to serve {settings.bind} without TLS: set PURSE_TLS_CERTIFICATE_FILE and PURSE_TLS_KEY_FILE, "
+            "or PURSE_ALLOW_PLAINTEXT=true behind a proxy that speaks TLS"
+        )
+    wallet = channel(
+        settings.wallet_address,
+        settings.service_token(),
+        ca_file=settings.tls_ca_file,
+        allow_plaintext=settings.allow_plaintext,
+    )
+    host, _, port = settings.bind.rpartition(":")
+    config = uvicorn.Config(
+        create_app(wallet, timeout_s=settings.wallet_timeout_s),
+        host=host,
+        port=int(port),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws="none",
+        limit_concurrency=settings.requests_max,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=int(settings.shutdown_grace_s),
+        ssl_certfile=settings.tls_certificate_file,
+        ssl_keyfile=settings.tls_key_file,
+    )
+    try:
+        yield uvicorn.Server(config)
+    finally:
+        await wallet.close()
+
+
+async def main() -> None:
+    """Serves until SIGTERM or SIGINT."""
+    settings = GatewaySettings()
+    configure_logging(settings.log_level, "gateway")
+    async with serving(settings) as server:
+        await server.serve()
+
+
+if __name__ == "__main__":
+    run(main)
