@@ -89,40 +89,26 @@ class UsageRelay:
         return False
 
     async def _send(self, messages: list[OutboxMessage]) -> Sequence[Exception | None]:
-        results: list[Exception | None] = [None] * len(messages)
-        items: list[budget_pb2.UsageItem] = []
-        places: list[int] = []
+        results: list[Exception | None] = []
+        part: list[bytes] = []
         size = 0
-        for place, message in enumerate(messages):
-            try:
-                item = budget_pb2.UsageItem.FromString(message.payload)
-            except DecodeError as error:
-                results[place] = error
-                continue
-            if size + len(message.payload) > CALL_BYTES_MAX:
-                await self._apply_into(results, items, places)
-                items, places, size = [], [], 0
-            items.append(item)
-            places.append(place)
+        for message in messages:
+            if size + len(message.payload) > CALL_BYTES_MAX and part:
+                results += await self._apply(part)
+                part, size = [], 0
+            part.append(message.payload)
             size += len(message.payload)
-        await self._apply_into(results, items, places)
-        return results
+        return results + await self._apply(part)
 
-    async def _apply_into(
-        self, results: list[Exception | None], items: list[budget_pb2.UsageItem], places: list[int]
-    ) -> None:
-        if items:
-            for place, result in zip(places, await self._apply(items), strict=True):
-                results[place] = result
-
-    async def _apply(self, items: list[budget_pb2.UsageItem]) -> list[Exception | None]:
-        """Applies events. Where one makes the whole call fail, halves find out which."""
-        request = budget_pb2.ApplyUsageRequest(items=items, relay=self._name)
+    async def _apply(self, items: list[bytes]) -> list[Exception | None]:
+        """Applies events. Where one of them makes the whole call fail, halves find out which."""
         try:
+            request = _request_of(items)
+            request.relay = self._name
             response = await self._budget.ApplyUsage(request, timeout=self._timeout_s)
-        except grpc.aio.AioRpcError as failure:
-            error = from_rpc_error(failure)
-            if error.code in _NOT_THE_EVENTS_FAULT:
+        except (DecodeError, grpc.aio.AioRpcError) as failure:
+            error = from_rpc_error(failure) if isinstance(failure, grpc.aio.AioRpcError) else failure
+            if isinstance(error, PurseError) and error.code in _NOT_THE_EVENTS_FAULT:
                 return [unavailable(f"budget: {error.code.name}: {error.message}")] * len(items)
             if len(items) == 1:
                 return [error]
@@ -135,3 +121,11 @@ class UsageRelay:
             from_rpc_status(result.error) if result.WhichOneof("result") == "error" else None
             for result in response.results
         ]
+
+
+def _request_of(items: Sequence[bytes]) -> budget_pb2.ApplyUsageRequest:
+    """One request of messages that hold one item each; raises DecodeError where one does not."""
+    request = budget_pb2.ApplyUsageRequest.FromString(b"".join(items))
+    if len(request.items) != len(items):
+        raise DecodeError(f"{len(items)} messages hold {len(request.items)} items")
+    return request

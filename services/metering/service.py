@@ -9,7 +9,6 @@ import asyncpg
 import grpc
 from google.rpc import status_pb2
 
-from pursestrings.budget.v1 import budget_pb2
 from pursestrings.metering.v1 import metering_pb2, metering_pb2_grpc
 from pursestrings.type.v1 import type_pb2
 from services.kit.auth import identity
@@ -23,7 +22,7 @@ from services.kit.windows import WindowKind
 from services.metering import wire
 from services.metering.domain import questions, usage
 from services.metering.prices import Prices
-from services.metering.store import answers, audit
+from services.metering.store import audit, reports
 from services.metering.store.recording import Recorded, Recording
 
 _log = get_logger(__name__)
@@ -65,7 +64,9 @@ class MeteringService(metering_pb2_grpc.MeteringServiceServicer):
         item = self._prepare(request.event, trusted=identity().has(*_TRUSTED), now=self._clock())
         recorded = await self._recorder.submit(item)
         self._recorded()
-        return metering_pb2.RecordUsageResponse(usage=wire.recorded_message(recorded))
+        response = metering_pb2.RecordUsageResponse()
+        wire.set_recorded(response.usage, recorded)
+        return response
 
     async def BatchRecordUsage(
         self, request: metering_pb2.BatchRecordUsageRequest, context: _Context
@@ -82,11 +83,17 @@ class MeteringService(metering_pb2_grpc.MeteringServiceServicer):
                 items.append(self._prepare(event, trusted=trusted, now=now))
             except PurseError as error:
                 refused[place] = error
-        recorded = iter(await self._recorder.submit_many(items))
+        answers = iter(await self._recorder.submit_many(items))
         self._recorded()
-        return metering_pb2.BatchRecordUsageResponse(
-            results=[_result(refused[place] if place in refused else next(recorded)) for place in range(count)]
-        )
+        response = metering_pb2.BatchRecordUsageResponse()
+        for place in range(count):
+            answer = refused[place] if place in refused else next(answers)
+            result = response.results.add()
+            if isinstance(answer, Recorded):
+                wire.set_recorded(result.usage, answer)
+            else:
+                result.error.CopyFrom(_status_of(answer))
+        return response
 
     async def Estimate(self, request: metering_pb2.EstimateRequest, context: _Context) -> metering_pb2.EstimateResponse:
         """Prices a call that has not happened."""
@@ -112,7 +119,7 @@ class MeteringService(metering_pb2_grpc.MeteringServiceServicer):
         zone, now = questions.check_zone(request.time_zone), self._clock()
         today = questions.window_span(WindowKind.DAY, zone, now)
         month = questions.window_span(WindowKind.MONTH, zone, now)
-        of_today, of_month = await answers.totals_of(self._pool, who.name, (today, month))
+        of_today, of_month = await reports.totals_of(self._pool, who.name, (today, month))
         return metering_pb2.GetUsageResponse(
             today=wire.totals_message(of_today),
             month=wire.totals_message(of_month),
@@ -134,7 +141,7 @@ class MeteringService(metering_pb2_grpc.MeteringServiceServicer):
             page_token=request.page_token,
             now=self._clock(),
         )
-        page = await answers.answer(self._pool, question)
+        page = await reports.answer(self._pool, question)
         return metering_pb2.QueryUsageResponse(
             groups=[_group(group, page.totals) for group in page.groups],
             totals=wire.totals_message(page.totals),
@@ -160,14 +167,7 @@ class MeteringService(metering_pb2_grpc.MeteringServiceServicer):
         kept, refusal = usage.accept(
             given, wire.labels_json(given.labels), trusted=trusted, now=now, cards=self._prices.cards
         )
-        message = wire.message_of(kept, given, event.tokens)
-        return Recording(kept, wire.payload_hash(event), message, refusal)
-
-
-def _result(answer: Recorded | Exception) -> metering_pb2.RecordUsageResult:
-    if isinstance(answer, Recorded):
-        return metering_pb2.RecordUsageResult(usage=wire.recorded_message(answer))
-    return metering_pb2.RecordUsageResult(error=_status_of(answer))
+        return Recording(kept, wire.payload_hash(event), wire.message_of(kept, event), refusal)
 
 
 def _status_of(error: Exception) -> status_pb2.Status:
@@ -182,7 +182,7 @@ def _status_of(error: Exception) -> status_pb2.Status:
     )
 
 
-def _group(group: answers.Group, whole: questions.Totals) -> metering_pb2.UsageGroup:
+def _group(group: reports.Group, whole: questions.Totals) -> metering_pb2.UsageGroup:
     return metering_pb2.UsageGroup(
         keys=group.keys,
         totals=wire.totals_message(group.totals),
@@ -214,7 +214,7 @@ async def _audit(snapshot: audit.Snapshot) -> metering_pb2.AuditResponse:
         raise invalid("org", f"there are more than {audit.TOTALS_MAX} totals; audit one organisation at a time")
     pending: dict[tuple[str, str], list[int]] = {}
     async for org, message in snapshot.pending():
-        cost = budget_pb2.UsageItem.FromString(message).cost
+        cost = wire.item_of(message).cost
         entry = pending.setdefault((org, cost.currency_code), [0, 0])
         entry[0] += 1
         entry[1] += cost.amount_nanos

@@ -126,7 +126,7 @@ async def running_budget(budget: FakeBudget) -> AsyncIterator[str]:
 
 def settings_for(database: Database, keys: Keys, budget_address: str, **more: Any) -> MeteringSettings:
     """Settings of a metering on a test's database."""
-    values = {
+    values: dict[str, Any] = {
         "bind": "127.0.0.1:0",
         "metrics_bind": "127.0.0.1:0",
         "auth_public_key_file": keys.public_file,
@@ -142,7 +142,7 @@ def settings_for(database: Database, keys: Keys, budget_address: str, **more: An
 async def running_metering(database: Database, directory: Path, **more: Any) -> AsyncIterator[Metering]:
     """Metering with a fake budget service."""
     keys = Keys.make(directory)
-    budget = FakeBudget()
+    budget = FakeBudget()  # type: ignore[abstract]  # the relay calls one method
     async with contextlib.AsyncExitStack() as stack:
         budget_address = await stack.enter_async_context(running_budget(budget))
         server = await stack.enter_async_context(serving(settings_for(database, keys, budget_address, **more)))
@@ -160,9 +160,9 @@ async def running_metering(database: Database, directory: Path, **more: Any) -> 
 
 def usage_event(id_: str = "e1", **fields: Any) -> metering_pb2.UsageEvent:
     """An event of a priced model; fields of the call and of the tokens by their own names."""
-    call = {"provider": "anthropic", "model": "claude-sonnet-4-5", "operation": "chat"}
+    call: dict[str, Any] = {"provider": "anthropic", "model": "claude-sonnet-4-5", "operation": "chat"}
     call |= {name: fields.pop(name) for name in ("provider", "model", "operation", "labels") if name in fields}
-    tokens = {"input_tokens": 1_000, "output_tokens": 100}
+    tokens: dict[str, Any] = {"input_tokens": 1_000, "output_tokens": 100}
     tokens |= {name: fields.pop(name) for name in list(fields) if name.endswith("_tokens")}
     return metering_pb2.UsageEvent(
         **{

@@ -14,7 +14,7 @@ CREATE TABLE usage_key (
     id text COLLATE "C" NOT NULL,
     payload_hash bytea NOT NULL,
     occurred_at timestamptz NOT NULL,
-    recorded_at timestamptz NOT NULL,
+    recorded_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (org, source, id)
 );
 -- Keys arrive in the order of this time, so a few bytes a range of pages find the ones to forget.

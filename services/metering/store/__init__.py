@@ -1,1 +1,1 @@
-"""Metering's SQL, and nothing but: `recording` writes, `answers` and `audit` read, `upkeep` is what is around them."""
+"""Metering's SQL, and nothing but: `recording` writes, `reports` and `audit` read, `upkeep` is what is around them."""

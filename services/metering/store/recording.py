@@ -1,25 +1,24 @@
 """The SQL of recording: keys, events, rollups, sessions, the outbox."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 import asyncpg
 
-from services.kit import outbox
 from services.kit.errors import PurseError, conflict
 from services.kit.groupcommit import Redo
-from services.metering.domain.usage import RollupKey, SessionKey, Usage, roll_up, sessions_of
+from services.metering.domain.usage import RollupKey, SessionKey, Usage, roll_up
 
 TOPIC: Final = "usage"
 """The outbox topic of usage that the budget service must apply."""
 
 _COLUMNS: Final = Usage._fields
 _INSERT_KEYS: Final = """
-INSERT INTO usage_key (org, source, id, payload_hash, occurred_at, recorded_at)
-SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::timestamptz[], $6::timestamptz[])
-ON CONFLICT DO NOTHING RETURNING org, source, id
+INSERT INTO usage_key (org, source, id, payload_hash, occurred_at)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::timestamptz[])
+ON CONFLICT DO NOTHING
 """
 _STORED: Final = f"""
 SELECT k.payload_hash, {", ".join(f"e.{column}" for column in _COLUMNS)}
@@ -55,6 +54,10 @@ ON CONFLICT DO NOTHING
 """
 
 
+Key = tuple[str, str, str]
+"""Organisation, source and id."""
+
+
 @dataclass(slots=True, frozen=True, eq=False)
 class Recording:
     """A call on its way into the books.
@@ -85,34 +88,40 @@ async def record(connection: asyncpg.Connection, items: Sequence[Recording]) -> 
     Locks are taken in the order of keys, then of rollups, then of sessions, each sorted, so that replicas cannot
     deadlock; the rollups, which everyone shares, last.
     """
-    firsts: dict[tuple[str, str, str], Recording] = {}
+    firsts: dict[Key, Recording] = {}
     for item in items:
-        key = item.usage.key
-        if firsts.setdefault(key, item).refusal is not None and item.refusal is None:
-            firsts[key] = item
+        known = firsts.setdefault(item.usage.key, item)
+        if known.refusal is not None and item.refusal is None:
+            firsts[item.usage.key] = item
     asked = sorted(key for key, item in firsts.items() if item.refusal is None)
-    made = await _insert_keys(connection, [firsts[key] for key in asked])
-    fresh = [firsts[key] for key in asked] if len(made) == len(asked) else [firsts[key] for key in asked if key in made]
-    if fresh:
-        await _insert(connection, fresh)
-    if len(fresh) == len(items):
+    made = await _insert_keys(connection, asked, [firsts[key] for key in asked])
+    stored: dict[Key, tuple[bytes, Usage]] = {}
+    if made < len(firsts):
+        # A key whose event is there was in the books before: a transaction that makes a key makes its event, and
+        # this one has not made its events yet.
+        stored = await _stored(connection, list(firsts))
+        asked = [key for key in asked if key not in stored]
+        if len(asked) != made:
+            # Somebody's key was forgotten between the two statements.
+            raise Redo
+    if asked:
+        await _insert(connection, [firsts[key] for key in asked])
+    if made == len(items):
         return [Recorded(item.usage, duplicate=False) for item in items]
-    return await _answers(connection, items, firsts, made)
+    return [_answer(item, firsts[item.usage.key], stored.get(item.usage.key)) for item in items]
 
 
-async def _insert_keys(connection: asyncpg.Connection, items: Sequence[Recording]) -> Collection[tuple[str, str, str]]:
-    if not items:
-        return ()
-    rows = await connection.fetch(
+async def _insert_keys(connection: asyncpg.Connection, keys: Sequence[Key], items: Sequence[Recording]) -> int:
+    """Makes the keys that are not there and returns how many."""
+    if not keys:
+        return 0
+    status: str = await connection.execute(
         _INSERT_KEYS,
-        [item.usage.org for item in items],
-        [item.usage.source for item in items],
-        [item.usage.id for item in items],
+        *(list(column) for column in zip(*keys, strict=True)),
         [item.payload_hash for item in items],
         [item.usage.occurred_at for item in items],
-        [item.usage.recorded_at for item in items],
     )
-    return {tuple(row) for row in rows}
+    return int(status.rpartition(" ")[2])
 
 
 async def _insert(connection: asyncpg.Connection, items: Sequence[Recording]) -> None:
@@ -124,18 +133,17 @@ async def _insert(connection: asyncpg.Connection, items: Sequence[Recording]) ->
             # A partition was attached after the row had been sent to the default one.
             raise Redo from error
         raise
-    await outbox.put(
-        connection,
-        [
-            outbox.OutboxRow(item.usage.org, TOPIC, f"{item.usage.source}/{item.usage.id}", item.message)
-            for item in items
-        ],
+    # Written as `kit.outbox` would, but by COPY as well: twice as fast for rows that cannot conflict.
+    await connection.copy_records_to_table(
+        "outbox",
+        records=[(item.usage.org, TOPIC, f"{item.usage.source}/{item.usage.id}", item.message) for item in items],
+        columns=("org", "topic", "key", "payload"),
     )
-    sums = roll_up(events)
+    sums, sessions = roll_up(events)
     keys = sorted(sums)
     values = [sums[key] for key in keys]
     await connection.execute(_ADD_ROLLUPS, *_key_columns(keys), *([v[n] for v in values] for n in range(9)))
-    if sessions := sessions_of(events):
+    if sessions:
         await connection.execute(_ADD_SESSIONS, *_key_columns(sorted(sessions)))
 
 
@@ -145,45 +153,23 @@ def _key_columns(keys: Sequence[RollupKey] | Sequence[SessionKey]) -> list[list[
     return columns
 
 
-async def _answers(
-    connection: asyncpg.Connection,
-    items: Sequence[Recording],
-    firsts: dict[tuple[str, str, str], Recording],
-    made: Collection[tuple[str, str, str]],
-) -> list[Recorded | Exception]:
-    stored = await _stored(connection, [key for key in firsts if key not in made])
-    answers: list[Recorded | Exception] = []
-    for item in items:
-        key = item.usage.key
-        first = firsts[key]
-        if key in made:
-            known, usage = first.payload_hash, first.usage
-        elif key in stored:
-            known, usage = stored[key]
-        elif item.refusal is not None:
-            answers.append(item.refusal)
-            continue
-        else:
-            # Another transaction had the key, and its row was forgotten or rolled back between two statements.
-            raise Redo
-        if known != item.payload_hash:
-            answers.append(_reused(item.usage))
-        else:
-            answers.append(Recorded(usage, duplicate=key not in made or item is not first))
-    return answers
-
-
-async def _stored(
-    connection: asyncpg.Connection, keys: Sequence[tuple[str, str, str]]
-) -> dict[tuple[str, str, str], tuple[bytes, Usage]]:
-    if not keys:
-        return {}
+async def _stored(connection: asyncpg.Connection, keys: Sequence[Key]) -> dict[Key, tuple[bytes, Usage]]:
     rows = await connection.fetch(_STORED, *(list(column) for column in zip(*keys, strict=True)))
     found = {}
     for payload_hash, *columns in rows:
         usage = Usage(*columns)
         found[usage.key] = (payload_hash, usage)
     return found
+
+
+def _answer(item: Recording, first: Recording, stored: tuple[bytes, Usage] | None) -> Recorded | Exception:
+    if stored is None and first.refusal is not None:
+        assert item.refusal is not None, "where one item of a key is accepted, it is the first"
+        return item.refusal
+    known, usage = stored or (first.payload_hash, first.usage)
+    if known != item.payload_hash:
+        return _reused(item.usage)
+    return Recorded(usage, duplicate=stored is not None or item is not first)
 
 
 def _reused(usage: Usage) -> PurseError:

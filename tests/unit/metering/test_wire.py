@@ -1,0 +1,81 @@
+"""Messages and values."""
+
+from datetime import UTC, datetime
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from pursestrings.budget.v1 import budget_pb2
+from pursestrings.metering.v1 import metering_pb2
+from services.kit.errors import PurseError
+from services.kit.rate_source import load_rate_table
+from services.metering import wire
+from services.metering.access import ACCESS
+from services.metering.domain.usage import RateCard, RateCards, Usage, accept
+from tests.support.metering import usage_event
+
+NOW = datetime(2026, 11, 22, 12, 0, 0, 123_456, tzinfo=UTC)
+
+
+def kept(event: metering_pb2.UsageEvent) -> Usage:
+    cards = RateCards([RateCard("v1", datetime(1970, 1, 1, tzinfo=UTC), load_rate_table())])
+    return accept(wire.given_of(event), "{}", trusted=True, now=NOW, cards=cards)[0]
+
+
+def test_every_method_has_its_row_in_the_access_table() -> None:
+    service = metering_pb2.DESCRIPTOR.services_by_name["MeteringService"]
+
+    assert {f"/{service.full_name}/{method.name}" for method in service.methods} == set(ACCESS)
+
+
+def test_times_keep_their_microseconds() -> None:
+    assert wire.datetime_of(wire.timestamp_of(NOW), "t") == NOW
+
+
+@pytest.mark.parametrize(
+    "timestamp", [Timestamp(seconds=2**40), Timestamp(seconds=-(2**40)), Timestamp(nanos=-1), Timestamp(nanos=10**9)]
+)
+def test_a_time_that_is_none_is_refused_by_name(timestamp: Timestamp) -> None:
+    with pytest.raises(PurseError) as caught:
+        wire.given_of(usage_event(occurred_at=timestamp))
+
+    assert caught.value.field == "event.occurred_at"
+
+
+def test_an_unknown_outcome_is_refused_by_name() -> None:
+    event = usage_event()
+    event.outcome = 7  # type: ignore[assignment]
+
+    with pytest.raises(PurseError) as caught:
+        wire.given_of(event)
+
+    assert caught.value.field == "event.outcome"
+
+
+def test_the_hash_tells_content_apart_and_ignores_the_order_of_labels() -> None:
+    one = usage_event(labels={"a": "1", "b": "2"})
+    same = usage_event(labels={"b": "2", "a": "1"})
+    other = usage_event(labels={"a": "1", "b": "3"})
+
+    assert wire.payload_hash(one) == wire.payload_hash(same)
+    assert wire.payload_hash(one) != wire.payload_hash(other)
+
+
+def test_messages_joined_are_one_request_with_all_items() -> None:
+    events = [usage_event(str(n), model="claude-4-5-sonnet", labels={"env": "prod"}) for n in range(3)]
+
+    request = budget_pb2.ApplyUsageRequest.FromString(b"".join(wire.message_of(kept(event), event) for event in events))
+
+    assert [item.id for item in request.items] == ["0", "1", "2"]
+    item = request.items[0]
+    assert (item.call.provider, item.call.model) == ("anthropic", "claude-sonnet-4-5")
+    assert dict(item.call.labels) == {"env": "prod"}
+    assert item.cost.amount_nanos == 4_500_000
+    assert (item.requests, item.final, item.rate_card_version) == (1, True, "v1")
+    assert item == wire.item_of(wire.message_of(kept(events[0]), events[0]))
+
+
+def test_unrated_usage_is_told_without_a_cost() -> None:
+    event = usage_event(model="nobody-knows")
+
+    assert not wire.item_of(wire.message_of(kept(event), event)).HasField("cost")
