@@ -154,7 +154,7 @@ class AsyncClient:
             request_id=request_id,
         )
         rule = self._on_unavailable if on_unavailable is None else _checked(on_unavailable)
-        return AsyncCall(self._opened, context, request, on_unavailable=rule)
+        return AsyncCall(self.open, context, request, on_unavailable=rule)
 
     async def check(
         self,
@@ -183,7 +183,7 @@ class AsyncClient:
             requests=requests,
         )
         request.validate_only = True
-        return await self._opened().reserves.submit(request)
+        return await self.open().reserves.submit(request)
 
     async def record(
         self,
@@ -260,7 +260,7 @@ class AsyncClient:
             Rejected: One of them is wrong; the others are recorded.
             Unrecorded: Some had no answer in time.
         """
-        records = self._opened().records
+        records = self.open().records
         sent = [(event, records.submit(event)) for event in events]
         if sent:
             await asyncio.wait([future for _, future in sent])
@@ -277,17 +277,17 @@ class AsyncClient:
     @property
     def budget(self) -> "BudgetServiceAsyncStub":
         """Every method of the budget service, with the credential attached; see its contract."""
-        return self._opened().channels.budget
+        return self.open().channels.budget
 
     @property
     def metering(self) -> "MeteringServiceAsyncStub":
         """Every method of the metering service."""
-        return self._opened().channels.metering
+        return self.open().channels.metering
 
     @property
     def wallet(self) -> "WalletServiceAsyncStub":
         """Every method of the wallet service."""
-        return self._opened().channels.wallet
+        return self.open().channels.wallet
 
     async def close(self) -> None:
         """Waits for what is under way, no longer than its time-outs, and closes the channels."""
@@ -297,7 +297,7 @@ class AsyncClient:
             await state.close()
 
     async def __aenter__(self) -> "Self":
-        self._opened()
+        self.open()
         return self
 
     async def __aexit__(
@@ -305,7 +305,8 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    def _opened(self) -> Session:
+    def open(self) -> Session:
+        """Opens the channels in the running event loop, if that is not done yet. Entering does it too."""
         if self._closed:
             raise RuntimeError("the client is closed; make a new one")
         if self._state is None:

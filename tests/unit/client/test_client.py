@@ -263,7 +263,7 @@ async def test_it_finds_a_service_that_restarts() -> None:
         async with client.reserve(BOT) as call:
             pass
     waiting = asyncio.ensure_future(client.reserve(BOT).__aenter__())
-    while not client._opened().reserves._resting:
+    while not client.open().reserves._resting:
         await asyncio.sleep(0)
     async with serve(port, book):
         call = await waiting

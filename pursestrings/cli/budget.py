@@ -1,0 +1,309 @@
+"""`purse budget`: limits and how much of them is used."""
+
+from typing import Annotated, Any
+
+import typer
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from pursestrings._errors import amount_of
+from pursestrings._money import Money
+from pursestrings.budget.v1 import budget_pb2
+from pursestrings.cli.connection import Suite, pages, with_suite
+from pursestrings.cli.failures import CliError
+from pursestrings.cli.options import Json, Limit, amount, begin, labels, split_name
+from pursestrings.cli.output import bar, to_plain, when
+
+app = typer.Typer(help="Limits on what a subject may use, and how much is used.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="The budget, for example orgs/acme/teams/support/budgets/monthly.")]
+LimitText = Annotated[
+    str | None, typer.Option("--limit", help="The most a window may use: '100 USD', or a count. 0: nothing.")
+]
+DimensionText = Annotated[
+    str, typer.Option("--dimension", help="cost, tokens, input-tokens, output-tokens or requests.")
+]
+WindowText = Annotated[str | None, typer.Option("--window", help="day, week, month, quarter or lifetime.")]
+ZoneText = Annotated[
+    str | None, typer.Option("--time-zone", help="IANA zone of the window, for example Europe/Berlin.")
+]
+ExceedText = Annotated[str | None, typer.Option("--on-exceed", help="block, warn, alert or pause.")]
+ThresholdList = Annotated[
+    list[int] | None, typer.Option("--threshold", help="Percent that alerts; may be repeated. Default 50, 80, 95, 100.")
+]
+DisplayName = Annotated[str | None, typer.Option("--display-name", help="For people.")]
+ModelList = Annotated[list[str] | None, typer.Option("--model", help="Count only these models; globs work.")]
+ProviderList = Annotated[list[str] | None, typer.Option("--provider", help="Count only these providers.")]
+OperationList = Annotated[list[str] | None, typer.Option("--operation", help="Count only these operations.")]
+LabelList = Annotated[list[str] | None, typer.Option("--label", help="Count only calls with this key=value.")]
+
+
+@app.command()
+def create(
+    context: typer.Context,
+    *,
+    name: Name,
+    limit: Annotated[str, typer.Option("--limit", help="The most a window may use: '100 USD', or a count.")],
+    dimension: DimensionText = "cost",
+    window: WindowText = "month",
+    time_zone: ZoneText = None,
+    on_exceed: ExceedText = "block",
+    threshold: ThresholdList = None,
+    display_name: DisplayName = None,
+    model: ModelList = None,
+    provider: ProviderList = None,
+    operation: OperationList = None,
+    label: LabelList = None,
+    as_json: Json = False,
+) -> None:
+    """Create a budget; it counts from now on."""
+    where, output = begin(context, as_json=as_json)
+    parent, budget_id = split_name(name, "budgets")
+    budget = budget_pb2.Budget(
+        display_name=display_name or "",
+        dimension=_enum(budget_pb2.Dimension, "DIMENSION_", dimension, "--dimension"),
+        window=_window(window, time_zone),
+        on_exceed=_enum(budget_pb2.OnExceed, "ON_EXCEED_", on_exceed or "block", "--on-exceed"),
+        thresholds_percent=threshold or [],
+    )
+    _set_limit(budget, limit)
+    _set_selector(budget, model, provider, operation, label)
+    request = budget_pb2.CreateBudgetRequest(parent=parent, budget_id=budget_id, budget=budget)
+    created = with_suite(where, lambda suite: suite.budget("CreateBudget", request)).budget
+    output.object(created) if output.as_json else output.say(f"created {created.name}: {_limit_text(created)}")
+
+
+@app.command("list")
+def list_(
+    context: typer.Context,
+    *,
+    subject: Annotated[str, typer.Argument(help="Whose budgets.")],
+    descendants: Annotated[bool, typer.Option("--descendants/--no-descendants", help="Those below it too.")] = True,
+    limit: Limit = 1000,
+    as_json: Json = False,
+) -> None:
+    """List the budgets of a subject and of those below it."""
+    where, output = begin(context, as_json=as_json)
+    request = budget_pb2.ListBudgetsRequest(parent=subject, include_descendants=descendants)
+
+    async def work(suite: Suite) -> list[budget_pb2.Budget]:
+        return await pages(lambda page: suite.budget("ListBudgets", page), request, lambda page: page.budgets, limit)
+
+    found = with_suite(where, work)
+    if output.as_json:
+        output.object({"budgets": [to_plain(budget) for budget in found]})
+        return
+    output.table(
+        ("budget", "limit", "window", "on exceed", "counts"),
+        [(b.name, _limit_text(b), _window_text(b.window), _bare(b.on_exceed), _selector_text(b)) for b in found],
+        right=("limit",),
+    )
+
+
+@app.command()
+def get(context: typer.Context, name: Name, as_json: Json = False) -> None:
+    """Show a budget's definition."""
+    where, output = begin(context, as_json=as_json)
+    request = budget_pb2.GetBudgetRequest(name=name)
+    budget = with_suite(where, lambda suite: suite.budget("GetBudget", request)).budget
+    if output.as_json:
+        output.object(budget)
+        return
+    output.pairs(
+        {
+            "name": budget.name,
+            "limit": _limit_text(budget),
+            "window": _window_text(budget.window),
+            "on exceed": _bare(budget.on_exceed),
+            "thresholds": ", ".join(f"{percent} %" for percent in budget.thresholds_percent),
+            "counts": _selector_text(budget),
+            "counts from": when(budget.effective_from),
+            "etag": budget.etag,
+        }
+    )
+
+
+@app.command()
+def status(
+    context: typer.Context,
+    *,
+    name: Annotated[str, typer.Argument(help="A budget, or a subject: then all its budgets and those below it.")],
+    limit: Limit = 100,
+    as_json: Json = False,
+) -> None:
+    """Show what the current window has used, holds and leaves."""
+    where, output = begin(context, as_json=as_json)
+
+    async def work(suite: Suite) -> list[budget_pb2.BudgetStatus]:
+        if "/budgets/" in name:
+            names = [name]
+        else:
+            request = budget_pb2.ListBudgetsRequest(parent=name, include_descendants=True)
+            listed = await pages(
+                lambda page: suite.budget("ListBudgets", page), request, lambda page: page.budgets, limit
+            )
+            names = [budget.name for budget in listed]
+        requests = [budget_pb2.GetBudgetStatusRequest(name=one) for one in names]
+        return [(await suite.budget("GetBudgetStatus", request)).status for request in requests]
+
+    found = with_suite(where, work)
+    if output.as_json:
+        output.object({"statuses": [to_plain(one) for one in found]})
+        return
+    output.table(
+        ("budget", "used", "", "spent", "held", "left", "of", "window ends"),
+        [_status_row(one) for one in found],
+        right=("used", "spent", "held", "left", "of"),
+    )
+
+
+@app.command()
+def update(
+    context: typer.Context,
+    *,
+    name: Name,
+    limit: LimitText = None,
+    window: WindowText = None,
+    time_zone: ZoneText = None,
+    on_exceed: ExceedText = None,
+    threshold: ThresholdList = None,
+    display_name: DisplayName = None,
+    model: ModelList = None,
+    provider: ProviderList = None,
+    operation: OperationList = None,
+    label: LabelList = None,
+    etag: Annotated[str, typer.Option("--etag", help="Only if it is still this one.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Change what is named; the rest stays."""
+    where, output = begin(context, as_json=as_json)
+
+    async def work(suite: Suite) -> budget_pb2.Budget:
+        seen = (await suite.budget("GetBudget", budget_pb2.GetBudgetRequest(name=name))).budget
+        budget = budget_pb2.Budget()
+        budget.CopyFrom(seen)
+        # What was read is what is changed: a change by somebody else in between is refused.
+        budget.etag = etag or seen.etag
+        mask = []
+        if limit is not None:
+            _set_limit(budget, limit)
+            mask.append("limit_amount")
+        if window is not None or time_zone is not None:
+            kind = window or budget_pb2.WindowKind.Name(seen.window.kind).removeprefix("WINDOW_KIND_")
+            budget.window.CopyFrom(_window(kind, seen.window.time_zone if time_zone is None else time_zone))
+            mask.append("window")
+        if on_exceed is not None:
+            budget.on_exceed = _enum(budget_pb2.OnExceed, "ON_EXCEED_", on_exceed, "--on-exceed")
+            mask.append("on_exceed")
+        if threshold:
+            budget.thresholds_percent[:] = threshold
+            mask.append("thresholds_percent")
+        if display_name is not None:
+            budget.display_name = display_name
+            mask.append("display_name")
+        if any((model, provider, operation, label)):
+            budget.ClearField("selector")
+            _set_selector(budget, model, provider, operation, label)
+            mask.append("selector")
+        if not mask:
+            raise CliError("nothing to change", "name what to change, for example --limit '200 USD'")
+        request = budget_pb2.UpdateBudgetRequest(budget=budget, update_mask=FieldMask(paths=mask))
+        answer: budget_pb2.UpdateBudgetResponse = await suite.budget("UpdateBudget", request)
+        return answer.budget
+
+    updated = with_suite(where, work)
+    output.object(updated) if output.as_json else output.say(f"changed {updated.name}: {_limit_text(updated)}")
+
+
+@app.command()
+def delete(
+    context: typer.Context,
+    *,
+    name: Name,
+    etag: Annotated[str, typer.Option("--etag", help="Only if it is still this one.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Delete a budget: it limits nothing any more."""
+    where, output = begin(context, as_json=as_json)
+    request = budget_pb2.DeleteBudgetRequest(name=name, etag=etag)
+    with_suite(where, lambda suite: suite.budget("DeleteBudget", request))
+    output.object({"deleted": name}) if output.as_json else output.say(f"deleted {name}")
+
+
+def _enum(enum: Any, prefix: str, text: str, option: str) -> Any:
+    known = [name.removeprefix(prefix) for name in enum.keys() if not name.endswith("_UNSPECIFIED")]  # noqa: SIM118
+    wanted = text.upper().replace("-", "_")
+    if wanted not in known:
+        choices = ", ".join(name.lower().replace("_", "-") for name in known)
+        raise CliError(f"{option} {text!r} is not known", f"choose one of {choices}")
+    return enum.Value(prefix + wanted)
+
+
+def _window(kind: str | None, time_zone: str | None) -> budget_pb2.Window:
+    value = _enum(budget_pb2.WindowKind, "WINDOW_KIND_", kind or "month", "--window")
+    return budget_pb2.Window(kind=value, time_zone=time_zone or "")
+
+
+def _set_limit(budget: budget_pb2.Budget, text: str) -> None:
+    if budget.dimension == budget_pb2.DIMENSION_COST:
+        money = amount(text, budget.currency_code or "USD")
+        if budget.currency_code not in ("", money.currency_code):
+            raise CliError(f"the budget counts {budget.currency_code}, not {money.currency_code}")
+        budget.limit_amount, budget.currency_code = money.amount_nanos, money.currency_code
+        return
+    digits = text.replace("_", "").replace(",", "")
+    if not digits.isdecimal():
+        raise CliError(f"--limit {text!r} is no count", "this dimension is limited by a whole number")
+    budget.limit_amount = int(digits)
+
+
+def _set_selector(
+    budget: budget_pb2.Budget,
+    models: list[str] | None,
+    providers: list[str] | None,
+    operations: list[str] | None,
+    pairs: list[str] | None,
+) -> None:
+    if any((models, providers, operations, pairs)):
+        budget.selector.CopyFrom(
+            budget_pb2.Selector(
+                models=models or [], providers=providers or [], operations=operations or [], labels=labels(pairs or [])
+            )
+        )
+
+
+def _bare(value: int) -> str:
+    return budget_pb2.OnExceed.Name(value).removeprefix("ON_EXCEED_").lower()  # type: ignore[arg-type]
+
+
+def _limit_text(budget: budget_pb2.Budget) -> str:
+    if budget.dimension == budget_pb2.DIMENSION_COST:
+        return str(Money(budget.limit_amount, budget.currency_code))
+    unit = budget_pb2.Dimension.Name(budget.dimension).removeprefix("DIMENSION_").replace("_", " ").lower()
+    return f"{budget.limit_amount:,} {unit}"
+
+
+def _window_text(window: budget_pb2.Window) -> str:
+    kind = budget_pb2.WindowKind.Name(window.kind).removeprefix("WINDOW_KIND_").lower()
+    return f"{kind} {window.time_zone or 'UTC'}" if kind != "lifetime" else kind
+
+
+def _selector_text(budget: budget_pb2.Budget) -> str:
+    selector = budget.selector
+    parts = [*selector.providers, *selector.models, *selector.operations]
+    parts += [f"{key}={value}" for key, value in sorted(selector.labels.items())]
+    return ", ".join(parts) or "every call"
+
+
+def _status_row(status: budget_pb2.BudgetStatus) -> tuple[str, ...]:
+    use = status.use
+    share = (use.spent_amount + use.reserved_amount) / use.limit_amount if use.limit_amount else 1.0
+    return (
+        status.budget.name,
+        f"{status.used_bps / 100:.1f} %",
+        bar(share),
+        amount_of(use, use.spent_amount),
+        amount_of(use, use.reserved_amount),
+        amount_of(use, use.remaining_amount),
+        amount_of(use, use.limit_amount),
+        when(use.window_end_time) or "never",
+    )
