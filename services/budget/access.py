@@ -1,0 +1,35 @@
+"""Who may call what."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from services.kit.auth import Rule, by_field, by_items, by_name, by_org, rule
+
+_SERVICE: Final = "/pursestrings.budget.v1.BudgetService"
+_SPENDERS: Final = ("agent", "operator", "service")
+_READERS: Final = ("agent", "operator", "approver", "auditor", "service")
+_OPERATORS: Final = ("operator",)
+
+
+def _usage_subjects(request: Any) -> Iterable[str]:
+    """The items' subjects; a report of what was delivered concerns everyone, so it takes a credential for all."""
+    if request.HasField("delivered_through"):
+        return ("orgs/-",)
+    return by_items("items", "subject")(request)
+
+
+ACCESS: Final[Mapping[str, Rule]] = {
+    f"{_SERVICE}/Reserve": rule(by_field("subject"), *_SPENDERS),
+    f"{_SERVICE}/BatchReserve": rule(by_items("requests", "subject"), *_SPENDERS),
+    f"{_SERVICE}/Release": rule(by_name("name", "reservations"), *_SPENDERS),
+    f"{_SERVICE}/GetReservation": rule(by_name("name", "reservations"), *_READERS),
+    f"{_SERVICE}/ApplyUsage": rule(_usage_subjects, "service"),
+    f"{_SERVICE}/CreateBudget": rule(by_field("parent"), *_OPERATORS),
+    f"{_SERVICE}/GetBudget": rule(by_name("name", "budgets"), *_READERS),
+    f"{_SERVICE}/ListBudgets": rule(by_field("parent"), *_READERS),
+    f"{_SERVICE}/UpdateBudget": rule(by_name("budget.name", "budgets"), *_OPERATORS),
+    f"{_SERVICE}/DeleteBudget": rule(by_name("name", "budgets"), *_OPERATORS),
+    f"{_SERVICE}/GetBudgetStatus": rule(by_name("name", "budgets"), *_READERS),
+    f"{_SERVICE}/Audit": rule(by_org(), "auditor", "service"),
+}
+"""A method without a row is refused."""

@@ -1,0 +1,96 @@
+"""Decides spends: through the shared transactions, and with more money from the wallet where the lease is short."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from prometheus_client import Counter
+
+from services.budget.domain.decide import deny_for_funds
+from services.budget.domain.model import Answer, Decision, Item, ReserveItem, Short
+from services.budget.funding import Funding
+from services.kit.errors import PurseError, unavailable
+from services.kit.groupcommit import GroupCommit
+
+DECISIONS: Final = Counter("purse_decisions", "Decisions, by outcome.", ["outcome"])
+_ROUNDS_MAX: Final = 50
+
+
+class Decisions:
+    """What Reserve and BatchReserve do, on plain values.
+
+    Args:
+        commit: The shared transactions.
+        funding: Covers leases that are short.
+    """
+
+    def __init__(self, commit: GroupCommit[Item, Answer], funding: Funding) -> None:
+        self._commit = commit
+        self._funding = funding
+
+    async def decide(self, items: Sequence[ReserveItem], wait_s: float) -> list[Decision | Exception]:
+        """One decision or error an item, in order.
+
+        An item whose budgets allow it and whose lease is short leaves the batch, waits for the wallet, and is decided
+        again in a later one.
+
+        Args:
+            items: Of one call.
+            wait_s: How long the call can wait for a wallet, in seconds.
+        """
+        deadline_s = asyncio.get_running_loop().time() + wait_s
+        await self._funding.know(list({item.org for item in items}))
+        answers: list[Answer | Exception] = list(await self._commit.submit_many(items))
+        for _ in range(_ROUNDS_MAX):
+            short = [index for index, answer in enumerate(answers) if isinstance(answer, Short)]
+            if not short:
+                break
+            again = await self._cover(items, answers, short, deadline_s)
+            if again:
+                decided = await self._commit.submit_many([items[index] for index in again])
+                for index, answer in zip(again, decided, strict=True):
+                    answers[index] = answer
+        return [self._finished(answer) for answer in answers]
+
+    async def _cover(
+        self, items: Sequence[ReserveItem], answers: list[Answer | Exception], short: list[int], deadline_s: float
+    ) -> list[int]:
+        """Denies what an empty wallet cannot pay, waits for the others, and returns those to decide again."""
+        by_wallet: dict[str, list[int]] = {}
+        for index in short:
+            answer = answers[index]
+            assert isinstance(answer, Short)
+            by_wallet.setdefault(answer.wallet, []).append(index)
+        waiting: dict[str, list[int]] = {}
+        for wallet, indexes in by_wallet.items():
+            if self._funding.is_empty(wallet):
+                for index in indexes:
+                    answers[index] = deny_for_funds(items[index], wallet)
+            else:
+                waiting[wallet] = indexes
+        left_s = max(0.001, deadline_s - asyncio.get_running_loop().time())
+        covered = await asyncio.gather(
+            *(
+                self._funding.cover([answers[index] for index in indexes], left_s)  # type: ignore[misc]
+                for indexes in waiting.values()
+            ),
+            return_exceptions=True,
+        )
+        again = []
+        for indexes, outcome in zip(waiting.values(), covered, strict=True):
+            if isinstance(outcome, Exception):
+                for index in indexes:
+                    answers[index] = outcome
+            else:
+                again += indexes
+        return sorted(again)
+
+    def _finished(self, answer: Answer | Exception) -> Decision | Exception:
+        if isinstance(answer, Decision):
+            DECISIONS.labels(answer.denied.name if answer.denied else "ALLOW").inc()
+            return answer
+        if isinstance(answer, Short):
+            answer = unavailable(f"{answer.wallet} was short again and again; send again with the same ids")
+        assert isinstance(answer, Exception)
+        DECISIONS.labels(answer.reason if isinstance(answer, PurseError) else "ERROR").inc()
+        return answer

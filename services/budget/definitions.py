@@ -1,0 +1,170 @@
+"""Budgets' definitions: created, read, changed and deleted under the organisation's lock."""
+
+import base64
+import binascii
+from typing import Final
+
+import asyncpg
+
+from services.budget.domain import alerts as alert_rules
+from services.budget.domain import policy
+from services.budget.domain.model import Budget, Use, key_number
+from services.budget.domain.policy import Draft
+from services.budget.store import alerts, budgets
+from services.kit.database import transact
+from services.kit.errors import already_exists, invalid, not_found
+from services.kit.subject import Subject
+from services.kit.windows import window_at
+
+PAGE_DEFAULT: Final = 100
+PAGE_MAX: Final = 1_000
+
+
+class Definitions:
+    """What the budget methods do, on plain values.
+
+    Args:
+        pool: Budget's database.
+    """
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    async def create(self, subject: Subject, budget_id: str, draft: Draft, *, validate_only: bool) -> Budget:
+        """Adds a budget; it counts from now.
+
+        Raises:
+            PurseError: The field at fault, ALREADY_EXISTS, or too many.
+        """
+        name = f"budget {subject.name}/budgets/{budget_id}"
+
+        async def check(connection: asyncpg.Connection) -> Budget:
+            wanted = policy.define(draft, subject.org, subject.name, budget_id, await budgets.now_us(connection))
+            if await budgets.find(connection, subject.org, subject.name, budget_id):
+                raise already_exists(name)
+            return wanted
+
+        async def write(connection: asyncpg.Connection) -> Budget:
+            now_us = await budgets.begin_write(connection, subject.org)
+            wanted = policy.define(draft, subject.org, subject.name, budget_id, now_us)
+            if refusal := policy.refuse_more(await budgets.count(connection, subject.org)):
+                raise refusal
+            created = await budgets.insert(connection, wanted)
+            if created is None:
+                raise already_exists(name)
+            return created
+
+        # A definition that is wrong must not lock the organisation out.
+        policy.define(draft, subject.org, subject.name, budget_id, 0)
+        return await transact(self._pool, check if validate_only else write)
+
+    async def get(self, subject: Subject, budget_id: str) -> Budget:
+        """The definition, the newest where a change of the window is to come; NOT_FOUND."""
+        async with self._pool.acquire() as connection:
+            return (await _rows(connection, subject, budget_id))[-1]
+
+    async def list_page(
+        self, subject: Subject, page_size: int, page_token: str, *, descendants: bool
+    ) -> tuple[list[Budget], str]:
+        """Budgets sorted by subject and id, and the next page's token.
+
+        Raises:
+            PurseError: The page's size or token is wrong.
+        """
+        if not 0 <= page_size <= PAGE_MAX:
+            raise invalid("page_size", f"is {page_size}; it must be 1 to {PAGE_MAX}, or 0 for {PAGE_DEFAULT}")
+        size = page_size or PAGE_DEFAULT
+        after = _after(page_token, subject)
+        async with self._pool.acquire() as connection:
+            found = await budgets.list_page(
+                connection, subject.org, subject.name, after, size + 1, descendants=descendants
+            )
+        if len(found) <= size:
+            return found, ""
+        last = found[size - 1]
+        return found[:size], base64.urlsafe_b64encode(f"{last.subject}\n{last.id}".encode()).decode()
+
+    async def update(
+        self, subject: Subject, budget_id: str, draft: Draft, mask: frozenset[str], etag: str, *, validate_only: bool
+    ) -> Budget:
+        """Changes the fields in the mask, and alerts where the use of now reaches a threshold by it.
+
+        Raises:
+            PurseError: The field at fault, NOT_FOUND, or ETAG_MISMATCH.
+        """
+
+        async def run(connection: asyncpg.Connection) -> Budget:
+            if validate_only:
+                now_us = await budgets.now_us(connection)
+            else:
+                now_us = await budgets.begin_write(connection, subject.org)
+            rows = await _rows(connection, subject, budget_id)
+            policy.check_etag(rows[-1], etag)
+            change = policy.change(rows, draft, mask, now_us)
+            if validate_only:
+                return change.begun or change.rows[-1]
+            return await _write_change(connection, change, now_us)
+
+        return await transact(self._pool, run)
+
+    async def delete(self, subject: Subject, budget_id: str, etag: str) -> None:
+        """Ends a budget; what was counted stays in the books. NOT_FOUND or ETAG_MISMATCH."""
+
+        async def run(connection: asyncpg.Connection) -> None:
+            now_us = await budgets.begin_write(connection, subject.org)
+            rows = await _rows(connection, subject, budget_id)
+            policy.check_etag(rows[-1], etag)
+            await budgets.delete(connection, rows[-1], now_us)
+
+        await transact(self._pool, run)
+
+    async def status(self, subject: Subject, budget_id: str) -> tuple[Budget, Use, int, list[int]]:
+        """The definition in force, its window's use, when that window began, and the thresholds it has reached."""
+        async with self._pool.acquire() as connection:
+            now_us = await budgets.now_us(connection)
+            budget = policy.in_force(await _rows(connection, subject, budget_id), now_us)
+            window = window_at(budget.window, now_us)
+            key = key_number(window.key)
+            spent, reserved = await budgets.counter(connection, budget.org, budget.no, key)
+            crossed = await alerts.crossed(connection, budget.org, budget.no, key)
+        left = budget.limit - spent - reserved
+        use = Use(budget, key, spent, reserved, 0, left, max(0, -left), min(window.end_us, budget.until_us))
+        return budget, use, window.start_us, crossed
+
+
+async def _rows(connection: asyncpg.Connection, subject: Subject, budget_id: str) -> list[Budget]:
+    rows = await budgets.find(connection, subject.org, subject.name, budget_id)
+    if not rows:
+        raise not_found(f"budget {subject.name}/budgets/{budget_id}", "BUDGET_UNKNOWN")
+    return rows
+
+
+async def _write_change(connection: asyncpg.Connection, change: policy.Change, now_us: int) -> Budget:
+    for row in change.rows:
+        await budgets.update(connection, row)
+    live = change.rows[-1]
+    if change.begun is not None:
+        begun = await budgets.insert(connection, change.begun)
+        if begun is None:
+            raise AssertionError(f"{change.begun.name} is live twice")
+        live = begun
+    in_force = change.in_force
+    window = window_at(in_force.window, now_us)
+    key = key_number(window.key)
+    # No decision runs while the organisation's row is locked, so what is read here stays.
+    spent, _ = await budgets.counter(connection, in_force.org, in_force.no, key)
+    reached = alert_rules.all_reached(in_force, key, spent, min(window.end_us, in_force.until_us))
+    await alerts.add_crossings(connection, reached, now_us)
+    return live
+
+
+def _after(token: str, subject: Subject) -> tuple[str, str]:
+    if not token:
+        return "", ""
+    try:
+        last_subject, last_id = base64.urlsafe_b64decode(token.encode()).decode().split("\n")
+    except (binascii.Error, ValueError):
+        raise invalid("page_token", "is none of this method's; give back `next_page_token` as it was") from None
+    if not (last_subject == subject.name or last_subject.startswith(f"{subject.name}/")):
+        raise invalid("page_token", "belongs to another parent; start again without one")
+    return last_subject, last_id

@@ -1,0 +1,197 @@
+"""What usage, a release and an expiry change: holds go down, what was really used is counted in full."""
+
+from dataclasses import replace
+from typing import Final
+
+from services.budget.domain.decide import Batch, UsageRow
+from services.budget.domain.model import (
+    AMOUNT_MAX,
+    Applied,
+    ApplyItem,
+    Counter,
+    Dimension,
+    ExpireItem,
+    ReleaseItem,
+    Reservation,
+    State,
+)
+from services.kit.errors import PurseError, conflict, not_found
+
+_COST: Final = int(Dimension.COST)
+_FIELDS: Final = 4
+
+
+def apply(batch: Batch, item: ApplyItem) -> Applied | PurseError:
+    """Applies one event in full, whatever the state of its reservation; the same event again changes nothing."""
+    key = (item.org, item.source, item.id)
+    known = batch.usage.get(key)
+    if known is not None:
+        return _applied_before(item, known)
+    named = named_reservation(batch, item)
+    cost, currency = _cost_of(item, named)
+    amounts = (0, cost, *item.amounts[2:])
+    is_open = named is not None and named.state is State.OPEN
+    wallet = _payer(batch, item, named, currency)
+    overflow = _overflow(batch, item, amounts, wallet)
+    if overflow is not None:
+        return overflow
+    effects: list[int] = []
+    for counter in item.binding.counters:
+        amount = amounts[counter.dimension]
+        if amount:
+            _spend(counter, amount)
+            effects += (counter.no, counter.key, amount)
+    if is_open and named is not None:
+        _settle(batch, item, named, amounts)
+    _draw(batch, item, wallet, cost)
+    _notice(batch, item, named, wallet, cost)
+    answer = Applied(
+        duplicate=False, drawn=cost if wallet else 0, unfunded=not wallet and cost != 0, unreserved=not is_open
+    )
+    batch.applied.append(UsageRow(item, currency, cost, wallet, answer.drawn, not is_open, effects))
+    batch.usage[key] = (item.payload_hash, answer)
+    return answer
+
+
+def _applied_before(item: ApplyItem, known: tuple[bytes, Applied]) -> Applied | PurseError:
+    payload_hash, answer = known
+    if payload_hash != item.payload_hash:
+        return conflict(
+            "USAGE_ID_REUSED",
+            f"id: usage {item.source}/{item.id} was applied with another content; a correction needs an id of its own",
+            field="id",
+        )
+    return replace(answer, duplicate=True)
+
+
+def named_reservation(batch: Batch, item: ApplyItem) -> Reservation | None:
+    """The reservation that the event settles: of its own subject or an ancestor, in the same organisation."""
+    if not item.reservation:
+        return None
+    found = batch.reservations.get((item.org, item.reservation))
+    if found is None or found.subject != item.reservation_subject or not item.subject.is_within(found.subject):
+        return None
+    return found
+
+
+def _cost_of(item: ApplyItem, named: Reservation | None) -> tuple[int, str]:
+    """The cost and its currency; unrated usage draws what its open reservation still holds as cost, else nothing."""
+    if item.rated:
+        return item.amounts[_COST], item.currency
+    if named is None or named.state is not State.OPEN or named.cost is None or not item.final:
+        return 0, ""
+    return max(0, named.cost - named.settled), named.currency
+
+
+def _payer(batch: Batch, item: ApplyItem, named: Reservation | None, currency: str) -> str | None:
+    """The wallet: that of the reservation, whatever has changed since, else the nearest; None: unfunded."""
+    own = batch.leases.get(named.wallet) if named is not None and named.wallet is not None else None
+    if own is not None and currency in ("", own.currency):
+        return own.wallet
+    return item.wallet or None
+
+
+def _overflow(batch: Batch, item: ApplyItem, amounts: tuple[int, ...], wallet: str | None) -> PurseError | None:
+    """Refuses what would not fit into 64 bits, before anything is changed."""
+    too_large = any(abs(c.spent + amounts[c.dimension]) > AMOUNT_MAX for c in item.binding.counters)
+    if wallet is not None:
+        lease = batch.leases[wallet]
+        too_large = too_large or lease.drawn + abs(amounts[_COST]) > AMOUNT_MAX
+    if not too_large:
+        return None
+    return conflict("AMOUNT_OUT_OF_RANGE", f"usage {item.source}/{item.id} takes a total past {AMOUNT_MAX}")
+
+
+def _spend(counter: Counter, amount: int) -> None:
+    counter.spent += amount
+    counter.peak = max(counter.peak, counter.spent)
+
+
+def _settle(batch: Batch, item: ApplyItem, named: Reservation, amounts: tuple[int, ...]) -> None:
+    """Lowers each hold by what was really used of it; the final event gives back the rest."""
+    counted = {counter.no: amounts[counter.dimension] for counter in item.binding.counters}
+    holds = named.holds
+    for at in range(0, len(holds), _FIELDS):
+        held = holds[at + 3]
+        lower = held if item.final else min(max(0, counted.get(holds[at], 0)), held)
+        if lower:
+            batch.counters[(holds[at], holds[at + 1])].reserved -= lower
+            holds[at + 3] = held - lower
+    lower = named.funding_held if item.final else min(max(0, amounts[_COST]), named.funding_held)
+    if lower and named.wallet is not None:
+        batch.leases[named.wallet].reserved -= lower
+        named.funding_held -= lower
+    named.settled += amounts[_COST]
+    if item.final:
+        named.state = State.SETTLED
+    named.changed = True
+
+
+def _draw(batch: Batch, item: ApplyItem, wallet: str | None, cost: int) -> None:
+    """Draws on the lease, above what it has too: the wallet covers it at the capture, as debt if it must."""
+    if wallet is None or cost == 0:
+        return
+    lease = batch.leases[wallet]
+    if cost > 0:
+        lease.drawn += cost
+    else:
+        lease.reversal -= cost
+    key = (item.org, wallet, cost < 0, item.call.provider, item.call.model, item.month)
+    line = batch.draws.setdefault(key, [0, 0])
+    line[0] += abs(cost)
+    line[1] += 1
+
+
+def _notice(batch: Batch, item: ApplyItem, named: Reservation | None, wallet: str | None, cost: int) -> None:
+    """What a person should look at: once a subject and cause, however many events."""
+    if named is not None and named.model and item.call.model and named.model != item.call.model:
+        batch.mismatched += 1
+        batch.notices.append(
+            (item.org, "MODEL_DIFFERS", f"{named.subject}:{named.model}:{item.call.model}", f"{item.source}/{item.id}")
+        )
+    if not item.rated and wallet is None and cost == 0:
+        batch.notices.append(
+            (
+                item.org,
+                "UNRATED",
+                f"{item.subject.name}:{item.call.provider}:{item.call.model}",
+                f"{item.source}/{item.id}",
+            )
+        )
+    if wallet is None and cost and item.binding.mismatch:
+        batch.notices.append(
+            (item.org, "UNFUNDED_CURRENCY", f"{item.subject.name}:{item.currency}", f"{item.source}/{item.id}")
+        )
+
+
+def release(batch: Batch, item: ReleaseItem) -> Reservation | PurseError:
+    """Gives back what a reservation still holds; a closed one stays as it is."""
+    found = batch.reservations.get((item.org, item.id))
+    if found is None or found.subject != item.subject:
+        return not_found(f"reservation {item.subject}/reservations/{item.id}", "RESERVATION_UNKNOWN")
+    if found.state is State.OPEN:
+        _give_back(batch, found, State.RELEASED)
+    # Later items of the batch may change it, so the caller gets it as it is now.
+    return replace(found, holds=list(found.holds))
+
+
+def expire(batch: Batch, item: ExpireItem) -> bool:
+    """Ends a reservation whose time ran out before `before_us`; whether it did."""
+    found = batch.reservations.get((item.org, item.id))
+    if found is None or found.state is not State.OPEN or found.expires_us >= item.before_us:
+        return False
+    _give_back(batch, found, State.EXPIRED)
+    return True
+
+
+def _give_back(batch: Batch, found: Reservation, state: State) -> None:
+    holds = found.holds
+    for at in range(0, len(holds), _FIELDS):
+        if holds[at + 3]:
+            batch.counters[(holds[at], holds[at + 1])].reserved -= holds[at + 3]
+            holds[at + 3] = 0
+    if found.funding_held and found.wallet is not None:
+        batch.leases[found.wallet].reserved -= found.funding_held
+        found.funding_held = 0
+    found.state = state
+    found.changed = True

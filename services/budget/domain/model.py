@@ -1,0 +1,450 @@
+"""What a batch works on: budgets, counters, leases, reservations and the items that change them.
+
+Times are whole microseconds since 1970 (`_us`). Amounts are integers: nano-units for COST, counts otherwise. The
+classes are plain and mutable where the batch changes them: they live for one transaction, under its locks.
+"""
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from services.kit.subject import Subject
+from services.kit.windows import LIFETIME_KEY, WindowSpec
+
+AMOUNT_MAX: Final = 2**63 - 1
+"""The largest amount, spent or held: that of a signed 64-bit integer."""
+FOREVER_US: Final = 2**62
+"""Later than any instant."""
+
+
+class Dimension(IntEnum):
+    """What a budget counts; the numbers of the contract, and the places in an item's amounts."""
+
+    COST = 1
+    TOKENS = 2
+    INPUT_TOKENS = 3
+    OUTPUT_TOKENS = 4
+    REQUESTS = 5
+
+
+class OnExceed(IntEnum):
+    """What happens when a spend does not fit; the numbers of the contract."""
+
+    BLOCK = 1
+    WARN = 2
+    ALERT = 3
+    PAUSE = 4
+
+
+BLOCKING: Final = frozenset({OnExceed.BLOCK, OnExceed.PAUSE})
+
+
+class State(IntEnum):
+    """Where a reservation stands; the numbers of the contract."""
+
+    OPEN = 1
+    SETTLED = 2
+    RELEASED = 3
+    EXPIRED = 4
+
+
+class WalletState(IntEnum):
+    """Whether a wallet pays; the numbers of the wallet's contract. UNKNOWN until the wallet has said."""
+
+    UNKNOWN = 0
+    OPEN = 1
+    FROZEN = 2
+    CLOSED = 3
+
+
+class DeniedReason(IntEnum):
+    """Why a spend is denied; the numbers of the contract."""
+
+    NONE = 0
+    BUDGET_EXCEEDED = 1
+    INSUFFICIENT_FUNDS = 2
+    PAUSED = 3
+    WALLET_FROZEN = 4
+    NO_WALLET = 5
+
+
+class Call(NamedTuple):
+    """What selectors match. Empty: not given. Labels are sorted by key."""
+
+    provider: str = ""
+    model: str = ""
+    operation: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+Amounts = tuple[int, int, int, int, int, int]
+"""By dimension; place 0 is unused."""
+
+
+@dataclass(slots=True, frozen=True)
+class Selector:
+    """Which calls a budget counts: every list that is not empty must match. Names are lower case."""
+
+    providers: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    operations: tuple[str, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class Budget:
+    """One budget's definition, as the policy cache keeps it.
+
+    Attributes:
+        no: Its number in the database; another after a change of the window.
+        name: `{subject}/budgets/{id}`.
+        limit: The most a window may use.
+        thresholds: Percentages of the limit that alert, ascending.
+        selector: Which calls count; None for all.
+        generation: Grows when the limit rises.
+        revision: Grows with every change; the etag.
+        from_us: Use before it is not counted.
+        until_us: Use from then on is not counted.
+    """
+
+    no: int
+    org: str
+    subject: str
+    id: str
+    display_name: str
+    dimension: Dimension
+    currency: str
+    limit: int
+    window: WindowSpec
+    on_exceed: OnExceed
+    thresholds: tuple[int, ...]
+    selector: Selector | None
+    generation: int
+    revision: int
+    created_us: int
+    updated_us: int
+    from_us: int
+    until_us: int = FOREVER_US
+    name: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.name = f"{self.subject}/budgets/{self.id}"
+
+
+class Counter:
+    """One budget window's use, locked for the batch.
+
+    Attributes:
+        spent: Actual use.
+        reserved: Held by open reservations.
+        peak: The most that `spent` was during the batch, which is what alerts look at.
+        budget: The definition; None where only a hold of a deleted budget refers to it.
+        end_us: When the window, or the budget's part of it, ends.
+    """
+
+    __slots__ = (
+        "blocking", "budget", "dimension", "end_us", "key", "limit", "no", "org", "peak", "reserved",
+        "reserved_before", "spent", "spent_before", "start_us", "window_end_us",
+    )  # fmt: skip
+
+    def __init__(self, org: str, no: int, key: int) -> None:
+        self.org = org
+        self.no = no
+        self.key = key
+        self.budget: Budget | None = None
+        self.limit = 0
+        self.dimension = 0
+        self.blocking = False
+        self.start_us = 0
+        self.end_us = FOREVER_US
+        self.window_end_us = FOREVER_US
+        self.load(0, 0)
+
+    def load(self, spent: int, reserved: int) -> None:
+        """Takes the row's values."""
+        self.spent = self.spent_before = self.peak = spent
+        self.reserved = self.reserved_before = reserved
+
+    def define(self, budget: Budget) -> None:
+        """Takes the definition's part that decides."""
+        self.budget = budget
+        self.limit = budget.limit
+        self.dimension = int(budget.dimension)
+        self.blocking = budget.on_exceed in BLOCKING
+
+    @property
+    def changed(self) -> bool:
+        """Whether the row must be written."""
+        return self.spent != self.spent_before or self.reserved != self.reserved_before
+
+
+class Lease:
+    """The account of one funding lease, locked for the batch. All but `reserved` are cumulative totals.
+
+    Attributes:
+        wallet: The wallet's name.
+        extended: Moved into escrow for it.
+        returned: Given back from it.
+        drawn: Spent from it.
+        reversal: Given back by negative corrections.
+        reserved: Held by open reservations.
+        state: The wallet's, as it last said; UNKNOWN until it has.
+        target: How much unspent money the wallet wants held here; None until it has said.
+        quarantined: Why nothing new is allowed on it; None when all is well.
+    """
+
+    __slots__ = (
+        "before", "currency", "drawn", "extended", "org", "quarantined", "reserved", "returned", "reversal", "state",
+        "target", "wallet",
+    )  # fmt: skip
+
+    def __init__(self, org: str, wallet: str, currency: str) -> None:
+        self.org = org
+        self.wallet = wallet
+        self.currency = currency
+        self.quarantined: str | None = None
+        self.target: int | None = None
+        self.load(0, 0, 0, 0, reserved=0, state=WalletState.UNKNOWN)
+
+    def load(
+        self, extended: int, returned: int, drawn: int, reversal: int, *, reserved: int, state: WalletState
+    ) -> None:
+        """Takes the row's values."""
+        self.extended = extended
+        self.returned = returned
+        self.drawn = drawn
+        self.reversal = reversal
+        self.reserved = reserved
+        self.state = state
+        self.before = (drawn, reversal, reserved)
+
+    @property
+    def free(self) -> int:
+        """What may still be reserved; below 0 after overage."""
+        return self.extended - self.returned - self.drawn - self.reserved
+
+    @property
+    def changed(self) -> bool:
+        """Whether the row must be written."""
+        return (self.drawn, self.reversal, self.reserved) != self.before
+
+
+@dataclass(slots=True)
+class Reservation:
+    """A hold, as its row has it.
+
+    Attributes:
+        wallet: The lease that it holds on and settles on; None: unfunded.
+        cost: What was held as cost; None: the cost is unknown.
+        holds: Four numbers a hold: budget, window key, placed, still held.
+        is_new: Made by this batch.
+        changed: Its row must be written.
+    """
+
+    org: str
+    id: str
+    subject: str
+    state: State
+    payload_hash: bytes
+    wallet: str | None
+    currency: str
+    cost: int | None
+    funding_held: int
+    settled: int
+    created_us: int
+    expires_us: int
+    rate_version: str
+    model: str
+    holds: list[int]
+    is_new: bool = False
+    changed: bool = False
+
+    @property
+    def name(self) -> str:
+        """`{subject}/reservations/{id}`."""
+        return f"{self.subject}/reservations/{self.id}"
+
+
+class Use(NamedTuple):
+    """One budget's window, seen from one spend."""
+
+    budget: Budget
+    key: int
+    spent: int
+    reserved: int
+    asked: int
+    remaining: int
+    overage: int
+    end_us: int
+
+
+@dataclass(slots=True)
+class Decision:
+    """The answer to a spend. `denied` is NONE for an ALLOW."""
+
+    denied: DeniedReason
+    reservation: str = ""
+    expires_us: int = 0
+    cost: int | None = None
+    currency: str = ""
+    wallet: str = ""
+    tightest: Use | None = None
+    warnings: list[Use] = field(default_factory=list)
+    violations: list[Use] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
+    rate_version: str = ""
+
+
+@dataclass(slots=True)
+class Short:
+    """The budgets allow the spend, the lease does not cover it: ask the wallet for more and decide again.
+
+    Attributes:
+        cost: What the spend needs, at least 1.
+        free: What the lease had free; below 0 after overage.
+    """
+
+    org: str
+    wallet: str
+    currency: str
+    cost: int
+    free: int
+
+
+@dataclass(slots=True)
+class Applied:
+    """What became of a usage event."""
+
+    duplicate: bool
+    drawn: int
+    unfunded: bool
+    unreserved: bool
+
+
+@dataclass(slots=True, eq=False)
+class Binding:
+    """The counters and the wallet that one kind of spend touches in this batch.
+
+    Attributes:
+        counters: One a budget that applies.
+        lease: What pays; None: unfunded.
+        directory_state: The wallet's state as the directory has it; the lease's own counts once the wallet has said.
+        mismatch: The path has wallets, but none in the spend's currency.
+        wallet_required: The organisation refuses spends without a wallet.
+    """
+
+    counters: tuple[Counter, ...] = ()
+    lease: Lease | None = None
+    directory_state: WalletState = WalletState.OPEN
+    mismatch: bool = False
+    wallet_required: bool = False
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the wallet pays for nothing new."""
+        state = self.directory_state
+        if self.lease is not None and self.lease.state is not WalletState.UNKNOWN:
+            state = self.lease.state
+        return state is not WalletState.OPEN
+
+
+NO_BINDING: Final = Binding()
+
+
+@dataclass(slots=True, eq=False)
+class ReserveItem:
+    """Asks for a decision.
+
+    Attributes:
+        asks: By dimension; 0 where unknown.
+        unknown: Bit 1 << dimension for each dimension that the estimate does not know.
+        cost: None: unknown.
+        currency: Of the cost; empty where the cost is unknown.
+    """
+
+    org: str
+    id: str
+    subject: Subject
+    payload_hash: bytes
+    call: Call
+    currency: str
+    asks: Amounts
+    unknown: int
+    cost: int | None
+    ttl_us: int
+    validate_only: bool
+    strict: bool
+    rate_version: str
+    binding: Binding = NO_BINDING
+
+
+@dataclass(slots=True, eq=False)
+class ReleaseItem:
+    """Asks to give a reservation back."""
+
+    org: str
+    id: str
+    subject: str
+
+
+@dataclass(slots=True, eq=False)
+class ExpireItem:
+    """Expires a reservation whose time ran out before `before_us`."""
+
+    org: str
+    id: str
+    before_us: int
+
+
+@dataclass(slots=True, eq=False)
+class ApplyItem:
+    """One metered event.
+
+    Attributes:
+        amounts: By dimension; the cost is 0 where it is not rated.
+        rated: Whether the cost is known.
+        currency: Of the cost; empty where it is not rated.
+        reservation: The reservation's id, where it is one of this organisation; empty otherwise.
+        reservation_subject: The subject in the reservation's name.
+        wallet: Filled by the batch: the nearest wallet; empty: none.
+    """
+
+    org: str
+    source: str
+    id: str
+    subject: Subject
+    payload_hash: bytes
+    call: Call
+    amounts: Amounts
+    rated: bool
+    currency: str
+    occurred_us: int
+    month: str
+    reservation: str
+    reservation_subject: str
+    final: bool
+    wallet: str = ""
+    binding: Binding = NO_BINDING
+
+
+Item = ReserveItem | ReleaseItem | ExpireItem | ApplyItem
+Answer = Decision | Short | Reservation | Applied | bool
+
+
+LIFETIME_NUMBER: Final = 0
+
+
+@lru_cache(maxsize=4096)
+def key_number(key: str) -> int:
+    """A window's key as the database has it: 2026-11-01 is 20261101, and LIFETIME 0."""
+    return LIFETIME_NUMBER if key == LIFETIME_KEY else int(key.replace("-", ""))
+
+
+@lru_cache(maxsize=4096)
+def key_text(number: int) -> str:
+    """The inverse of `key_number`."""
+    if number == LIFETIME_NUMBER:
+        return LIFETIME_KEY
+    digits = f"{number:08d}"
+    return f"{digits[:4]}-{digits[4:6]}-{digits[6:]}"

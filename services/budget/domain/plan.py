@@ -1,0 +1,164 @@
+"""Which budgets apply to a spend, and which wallet pays: compiled from an organisation's definitions and remembered."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from fnmatch import translate
+from functools import lru_cache
+from typing import Final
+
+from services.budget.domain.model import Budget, Call, Dimension, Selector, WalletState
+from services.kit.subject import Subject
+
+_PLANS_MAX: Final = 65_536
+"""The most plans remembered an organisation; a full memo starts anew."""
+
+
+@lru_cache(maxsize=4096)
+def _glob(pattern: str) -> re.Pattern[str]:
+    return re.compile(translate(pattern))
+
+
+def matches(selector: Selector, call: Call, *, actual: bool) -> bool:
+    """Whether the budget counts the call.
+
+    An attribute that an estimate does not give matches, since it may turn out to; one that a call that really happened
+    does not have matches nothing.
+    """
+    return (
+        _among(selector.providers, call.provider, actual=actual)
+        and _like(selector.models, call.model, actual=actual)
+        and _among(selector.operations, call.operation, actual=actual)
+        and _labelled(selector.labels, call.labels, actual=actual)
+    )
+
+
+def _among(wanted: tuple[str, ...], value: str, *, actual: bool) -> bool:
+    return not wanted or (value in wanted if value else not actual)
+
+
+def _like(patterns: tuple[str, ...], value: str, *, actual: bool) -> bool:
+    if not patterns or not value:
+        return not patterns or not actual
+    return any(_glob(pattern).match(value) for pattern in patterns)
+
+
+def _labelled(wanted: tuple[tuple[str, str], ...], labels: tuple[tuple[str, str], ...], *, actual: bool) -> bool:
+    have = dict(labels)
+    return all(have.get(key) == value or (key not in have and not actual) for key, value in wanted)
+
+
+Plan = tuple[Budget, ...]
+
+
+class Policy:
+    """One organisation's budgets at one epoch, immutable but for what it remembers.
+
+    Attributes:
+        epoch: The org row's epoch that these definitions belong to.
+        require_wallet: Spends without a wallet are denied.
+        by_no: Budgets by number.
+    """
+
+    def __init__(self, org: str, epoch: int, budgets: Iterable[Budget], *, require_wallet: bool = False) -> None:
+        self.org = org
+        self.epoch = epoch
+        self.require_wallet = require_wallet
+        self.by_no = {budget.no: budget for budget in budgets}
+        self._by_subject: dict[str, list[Budget]] = {}
+        for budget in sorted(self.by_no.values(), key=lambda b: b.no):
+            self._by_subject.setdefault(budget.subject, []).append(budget)
+        self._plans: dict[object, Plan] = {}
+
+    def plan(self, subject: Subject, currency: str, call: Call, *, actual: bool) -> Plan:
+        """The budgets that count a call of this subject, from the organisation down.
+
+        Args:
+            subject: Who spends.
+            currency: Of the cost: COST budgets of other currencies do not count it. Empty for an estimate without a
+                cost, which all COST budgets may turn out to count.
+            call: What selectors match.
+            actual: Whether the call really happened; see `matches`.
+        """
+        path = (subject.name, currency, actual)
+        found = self._plans.get(path)
+        if found is None:
+            if self._is_selective(subject):
+                path = (subject.name, currency, actual, call)  # type: ignore[assignment]
+                found = self._plans.get(path)
+            if found is None:
+                found = self._compile(subject, currency, call, actual=actual)
+                if len(self._plans) >= _PLANS_MAX:
+                    self._plans.clear()
+                self._plans[path] = found
+        return found
+
+    def _is_selective(self, subject: Subject) -> bool:
+        return any(b.selector is not None for name in subject.ancestors for b in self._by_subject.get(name, ()))
+
+    def _compile(self, subject: Subject, currency: str, call: Call, *, actual: bool) -> Plan:
+        return tuple(
+            budget
+            for name in subject.ancestors
+            for budget in self._by_subject.get(name, ())
+            if _counts_currency(budget, currency, actual=actual)
+            and (budget.selector is None or matches(budget.selector, call, actual=actual))
+        )
+
+
+def _counts_currency(budget: Budget, currency: str, *, actual: bool) -> bool:
+    return budget.dimension != Dimension.COST or budget.currency == currency or not (currency or actual)
+
+
+@dataclass(slots=True, frozen=True)
+class WalletRef:
+    """A wallet, as the directory knows it."""
+
+    name: str
+    subject: str
+    currency: str
+    state: WalletState
+
+
+@dataclass(slots=True)
+class Directory:
+    """The wallets of one organisation at one version.
+
+    Attributes:
+        version: As the wallet service counts it.
+        wallets: Closed ones included.
+    """
+
+    org: str
+    version: int
+    wallets: tuple[WalletRef, ...] = ()
+    _by_subject: dict[str, list[WalletRef]] = field(init=False, default_factory=dict)
+    _memo: dict[tuple[str, str], WalletRef | None] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for wallet in sorted(self.wallets, key=lambda wallet: wallet.name):
+            if wallet.state != WalletState.CLOSED:
+                self._by_subject.setdefault(wallet.subject, []).append(wallet)
+
+    def nearest(self, subject: Subject, currency: str) -> WalletRef | None:
+        """The nearest wallet that is not closed, in the currency, on the way to the root; empty: any currency.
+
+        A frozen or empty one does not fall through to its parent. Of several at one subject, the first by name.
+        """
+        if not self._by_subject:
+            return None
+        key = (subject.name, currency)
+        if key in self._memo:
+            return self._memo[key]
+        found = self._search(subject, currency)
+        if len(self._memo) >= _PLANS_MAX:
+            self._memo.clear()
+        self._memo[key] = found
+        return found
+
+    def _search(self, subject: Subject, currency: str) -> WalletRef | None:
+        for name in reversed(subject.ancestors):
+            for wallet in self._by_subject.get(name, ()):
+                if not currency or wallet.currency == currency:
+                    return wallet
+        return None

@@ -1,0 +1,286 @@
+"""What a budget's definition may be, and what a change of it does."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from services.budget.domain.model import AMOUNT_MAX, Budget, Dimension, OnExceed, Selector
+from services.kit.errors import PurseError, conflict, invalid
+from services.kit.money import CURRENCIES
+from services.kit.windows import UnknownZoneError, WindowError, WindowKind, WindowSpec, window_at
+
+DEFAULT_THRESHOLDS: Final = (50, 80, 95, 100)
+BUDGETS_MAX: Final = 100_000
+"""The most budgets of one organisation."""
+MUTABLE: Final = frozenset({"display_name", "limit_amount", "on_exceed", "thresholds_percent", "selector", "window"})
+"""The fields that an update may name."""
+_THRESHOLDS_MAX: Final = 16
+_THRESHOLD_MAX: Final = 1000
+_DISPLAY_CHARS_MAX: Final = 128
+_SELECTOR_MAX: Final = 16
+_PATTERN_CHARS_MAX: Final = 256
+_LABEL_KEY_CHARS_MAX: Final = 63
+_LABEL_VALUE_CHARS_MAX: Final = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A definition as a caller wrote it; the numbers are the contract's, 0 and empty are not said."""
+
+    display_name: str
+    dimension: int
+    currency: str
+    limit: int
+    kind: int
+    zone: str
+    week_start: int
+    anchor_day: int
+    on_exceed: int
+    thresholds: tuple[int, ...]
+    selector: Selector | None
+
+
+_KINDS: Final = {
+    1: WindowKind.DAY,
+    2: WindowKind.WEEK,
+    3: WindowKind.MONTH,
+    4: WindowKind.QUARTER,
+    5: WindowKind.LIFETIME,
+}
+KIND_NUMBERS: Final = {kind: number for number, kind in _KINDS.items()}
+
+
+def define(draft: Draft, org: str, subject: str, budget_id: str, now_us: int) -> Budget:
+    """A new budget: it counts from now, with 0 used.
+
+    Raises:
+        PurseError: The field at fault.
+    """
+    dimension = _dimension(draft.dimension)
+    return Budget(
+        0,
+        org,
+        subject,
+        budget_id,
+        _display_name(draft.display_name),
+        dimension,
+        _currency(draft.currency, dimension),
+        _limit(draft.limit),
+        _window(draft),
+        _on_exceed(draft.on_exceed),
+        _thresholds(draft.thresholds),
+        _selector(draft.selector),
+        generation=1,
+        revision=1,
+        created_us=now_us,
+        updated_us=now_us,
+        from_us=now_us,
+    )
+
+
+def etag(budget: Budget) -> str:
+    """What an update must give back to change only what its author has seen."""
+    return f"{budget.no}.{budget.revision}"
+
+
+def check_etag(budget: Budget, given: str) -> None:
+    """Refuses an etag that is not the current one; an empty one passes."""
+    if given and given != etag(budget):
+        raise conflict(
+            "ETAG_MISMATCH",
+            f"etag: {budget.name} has changed since; read it again and decide anew",
+            field="budget.etag",
+            etag=etag(budget),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What an update writes.
+
+    Attributes:
+        rows: Existing rows as they become, the live one last unless `begun` is set.
+        begun: A new row that takes over at the end of the running window; None: none.
+        in_force: The row that decides now, as it becomes.
+    """
+
+    rows: tuple[Budget, ...]
+    begun: Budget | None
+    in_force: Budget
+
+
+def change(rows: Sequence[Budget], draft: Draft, mask: frozenset[str], now_us: int) -> Change:
+    """What becomes of a budget's rows.
+
+    A new limit, thresholds, selector or reaction count at once. Another window counts from the end of the running one,
+    so that no window is cut; a change of a change that has not begun replaces it.
+
+    Args:
+        rows: The budget's rows by when they begin: one, or the one in force and the one to come.
+        draft: The new values of the fields in the mask.
+        mask: Which fields.
+        now_us: The time.
+
+    Raises:
+        PurseError: The field at fault.
+    """
+    live = rows[-1]
+    limit = _limit(draft.limit) if "limit_amount" in mask else live.limit
+    changes = {
+        "display_name": _display_name(draft.display_name) if "display_name" in mask else live.display_name,
+        "limit": limit,
+        "on_exceed": _on_exceed(draft.on_exceed) if "on_exceed" in mask else live.on_exceed,
+        "thresholds": _thresholds(draft.thresholds) if "thresholds_percent" in mask else live.thresholds,
+        "selector": _selector(draft.selector) if "selector" in mask else live.selector,
+        "generation": live.generation + (limit > live.limit),
+        "revision": live.revision + 1,
+        "updated_us": now_us,
+    }
+    became = [_replaced(row, changes) for row in rows]
+    begun = None
+    window = _window(draft) if "window" in mask else live.window
+    if window != live.window:
+        if live.from_us > now_us:
+            became[-1] = _replaced(became[-1], {"window": window})
+        else:
+            edge_us = _edge(live, window, now_us)
+            begun = _replaced(became[-1], {"no": 0, "window": window, "from_us": edge_us})
+            became[-1] = _replaced(became[-1], {"until_us": edge_us})
+    in_force = next((row for row in became if row.from_us <= now_us < row.until_us), became[-1])
+    return Change(tuple(became), begun, in_force)
+
+
+def _replaced(budget: Budget, changes: dict[str, object]) -> Budget:
+    return replace(budget, **changes)  # type: ignore[arg-type]
+
+
+def _edge(live: Budget, window: WindowSpec, now_us: int) -> int:
+    """Where the running window ends and another calendar may begin."""
+    if live.window.kind is WindowKind.LIFETIME:
+        raise conflict(
+            "WINDOW_FIXED",
+            f"window: a LIFETIME budget has no edge at which {window.kind} could begin; create another budget",
+            field="budget.window",
+        )
+    return window_at(live.window, now_us).end_us
+
+
+def in_force(rows: Sequence[Budget], now_us: int) -> Budget:
+    """The row that decides now."""
+    return next((row for row in rows if row.from_us <= now_us < row.until_us), rows[-1])
+
+
+def _display_name(name: str) -> str:
+    if len(name) > _DISPLAY_CHARS_MAX:
+        raise invalid("budget.display_name", f"is {len(name)} characters long; the limit is {_DISPLAY_CHARS_MAX}")
+    return name
+
+
+def _dimension(number: int) -> Dimension:
+    try:
+        return Dimension(number)
+    except ValueError:
+        raise invalid("budget.dimension", f"{number} is no dimension; say what the budget counts") from None
+
+
+def _currency(code: str, dimension: Dimension) -> str:
+    if dimension is not Dimension.COST:
+        if code:
+            raise invalid("budget.currency_code", f"is only for COST budgets; leave it out for {dimension.name}")
+        return ""
+    if code not in CURRENCIES:
+        raise invalid(
+            "budget.currency_code",
+            f"{code[:16]!r} is no currency known here; use an ISO 4217 code such as 'USD'",
+            "UNKNOWN_CURRENCY",
+        )
+    return code
+
+
+def _limit(limit: int) -> int:
+    if 0 <= limit <= AMOUNT_MAX:
+        return limit
+    raise invalid("budget.limit_amount", f"is {limit}; it must be 0 to {AMOUNT_MAX}", "AMOUNT_OUT_OF_RANGE")
+
+
+def _window(draft: Draft) -> WindowSpec:
+    kind = _KINDS.get(draft.kind)
+    if kind is None:
+        raise invalid("budget.window.kind", "say which period the budget counts by")
+    try:
+        return WindowSpec(kind, draft.zone or "UTC", draft.week_start or 1, draft.anchor_day or 1)
+    except UnknownZoneError as error:
+        raise invalid("budget.window.time_zone", str(error), "UNKNOWN_TIME_ZONE") from None
+    except WindowError as error:
+        field = "week_start_day" if "week_start" in str(error) else "month_anchor_day"
+        raise invalid(f"budget.window.{field}", str(error)) from None
+
+
+def _on_exceed(number: int) -> OnExceed:
+    if number == OnExceed.PAUSE:
+        raise invalid("budget.on_exceed", "PAUSE is not supported yet; use BLOCK, which denies all the same")
+    try:
+        return OnExceed(number or OnExceed.BLOCK)
+    except ValueError:
+        raise invalid("budget.on_exceed", f"{number} is none of BLOCK, WARN and ALERT") from None
+
+
+def _thresholds(percents: tuple[int, ...]) -> tuple[int, ...]:
+    if not percents:
+        return DEFAULT_THRESHOLDS
+    field = "budget.thresholds_percent"
+    if len(percents) > _THRESHOLDS_MAX:
+        raise invalid(field, f"are {len(percents)}; at most {_THRESHOLDS_MAX} are kept")
+    if any(not 1 <= percent <= _THRESHOLD_MAX for percent in percents):
+        raise invalid(field, f"are percentages from 1 to {_THRESHOLD_MAX}; got {list(percents)}")
+    if list(percents) != sorted(set(percents)):
+        raise invalid(field, f"must ascend, each once; got {list(percents)}")
+    return percents
+
+
+def _selector(selector: Selector | None) -> Selector | None:
+    if selector is None or selector == Selector():
+        return None
+    for name in ("providers", "models", "operations", "labels"):
+        values = getattr(selector, name)
+        if len(values) > _SELECTOR_MAX:
+            raise invalid(f"budget.selector.{name}", f"are {len(values)}; at most {_SELECTOR_MAX} are kept")
+    for name in ("providers", "models", "operations"):
+        for value in getattr(selector, name):
+            if not 0 < len(value) <= _PATTERN_CHARS_MAX:
+                raise invalid(f"budget.selector.{name}", f"each must be 1 to {_PATTERN_CHARS_MAX} characters")
+    for key, value in selector.labels:
+        if not 0 < len(key) <= _LABEL_KEY_CHARS_MAX or len(value) > _LABEL_VALUE_CHARS_MAX:
+            raise invalid(
+                "budget.selector.labels",
+                f"{key[:80]!r}: a key is 1 to {_LABEL_KEY_CHARS_MAX} characters, "
+                f"a value at most {_LABEL_VALUE_CHARS_MAX}",
+            )
+    return replace(
+        selector,
+        providers=tuple(sorted({value.lower() for value in selector.providers})),
+        models=tuple(sorted({value.lower() for value in selector.models})),
+        operations=tuple(sorted(set(selector.operations))),
+        labels=tuple(sorted(selector.labels)),
+    )
+
+
+def check_mask(paths: Sequence[str]) -> frozenset[str]:
+    """The fields that an update names.
+
+    Raises:
+        PurseError: None is named, or one that never changes.
+    """
+    if not paths:
+        raise invalid("update_mask", f"name the fields to change: some of {', '.join(sorted(MUTABLE))}")
+    for path in paths:
+        if path.split(".")[0] not in MUTABLE or "." in path:
+            raise invalid("update_mask", f"{path[:80]!r} cannot be changed; name some of {', '.join(sorted(MUTABLE))}")
+    return frozenset(paths)
+
+
+def refuse_more(count: int) -> PurseError | None:
+    """Why an organisation with so many budgets gets no other one."""
+    if count < BUDGETS_MAX:
+        return None
+    return conflict("TOO_MANY_BUDGETS", f"the organisation has {count} budgets, which is the limit; delete some first")

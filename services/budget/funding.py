@@ -1,0 +1,194 @@
+"""Keeps leases covered: extends them for spends that wait and before they run low. Never inside a batch."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+import asyncpg
+
+from services.budget.caches import Directories
+from services.budget.domain import lease as rules
+from services.budget.domain.lease import Account
+from services.budget.domain.model import Lease, Short
+from services.budget.domain.plan import Directory
+from services.budget.ops import Ops
+from services.budget.store import leases
+from services.budget.wallets import Wallets
+from services.kit.errors import Code, PurseError, conflict, unavailable
+from services.kit.telemetry import get_logger
+
+_log = get_logger(__name__)
+_POLL_MIN_S: Final = 0.01
+_POLL_MAX_S: Final = 0.1
+_MEMO_MAX: Final = 100_000
+
+
+class Funding:
+    """What the service asks when a lease is short or an organisation is new.
+
+    Args:
+        pool: Budget's database.
+        wallets: The wallet service; None: no spend is funded.
+        ops: Sends the operations that are written here.
+        directories: Filled here.
+        empty_memory_s: For how long a wallet that gave too little is not asked again, at most 1 s.
+        extend_timeout_s: How long an extension may take, in seconds.
+    """
+
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        wallets: Wallets | None,
+        ops: Ops,
+        directories: Directories,
+        *,
+        empty_memory_s: float,
+        extend_timeout_s: float,
+    ) -> None:
+        self._pool = pool
+        self._wallets = wallets
+        self._ops = ops
+        self._directories = directories
+        self._empty_memory_s = min(1.0, empty_memory_s)
+        self._extend_timeout_s = extend_timeout_s
+        self._extending: dict[str, asyncio.Task[None]] = {}
+        self._syncing: dict[str, asyncio.Task[None]] = {}
+        self._granted_last: dict[str, int] = {}
+        self._empty_until_s: dict[str, float] = {}
+
+    async def know(self, orgs: Sequence[str]) -> None:
+        """Returns once the wallets of these organisations are known, or cannot be: their items are then refused."""
+        unknown = [org for org in orgs if self._directories.get(org) is None]
+        if not unknown:
+            return
+        if self._wallets is None:
+            self._directories.put(Directory(org, 0) for org in unknown)
+            return
+        tasks = [self._syncing.get(org) or self._start_sync(org) for org in unknown]
+        await asyncio.gather(*map(asyncio.shield, tasks), return_exceptions=True)
+
+    def _start_sync(self, org: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._learn(org), name=f"directory {org}")
+        self._syncing[org] = task
+        task.add_done_callback(lambda done: self._forget_sync(org, done))
+        return task
+
+    def _forget_sync(self, org: str, done: asyncio.Task[None]) -> None:
+        self._syncing.pop(org, None)
+        if not done.cancelled() and (error := done.exception()) is not None:
+            _log.warning("directory unknown", org=org, error=repr(error))
+
+    async def _learn(self, org: str) -> None:
+        if self._wallets is None:
+            raise AssertionError("asked without a wallet service")
+        try:
+            _, directories = await self._wallets.sync([], {org: 0})
+        except PurseError as error:
+            async with self._pool.acquire() as connection:
+                stored = await leases.directory(connection, org)
+            if stored is None:
+                raise unavailable(f"the wallets of orgs/{org} cannot be asked for: {error.message}") from error
+            directories = [stored]
+        else:
+            async with self._pool.acquire() as connection:
+                await leases.save_directories(connection, directories)
+        # An organisation that the wallet service has nothing of has no wallets, at version 0.
+        self._directories.put([*directories, Directory(org, 0)])
+
+    def is_empty(self, wallet: str) -> bool:
+        """Whether the wallet gave too little a moment ago, so that asking again would only hammer it."""
+        return self._empty_until_s.get(wallet, 0.0) > asyncio.get_running_loop().time()
+
+    async def cover(self, shorts: Sequence[Short], timeout_s: float) -> None:
+        """Returns once the lease that these spends are short of was extended, or could not be.
+
+        Args:
+            shorts: Of one wallet, at least one.
+            timeout_s: How long the caller can wait.
+
+        Raises:
+            PurseError: UNAVAILABLE: the wallet is out of reach, or did not answer in time; QUARANTINED.
+        """
+        first = shorts[0]
+        need = max(1, sum(short.cost for short in shorts) - min(short.free for short in shorts))
+        task = self._extending.get(first.wallet) or self._start_extend(first.org, first.wallet, need)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await asyncio.shield(task)
+        except TimeoutError:
+            raise unavailable(f"{first.wallet} did not answer in time; send again with the same ids") from None
+
+    def note(self, lease: Lease) -> None:
+        """Looks at a lease that a batch has changed, and asks for more before any spend has to wait."""
+        granted = self._granted_last.get(lease.wallet, 0)
+        if not granted or lease.quarantined or lease.wallet in self._extending or self.is_empty(lease.wallet):
+            return
+        account = Account(lease.extended, lease.returned, lease.drawn, lease.reserved, lease.target, int(lease.state))
+        if rules.is_low(account, granted):
+            self._start_extend(lease.org, lease.wallet, 0)
+
+    def _start_extend(self, org: str, wallet: str, need: int) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._extend(org, wallet, need), name=f"extend {wallet}")
+        self._extending[wallet] = task
+        task.add_done_callback(lambda done: self._forget_extend(wallet, done))
+        return task
+
+    def _forget_extend(self, wallet: str, done: asyncio.Task[None]) -> None:
+        self._extending.pop(wallet, None)
+        if not done.cancelled() and (error := done.exception()) is not None:
+            _log.warning("extension failed", wallet=wallet, error=repr(error))
+
+    async def _extend(self, org: str, wallet: str, need: int) -> None:
+        """Writes an extension, or joins the one that is open; sends it; returns once it is answered."""
+        try:
+            async with asyncio.timeout(self._extend_timeout_s):
+                epoch, n = await self._write(org, wallet, need)
+                granted = await self._answered(org, wallet, epoch, n)
+        except TimeoutError:
+            raise unavailable(f"{wallet} did not answer in time; send again with the same ids") from None
+        if len(self._granted_last) >= _MEMO_MAX:
+            self._granted_last.clear()
+            self._empty_until_s.clear()
+        self._granted_last[wallet] = max(granted, 1)
+        if granted < max(need, 1):
+            self._empty_until_s[wallet] = asyncio.get_running_loop().time() + self._empty_memory_s
+
+    async def _write(self, org: str, wallet: str, need: int) -> tuple[int, int]:
+        async with self._pool.acquire() as connection, connection.transaction():
+            lease = await leases.lock(connection, org, wallet)
+            if lease is None:
+                raise unavailable(f"the lease on {wallet} is being made; send again")
+            if lease.quarantined is not None:
+                raise conflict("QUARANTINED", f"the lease on {wallet} is quarantined: {lease.quarantined}")
+            n = await leases.open_extend(connection, org, wallet)
+            if n is None:
+                ask = rules.ask(lease.account, need or self._granted_last.get(wallet, 1))
+                n = await leases.write_op(connection, lease, "EXTEND", ask=ask, need=need)
+            return lease.epoch, n
+
+    async def _answered(self, org: str, wallet: str, epoch: int, n: int) -> int:
+        """Sends until the operation is answered, here or by another replica; returns what was granted."""
+        rest_s = _POLL_MIN_S
+        while True:
+            await self._ops.pump(org, wallet)
+            async with self._pool.acquire() as connection:
+                op = await leases.get_op(connection, org, wallet, epoch, n)
+                if op is not None and op.answered:
+                    return op.granted or 0
+                if op is None or await leases.is_quarantined(connection, org, wallet):
+                    # A lease that begins anew in the wallet's epoch, or that stops.
+                    raise PurseError(
+                        Code.UNAVAILABLE,
+                        "UNAVAILABLE",
+                        f"the lease on {wallet} was moved or stopped; send again",
+                        retry_after_s=0.1,
+                    )
+            await asyncio.sleep(rest_s)
+            rest_s = min(_POLL_MAX_S, rest_s * 2)
+
+    async def close(self) -> None:
+        """Ends what is under way."""
+        tasks = [*self._extending.values(), *self._syncing.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

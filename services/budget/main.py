@@ -1,0 +1,139 @@
+"""Starts budget: the only place that wires its parts."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
+
+import asyncpg
+import grpc
+
+from pursestrings.budget.v1 import budget_pb2_grpc
+from pursestrings.metering.v1 import metering_pb2_grpc
+from services.budget.access import ACCESS
+from services.budget.audit import Audit
+from services.budget.batch import Runner
+from services.budget.caches import Directories, Policies
+from services.budget.captures import Captures
+from services.budget.decisions import Decisions
+from services.budget.definitions import Definitions
+from services.budget.domain.model import Answer, Item
+from services.budget.funding import Funding
+from services.budget.ops import Ops
+from services.budget.rates import Rates
+from services.budget.service import BudgetService
+from services.budget.settings import BudgetSettings
+from services.budget.store import leases
+from services.budget.store.dsn import for_lookups
+from services.budget.sweep import Sweep
+from services.budget.sync import Sync
+from services.budget.wallets import Wallets
+from services.kit.channel import channel
+from services.kit.database import create_pool, is_reachable
+from services.kit.groupcommit import GroupCommit
+from services.kit.loops import Loop, Loops
+from services.kit.server import GrpcServer, run
+from services.kit.settings import secret
+from services.kit.telemetry import configure_logging
+
+NAME: Final = "pursestrings.budget.v1.BudgetService"
+_FORGET_INTERVAL_S: Final = 60.0
+
+
+@asynccontextmanager
+async def serving(settings: BudgetSettings) -> AsyncIterator[GrpcServer]:
+    """Budget, wired and started; ends when the block does, after what was accepted is committed."""
+    async with AsyncExitStack() as stack:
+        dsn = secret(settings.budget_dsn, "PURSE_BUDGET_DSN")
+        pool = await stack.enter_async_context(
+            await create_pool(for_lookups(dsn), application_name="budget", size_max=settings.connections_max)
+        )
+        metering = await stack.enter_async_context(_channel(settings, settings.metering_address))
+        wallets = None
+        if settings.use_wallets:
+            wallet = await stack.enter_async_context(_channel(settings, settings.wallet_address))
+            async with pool.acquire() as connection:
+                holder = await leases.holder(connection)
+            wallets = Wallets(wallet, holder, settings.wallet_timeout_s)
+        rates = Rates(pool, metering_pb2_grpc.MeteringServiceStub(metering))
+        await rates.load()
+        async with _parts(settings, pool, wallets, rates) as server:
+            yield server
+
+
+@asynccontextmanager
+async def _parts(
+    settings: BudgetSettings, pool: asyncpg.Pool, wallets: Wallets | None, rates: Rates
+) -> AsyncIterator[GrpcServer]:
+    directories = Directories()
+    ops = Ops(pool, wallets, in_flight_max=settings.lease_calls_max)
+    captures = Captures(pool, ops)
+    funding = Funding(
+        pool,
+        wallets,
+        ops,
+        directories,
+        empty_memory_s=settings.empty_memory_s,
+        extend_timeout_s=settings.funding_wait_s,
+    )
+    runner = Runner(Policies(), directories, on_lease=funding.note)
+    commit: GroupCommit[Item, Answer] = GroupCommit(
+        pool,
+        runner.run,
+        org_of=lambda item: item.org,
+        name="decide",
+        batch_max=settings.batch_max,
+        queue_max=settings.queue_items_max,
+    )
+    sweep = Sweep(pool, commit, grace_s=settings.expiry_grace_s, wait_max_s=settings.expiry_wait_max_s)
+    service = BudgetService(
+        pool,
+        commit,
+        decisions=Decisions(commit, funding),
+        definitions=Definitions(pool),
+        funding=funding,
+        rates=rates,
+        audit=Audit(pool),
+        funding_wait_s=settings.funding_wait_s,
+    )
+    server = GrpcServer(settings, access=ACCESS, ready=lambda: is_reachable(pool))
+    server.add(budget_pb2_grpc.add_BudgetServiceServicer_to_server, service, NAME)
+    loops = [
+        Loop("expired holds", sweep.step, settings.sweep_interval_s),
+        Loop("rates", rates.refresh, settings.rates_interval_s),
+    ]
+    if wallets is not None:
+        sync = Sync(pool, wallets, ops, directories, idle_return_s=settings.idle_return_s)
+        loops += [
+            Loop("wallets", sync.step, settings.sync_interval_s),
+            Loop("captures", captures.step, settings.capture_interval_s),
+            Loop("forget lease operations", sync.forget, _FORGET_INTERVAL_S),
+        ]
+    async with Loops(loops):
+        await server.start()
+        try:
+            yield server
+        finally:
+            await server.stop()
+            await commit.close()
+            await funding.close()
+
+
+def _channel(settings: BudgetSettings, address: str) -> grpc.aio.Channel:
+    return channel(
+        address,
+        settings.service_token(),
+        ca_file=settings.tls_ca_file,
+        allow_plaintext=settings.allow_plaintext,
+    )
+
+
+async def main() -> None:
+    """Serves until SIGTERM or SIGINT."""
+    settings = BudgetSettings()
+    configure_logging(settings.log_level, "budget")
+    async with serving(settings) as server:
+        await server.wait_stopped()
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,106 @@
+"""The wallet service, as budget calls it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import grpc
+
+from pursestrings.type.v1 import type_pb2
+from pursestrings.wallet.v1 import wallet_pb2, wallet_pb2_grpc
+from services.budget.domain.lease import Line
+from services.budget.domain.model import WalletState
+from services.budget.domain.plan import Directory, WalletRef
+from services.budget.store.leases import LeaseRow, Op, Status
+from services.kit.status import from_rpc_error
+from services.kit.subject import parse_resource
+
+_ORG: Final = "orgs/"
+
+
+class Wallets:
+    """Translates lease operations to calls and answers back.
+
+    Args:
+        channel: To the wallet service.
+        holder: What this database calls itself.
+        timeout_s: How long one call may take, in seconds.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, holder: str, timeout_s: float) -> None:
+        self._stub: Any = wallet_pb2_grpc.WalletServiceStub(channel)
+        self._holder = holder
+        self._timeout_s = timeout_s
+
+    async def send(self, op: Op) -> tuple[int, Status]:
+        """Sends one operation; returns what an extension granted (0 for others) and where the lease stands.
+
+        Raises:
+            PurseError: The wallet's refusal, or that it is out of reach.
+        """
+        answer = await self._call(*self._request(op))
+        granted = answer.granted_nanos if op.kind == "EXTEND" else 0
+        return granted, _status_of(answer.lease)
+
+    async def sync(
+        self, leases: Sequence[LeaseRow], versions: Mapping[str, int]
+    ) -> tuple[list[Status], list[Directory]]:
+        """Where leases stand, and the directories that differ from these versions.
+
+        Raises:
+            PurseError: The wallet's refusal, or that it is out of reach.
+        """
+        request = wallet_pb2.SyncLeasesRequest(
+            holder=self._holder,
+            leases=[
+                type_pb2.LeaseTotals(wallet=x.wallet, holder=self._holder, epoch=x.epoch, n=x.last_n) for x in leases
+            ],
+            orgs=[wallet_pb2.DirectoryCursor(org=_ORG + org, version=version) for org, version in versions.items()],
+        )
+        answer = await self._call("SyncLeases", request)
+        return [_status_of(lease) for lease in answer.leases], [_directory_of(d) for d in answer.directories]
+
+    async def _call(self, method: str, request: object) -> Any:
+        try:
+            return await getattr(self._stub, method)(request, timeout=self._timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from error
+
+    def _request(self, op: Op) -> tuple[str, object]:
+        key: dict[str, Any] = {"wallet": op.wallet, "holder": self._holder, "epoch": op.epoch, "n": op.n}
+        if op.kind == "EXTEND":
+            return "ExtendLease", wallet_pb2.ExtendLeaseRequest(**key, ask_nanos=op.ask, need_nanos=op.need)
+        if op.kind == "RETURN":
+            return "ReturnLease", wallet_pb2.ReturnLeaseRequest(**key, returned_total_nanos=op.returned)
+        lines = [_line(line) for line in op.lines]
+        if op.kind == "REVERSE":
+            return "ReverseCapture", wallet_pb2.ReverseCaptureRequest(
+                **key, reversed_total_nanos=op.reversed, lines=lines
+            )
+        return "CaptureLease", wallet_pb2.CaptureLeaseRequest(**key, captured_total_nanos=op.captured, lines=lines)
+
+
+def _line(line: Line) -> wallet_pb2.CaptureLine:
+    return wallet_pb2.CaptureLine(
+        provider=line.provider, model=line.model, month=line.month, amount_nanos=line.amount, calls=line.calls
+    )
+
+
+def _status_of(lease: Any) -> Status:
+    totals = lease.totals
+    return Status(
+        totals.wallet,
+        totals.epoch,
+        totals.n,
+        totals.extended_total_nanos,
+        lease.target_nanos,
+        WalletState(lease.wallet_state),
+        lease.quarantined,
+    )
+
+
+def _directory_of(directory: Any) -> Directory:
+    wallets = tuple(
+        WalletRef(w.name, parse_resource(w.name, "wallets")[0].name, w.currency_code, WalletState(w.state))
+        for w in directory.wallets
+    )
+    return Directory(directory.org.removeprefix(_ORG), directory.version, wallets)
