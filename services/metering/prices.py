@@ -4,7 +4,7 @@ import asyncpg
 
 from services.kit.rating import RateTable
 from services.kit.telemetry import get_logger
-from services.metering.domain.usage import RateCard, RateCards
+from services.metering.domain.usage import RateCards
 from services.metering.store import upkeep
 
 _log = get_logger(__name__)
@@ -23,7 +23,7 @@ class Prices:
     def __init__(self, pool: asyncpg.Pool, interval_s: float) -> None:
         self._pool = pool
         self._interval_s = interval_s
-        self._known: list[RateCard] = []
+        self._tables: dict[str, RateTable] = {}
         self._cards: RateCards | None = None
 
     @property
@@ -35,13 +35,12 @@ class Prices:
 
     async def publish(self, table: RateTable) -> None:
         """Stores a table as a rate card, unless its version is stored already, and reads them all."""
+        self._tables[table.version] = table
         if await upkeep.add_card(self._pool, table, self._interval_s * _DELAY_INTERVALS):
             _log.info("rate card published", version=table.version)
         await self.refresh()
 
     async def refresh(self) -> bool:
         """Reads cards that others published; returns False, for there is nothing more to do at once."""
-        known = await upkeep.load_cards(self._pool, self._known)
-        if len(known) != len(self._known):
-            self._known, self._cards = known, RateCards(known)
+        self._cards = RateCards(await upkeep.load_cards(self._pool, self._tables))
         return False

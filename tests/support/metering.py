@@ -18,8 +18,10 @@ from services.kit import auth
 from services.kit.channel import channel
 from services.kit.errors import PurseError, invalid
 from services.kit.status import from_rpc_error, to_rpc_status
+from services.metering.domain.usage import Usage
 from services.metering.main import serving
 from services.metering.settings import MeteringSettings
+from services.metering.store.recording import Recording
 from tests.support.databases import Database
 
 EVERYONE = "orgs/-"
@@ -174,6 +176,46 @@ def usage_event(id_: str = "e1", **fields: Any) -> metering_pb2.UsageEvent:
             **fields,
         }
     )
+
+
+def recording(id_: str, occurred_at: datetime, **fields: Any) -> Recording:
+    """A call ready for the store, with content that its hash tells apart; fields by their columns' names."""
+    values: dict[str, Any] = {
+        "org": "acme",
+        "occurred_at": occurred_at,
+        "source": "test",
+        "id": id_,
+        "subject": "orgs/acme/agents/bot",
+        "provider": "anthropic",
+        "model": "claude-sonnet-4-5",
+        "given_provider": "",
+        "given_model": "claude-sonnet-4-5",
+        "operation": "chat",
+        "labels": "{}",
+        "input_tokens": 1_000,
+        "cache_read_tokens": 0,
+        "cache_write_tokens": 0,
+        "output_tokens": 100,
+        "reasoning_tokens": 0,
+        "requests": 1,
+        "cost_nanos": 4_500_000,
+        "currency": "USD",
+        "rate_card_version": "v1",
+        "session": "",
+        "run": "",
+        "effort": "",
+        "failed": False,
+        "status": "",
+        "reservation": "",
+        "final": True,
+        "recorded_at": occurred_at,
+    }
+    kept = Usage(**(values | fields))
+    item = budget_pb2.UsageItem(subject=kept.subject, source=kept.source, id=kept.id)
+    if kept.cost_nanos is not None:
+        item.cost.currency_code, item.cost.amount_nanos = kept.currency, kept.cost_nanos
+    payload_hash = repr(sorted(fields.items())).encode()
+    return Recording(kept, payload_hash, budget_pb2.ApplyUsageRequest(items=[item]).SerializeToString())
 
 
 async def record_all(

@@ -34,13 +34,13 @@ _DIMENSIONS: Final = ("subject", "provider", "model", "operation")
 _ROLLUP_COLUMNS: Final = ", ".join(("bucket AS at", *_DIMENSIONS, "currency", *_SUMS))
 _EVENT_COLUMNS: Final = ", ".join(
     (
-        "occurred_at",
+        "occurred_at AS at",
         *_DIMENSIONS,
         "currency",
         *_SUMS[:6],
-        "1",
-        "failed::integer",
-        "coalesce(cost_nanos, 0)",
+        "1 AS operations",
+        "failed::integer AS errors",
+        "coalesce(cost_nanos, 0) AS cost_nanos",
     )
 )
 _SESSION_COLUMNS: Final = ", ".join(("{at} AS at", *_DIMENSIONS, "session"))
@@ -70,15 +70,16 @@ class Page:
     more: bool
 
 
-class _Params(list[Any]):
+class Params(list[Any]):
     """The values of a statement; each becomes a `$n` where it is put in."""
 
     def put(self, value: object, type_: str) -> str:
+        """The placeholder of a value."""
         self.append(value)
         return f"${len(self)}::{type_}"
 
 
-def within(params: _Params, subject: str) -> str:
+def within(params: Params, subject: str) -> str:
     """The condition that rows are of a subject or its descendants, as ranges of names that an index holds.
 
     '0' is the character after '/', so from `{subject}/` up to `{subject}0` lie the descendants and nothing else.
@@ -92,7 +93,7 @@ def within(params: _Params, subject: str) -> str:
     return f"{condition} AND (subject = {name} OR (subject >= {low} AND subject < {high}))"
 
 
-def facts_sql(params: _Params, subject: str, parts: Cut) -> str:
+def facts_sql(params: Params, subject: str, parts: Cut) -> str:
     """Rows of sums of a range."""
     owner = within(params, subject)
     arms = []
@@ -107,7 +108,7 @@ def facts_sql(params: _Params, subject: str, parts: Cut) -> str:
     return " UNION ALL ".join(arms)
 
 
-def sessions_sql(params: _Params, subject: str, parts: Cut) -> str:
+def sessions_sql(params: Params, subject: str, parts: Cut) -> str:
     """Rows of sessions of a range."""
     owner = within(params, subject)
     arms = []
@@ -153,11 +154,11 @@ async def _plan_with_values(connection: asyncpg.Connection) -> None:
 
 
 async def _totals(connection: asyncpg.Connection, subject: str, parts: Cut) -> Totals:
-    params = _Params()
+    params = Params()
     facts = facts_sql(params, subject, parts)
     rows = await connection.fetch(f"SELECT currency, {_SUM_ALL} FROM ({facts}) AS f GROUP BY currency", *params)  # noqa: S608
     totals = sum_totals((row[0], row[1:]) for row in rows)
-    params = _Params()
+    params = Params()
     sessions = sessions_sql(params, subject, parts)
     totals.sessions = await connection.fetchval(
         f"SELECT count(DISTINCT session) FROM ({sessions}) AS f",  # noqa: S608
@@ -169,7 +170,7 @@ async def _totals(connection: asyncpg.Connection, subject: str, parts: Cut) -> T
 
 async def _groups(connection: asyncpg.Connection, question: Question, parts: Cut, days: Days) -> list[Group]:
     """One group more than the page has, where there is one."""
-    params = _Params()
+    params = Params()
     keys = _key_columns(params, question, days)
     names = ", ".join(f"k{n}" for n in range(len(question.group_by)))
     facts = facts_sql(params, question.subject, parts)
@@ -194,7 +195,7 @@ async def _groups(connection: asyncpg.Connection, question: Question, parts: Cut
 async def _add_sessions(
     connection: asyncpg.Connection, question: Question, parts: Cut, days: Days, groups: list[Group]
 ) -> None:
-    params = _Params()
+    params = Params()
     keys = _key_columns(params, question, days)
     names = ", ".join(f"k{n}" for n in range(len(question.group_by)))
     facts = sessions_sql(params, question.subject, parts)
@@ -211,15 +212,15 @@ async def _add_sessions(
         group.totals.sessions = found.get(group.keys, 0)
 
 
-def _in(params: _Params, column: str, span: Span) -> str:
+def _in(params: Params, column: str, span: Span) -> str:
     return f"{column} >= {params.put(span.start, 'timestamptz')} AND {column} < {params.put(span.end, 'timestamptz')}"
 
 
-def _values(params: _Params, keys: Sequence[str]) -> str:
+def _values(params: Params, keys: Sequence[str]) -> str:
     return ", ".join(params.put(key, "text") for key in keys)
 
 
-def _key_columns(params: _Params, question: Question, days: Days) -> str:
+def _key_columns(params: Params, question: Question, days: Days) -> str:
     """Each key as a column in the collation that pages are sorted by. A day is found by search in its range's days."""
     columns = []
     for n, dimension in enumerate(question.group_by):

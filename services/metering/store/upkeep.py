@@ -1,6 +1,5 @@
 """The SQL around recording: rate cards, partitions, keys that may be forgotten, the relay's name."""
 
-from collections.abc import Iterable
 from datetime import datetime
 from typing import Final
 
@@ -58,9 +57,8 @@ async def add_card(pool: asyncpg.Pool, table: RateTable, delay_s: float) -> bool
     return status == "INSERT 0 1"
 
 
-async def load_cards(pool: asyncpg.Pool, known: Iterable[RateCard] = ()) -> list[RateCard]:
-    """All rate cards; those that are known already are not read again."""
-    tables = {card.version: card.table for card in known}
+async def load_cards(pool: asyncpg.Pool, tables: dict[str, RateTable]) -> list[RateCard]:
+    """All rate cards. `tables` are those that are known, by version; what is missing is read and added to it."""
     async with pool.acquire() as connection:
         times = await connection.fetch(_CARD_TIMES, ALL_ORGS)
         missing = [row["version"] for row in times if row["version"] not in tables]

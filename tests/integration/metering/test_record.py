@@ -1,14 +1,39 @@
 """Recording over gRPC on real PostgreSQL."""
 
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from pursestrings.metering.v1 import metering_pb2
-from tests.support.metering import Metering, usage_event
+from pursestrings.type.v1 import type_pb2
+from services.kit.errors import Code
+from services.kit.status import from_rpc_status
+from tests.support.metering import Metering, record_all, refusal_of, usage_event
 from tests.support.waiting import until
 
 
-async def test_a_call_is_rated_and_reaches_the_budget_service(metering: Metering) -> None:
-    stub = metering.stub_for()
+def one(event: metering_pb2.UsageEvent) -> metering_pb2.RecordUsageRequest:
+    return metering_pb2.RecordUsageRequest(event=event)
 
-    response = await stub.RecordUsage(metering_pb2.RecordUsageRequest(event=usage_event()))
+
+def stamp(instant: datetime) -> Timestamp:
+    timestamp = Timestamp()
+    timestamp.FromDatetime(instant)
+    return timestamp
+
+
+def error_of(result: metering_pb2.RecordUsageResult) -> tuple[str, str | None]:
+    assert result.WhichOneof("result") == "error"
+    error = from_rpc_status(result.error)
+    return error.reason, error.field
+
+
+async def test_a_call_is_rated_and_reaches_the_budget_service(metering: Metering) -> None:
+    response = await metering.stub_for().RecordUsage(one(usage_event()))
 
     usage = response.usage
     # 1,000 in at $3 a million, 100 out at $15.
@@ -18,5 +43,211 @@ async def test_a_call_is_rated_and_reaches_the_budget_service(metering: Metering
     await until(lambda: metering.budget.applied, what="delivery")
     item = metering.budget.applied["test", "e1"]
     assert item.cost == usage.cost
-    assert item.requests == 1
-    assert item.final
+    assert item.occurred_at == usage.occurred_at
+    assert (item.requests, item.final) == (1, True)
+
+
+async def test_the_row_says_all_that_the_event_did(metering: Metering, books: asyncpg.Connection) -> None:
+    event = usage_event(
+        model="claude-4-5-sonnet",
+        labels={"env": "prod", "näme": "wért"},
+        cache_read_tokens=400,
+        reasoning_tokens=50,
+        requests=3,
+        session="s",
+        run="r",
+        effort="low",
+        outcome=metering_pb2.CALL_OUTCOME_ERROR,
+        status="529",
+        reservation="orgs/acme/teams/support/reservations/r1",
+        final=False,
+    )
+
+    await metering.stub_for().RecordUsage(one(event))
+
+    row = await books.fetchrow("SELECT *, labels::text AS labels_text FROM usage_events")
+    assert row["labels_text"] == '{"env": "prod", "näme": "wért"}'
+    assert (row["model"], row["given_model"]) == ("claude-sonnet-4-5", "claude-4-5-sonnet")
+    assert (row["input_tokens"], row["cache_read_tokens"], row["reasoning_tokens"]) == (1_000, 400, 50)
+    assert (row["requests"], row["failed"], row["status"], row["final"]) == (3, True, "529", False)
+    assert (row["session"], row["run"], row["effort"]) == ("s", "r", "low")
+    assert row["reservation"] == event.reservation
+    assert await books.fetchval("SELECT count(*) FROM usage_events_default") == 0
+
+
+async def test_the_same_call_again_returns_the_first_and_adds_nothing(
+    metering: Metering, books: asyncpg.Connection
+) -> None:
+    stub = metering.stub_for()
+    first = (await stub.RecordUsage(one(usage_event()))).usage
+
+    second = (await stub.RecordUsage(one(usage_event()))).usage
+
+    assert second.duplicate
+    second.duplicate = False
+    assert second == first
+    assert await books.fetchval("SELECT sum(operations) FROM usage_rollups") == 1
+
+
+async def test_another_call_under_a_used_id_is_refused(metering: Metering, books: asyncpg.Connection) -> None:
+    stub = metering.stub_for()
+    await stub.RecordUsage(one(usage_event()))
+
+    error = await refusal_of(stub.RecordUsage(one(usage_event(output_tokens=101))))
+
+    assert (error.code, error.reason, error.field) == (Code.FAILED_PRECONDITION, "USAGE_ID_REUSED", "event.id")
+    assert await books.fetchval("SELECT sum(output_tokens) FROM usage_rollups") == 100
+
+
+async def test_ids_are_of_their_organisation_and_source(metering: Metering) -> None:
+    events = [
+        usage_event(),
+        usage_event(source="other"),
+        usage_event(subject="orgs/other"),
+    ]
+
+    results = await record_all(metering.stub_for(), events)
+
+    assert [result.usage.duplicate for result in results] == [False, False, False]
+
+
+async def test_items_of_a_batch_are_independent(metering: Metering, books: asyncpg.Connection) -> None:
+    stub = metering.stub_for("orgs/acme", "agent")
+    await stub.RecordUsage(one(usage_event("known")))
+    events = [
+        usage_event("a"),
+        usage_event("b", subject="orgs/acme/oops"),
+        usage_event("known"),
+        usage_event("known", input_tokens=1),
+        usage_event("a"),
+        usage_event("a", input_tokens=1),
+        usage_event("c", input_tokens=-1),
+        usage_event("d", cost=type_pb2.Money(currency_code="USD", amount_nanos=1)),
+        usage_event("e", occurred_at=stamp(datetime.now(UTC) - timedelta(hours=2))),
+        usage_event("f", model="no-such-model"),
+        usage_event("g"),
+    ]
+
+    results = await record_all(stub, events)
+
+    recorded = {n for n, result in enumerate(results) if result.WhichOneof("result") == "usage"}
+    assert recorded == {0, 2, 4, 9, 10}
+    assert {n for n in recorded if results[n].usage.duplicate} == {2, 4}
+    assert error_of(results[1]) == ("MALFORMED_SUBJECT", "event.subject")
+    assert error_of(results[3]) == error_of(results[5]) == ("USAGE_ID_REUSED", "event.id")
+    assert error_of(results[6]) == ("AMOUNT_OUT_OF_RANGE", "event.tokens.input_tokens")
+    assert error_of(results[7]) == ("COST_NOT_YOURS", "event.cost")
+    assert error_of(results[8]) == ("TOO_OLD", "event.occurred_at")
+    assert not results[9].usage.HasField("cost")
+    stored = await books.fetch("SELECT id FROM usage_events ORDER BY id")
+    assert [row["id"] for row in stored] == ["a", "f", "g", "known"]
+    assert await books.fetchval("SELECT count(*) FROM usage_key") == 4
+    assert await books.fetchval("SELECT sum(operations) FROM usage_rollups") == 4
+
+
+async def test_a_call_sent_again_late_is_still_the_same_call(metering: Metering, books: asyncpg.Connection) -> None:
+    """Its time was fine when it was recorded; a retry after the agent's hour must not turn it into a refusal."""
+    when = datetime.now(UTC) - timedelta(hours=2)
+    event = usage_event(occurred_at=stamp(when))
+    await metering.stub_for().RecordUsage(one(event))
+
+    agent = metering.stub_for("orgs/acme", "agent")
+    again = (await agent.RecordUsage(one(event))).usage
+    other = await refusal_of(agent.RecordUsage(one(usage_event("e2", occurred_at=stamp(when)))))
+
+    assert again.duplicate
+    assert (other.reason, other.field) == ("TOO_OLD", "event.occurred_at")
+
+
+async def test_who_may_set_a_cost(metering: Metering) -> None:
+    cost = type_pb2.Money(currency_code="EUR", amount_nanos=42)
+    for role in ("operator", "service", "admin"):
+        response = await metering.stub_for("orgs/acme", role).RecordUsage(one(usage_event(role, cost=cost)))
+        assert response.usage.cost == cost
+
+    error = await refusal_of(metering.stub_for("orgs/acme", "agent").RecordUsage(one(usage_event(cost=cost))))
+
+    assert (error.code, error.field) == (Code.PERMISSION_DENIED, "event.cost")
+
+
+async def test_a_credential_records_nothing_outside_its_subtree(metering: Metering, books: asyncpg.Connection) -> None:
+    stub = metering.stub_for("orgs/acme/teams/support", "agent")
+    events = [usage_event("a"), usage_event("b", subject="orgs/acme/teams/supporters")]
+
+    error = await refusal_of(record_all(stub, events))
+
+    assert error.code == Code.PERMISSION_DENIED
+    assert await books.fetchval("SELECT count(*) FROM usage_key") == 0
+
+
+async def test_a_batch_has_1_to_1000_events(metering: Metering) -> None:
+    for count in (0, 1_001):
+        error = await refusal_of(record_all(metering.stub_for(), [usage_event(str(n)) for n in range(count)]))
+        assert (error.reason, error.field) == ("BATCH_TOO_LARGE", "events")
+
+
+async def test_the_largest_batch_of_the_largest_events_within_a_message(metering: Metering) -> None:
+    labels = {f"{n:063d}": "ü" * 255 for n in range(16)}
+    subject = "orgs/o" + "".join(f"/teams/{'t' * 63}" for _ in range(7))
+    events = [
+        usage_event("ü" * 124 + f"{n:04d}", subject=subject, labels=labels, session="ü" * 128, model="m" * 256)
+        for n in range(300)
+    ]
+
+    results = await record_all(metering.stub_for(), events)
+
+    assert all(result.WhichOneof("result") == "usage" for result in results)
+    await until(lambda: len(metering.budget.applied) == 300, what="delivery")
+
+
+async def test_a_storm_of_duplicates_is_recorded_once(metering: Metering, books: asyncpg.Connection) -> None:
+    events = [usage_event(str(n)) for n in range(50)]
+    stub = metering.stub_for()
+
+    answers = await asyncio.gather(*(record_all(stub, events[n % 7 :] + events[: n % 7]) for n in range(20)))
+
+    fresh = [r.usage.id for results in answers for r in results if not r.usage.duplicate]
+    assert sorted(fresh) == sorted(str(n) for n in range(50))
+    assert await books.fetchval("SELECT sum(operations) FROM usage_rollups") == 50
+    await until(lambda: len(metering.budget.applied) == 50, what="delivery")
+
+
+async def test_the_service_cannot_change_what_was_recorded(
+    metering: Metering, service_books: asyncpg.Connection
+) -> None:
+    await metering.stub_for().RecordUsage(one(usage_event()))
+
+    for statement in (
+        "UPDATE usage_events SET cost_nanos = 0",
+        "DELETE FROM usage_events",
+        "TRUNCATE usage_events",
+        "DELETE FROM usage_rollups",
+        "UPDATE rate_cards SET content = ''",
+        "UPDATE usage_key SET payload_hash = ''",
+        "DROP TABLE usage_events",
+    ):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await service_books.execute(statement)
+
+
+async def test_bad_input_names_the_field_and_changes_nothing(metering: Metering, books: asyncpg.Connection) -> None:
+    def money(code: str, nanos: int) -> type_pb2.Money:
+        return type_pb2.Money(currency_code=code, amount_nanos=nanos)
+
+    cases: list[tuple[dict[str, Any], str, str]] = [
+        ({"subject": "orgs/acme/oops"}, "event.subject", "MALFORMED_SUBJECT"),
+        ({"subject": "orgs/a" + "/teams/t" * 8}, "event.subject", "MALFORMED_SUBJECT"),
+        ({"id": ""}, "event.id", "INVALID_ARGUMENT"),
+        ({"input_tokens": -1}, "event.tokens.input_tokens", "AMOUNT_OUT_OF_RANGE"),
+        ({"output_tokens": 2**63 - 1}, "event.tokens.output_tokens", "AMOUNT_OUT_OF_RANGE"),
+        ({"cost": money("USD", -1)}, "event.cost.amount_nanos", "AMOUNT_OUT_OF_RANGE"),
+        ({"cost": money("USX", 1)}, "event.cost.currency_code", "INVALID_ARGUMENT"),
+        ({"occurred_at": Timestamp(seconds=1)}, "event.occurred_at", "TOO_OLD"),
+        ({"occurred_at": Timestamp(seconds=2**35)}, "event.occurred_at", "IN_THE_FUTURE"),
+        ({"labels": {"k": "v" * 1_000_000}}, "event.call.labels.k", "INVALID_ARGUMENT"),
+    ]
+    for fields, field, reason in cases:
+        error = await refusal_of(metering.stub_for().RecordUsage(one(usage_event(**fields))))
+        assert (error.field, error.reason) == (field, reason)
+    assert await books.fetchval("SELECT count(*) FROM usage_key") == 0
+    assert await books.fetchval("SELECT count(*) FROM outbox") == 0
