@@ -23,7 +23,9 @@ class Rpc(Protocol[Request_contra, Response_co]):
         """Calls it with a deadline in seconds."""
 
 
-async def invoke(rpc: Rpc[Any, Response_co], request: object, *, timeout_s: float, what: str) -> Response_co:
+async def invoke(
+    rpc: Rpc[Any, Response_co], request: object, *, timeout_s: float, what: str, answer_s: float | None = None
+) -> Response_co:
     """The answer to a request that is safe to repeat: it reads, or its ids make it happen once.
 
     Args:
@@ -31,6 +33,7 @@ async def invoke(rpc: Rpc[Any, Response_co], request: object, *, timeout_s: floa
         request: Its message.
         timeout_s: How long to try in all.
         what: The service's name, for messages.
+        answer_s: How long one answer may take, for calls that work for long once they are reached.
 
     Raises:
         Rejected: The service refuses the request.
@@ -42,8 +45,9 @@ async def invoke(rpc: Rpc[Any, Response_co], request: object, *, timeout_s: floa
     while True:
         left_s = deadline_s - loop.time()
         # Half of the time first, so that a service that hangs leaves room for another try.
+        own_s = max(left_s / 2 if tries == 0 else left_s, 0.001)
         try:
-            return await rpc(request, timeout=max(left_s / 2 if tries == 0 else left_s, 0.001))
+            return await rpc(request, timeout=answer_s or own_s)
         except grpc.aio.AioRpcError as error:
             refusal = from_rpc_error(error)
         if not is_retryable(refusal):

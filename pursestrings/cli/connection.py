@@ -77,20 +77,20 @@ class Suite:
         self.client = client
         self.timeout_s = timeout_s
 
-    async def budget(self, method: str, request: object, timeout_s: float | None = None) -> Any:
+    async def budget(self, method: str, request: object, answer_s: float | None = None) -> Any:
         """Calls a method of the budget service."""
-        return await self._call(getattr(self.client.budget, method), request, "the budget service", timeout_s)
+        return await self._call(getattr(self.client.budget, method), request, "the budget service", answer_s)
 
-    async def metering(self, method: str, request: object, timeout_s: float | None = None) -> Any:
+    async def metering(self, method: str, request: object, answer_s: float | None = None) -> Any:
         """Calls a method of the metering service."""
-        return await self._call(getattr(self.client.metering, method), request, "the metering service", timeout_s)
+        return await self._call(getattr(self.client.metering, method), request, "the metering service", answer_s)
 
-    async def wallet(self, method: str, request: object, timeout_s: float | None = None) -> Any:
+    async def wallet(self, method: str, request: object, answer_s: float | None = None) -> Any:
         """Calls a method of the wallet service."""
-        return await self._call(getattr(self.client.wallet, method), request, "the wallet service", timeout_s)
+        return await self._call(getattr(self.client.wallet, method), request, "the wallet service", answer_s)
 
-    async def _call(self, rpc: Rpc[Any, Response], request: object, what: str, timeout_s: float | None) -> Response:
-        return await invoke(rpc, request, timeout_s=timeout_s or self.timeout_s, what=what)
+    async def _call(self, rpc: Rpc[Any, Response], request: object, what: str, answer_s: float | None) -> Response:
+        return await invoke(rpc, request, timeout_s=self.timeout_s, what=what, answer_s=answer_s)
 
 
 @asynccontextmanager

@@ -22,12 +22,16 @@ from pursestrings.cli.books import Check
 from pursestrings.cli.bridge import suite_module
 from pursestrings.cli.connection import Suite, Where, connected
 from pursestrings.cli.demo_acts import Story
-from pursestrings.cli.failures import CHECK_FAILED, CliError
+from pursestrings.cli.failures import CHECK_FAILED
 from pursestrings.cli.options import Json, begin
 from pursestrings.cli.output import Output
 from pursestrings.cli.replay_run import drained
 
 _DRAIN_S = 15.0
+
+
+class StartError(Exception):
+    """The demo's own suite did not start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +87,12 @@ async def _run(where: Where, output: Output, *, attach: bool) -> Outcome:
     if attach:
         async with connected(where) as suite:
             return await _play(suite, f"orgs/demo-{secrets.token_hex(4)}", output)
-    async with _own_suite(output) as own, connected(own) as suite:
-        return await _play(suite, "orgs/demo", output)
+    try:
+        async with _own_suite(output) as own, connected(own) as suite:
+            return await _play(suite, "orgs/demo", output)
+    except StartError as error:
+        _tell(output, str(error))
+        return Outcome(Story(), [], str(error))
 
 
 @asynccontextmanager
@@ -105,7 +113,7 @@ async def _own_suite(output: Output) -> AsyncIterator[Where]:
                 )
                 _tell(output, "Stopping; nothing is left behind.")
         except module.START_ERRORS as error:
-            raise CliError(f"the suite does not start: {error}", code=CHECK_FAILED) from error
+            raise StartError(f"The suite does not start: {error}") from error
 
 
 async def _play(suite: Suite, org: str, output: Output) -> Outcome:
