@@ -21,8 +21,8 @@ async def measure(suite: Suite, *, calls: int) -> Result:
         log = Path(directory) / "calls.csv"
         _write_log(log, calls)
         process = await asyncio.create_subprocess_exec(
-            *(str(Path(sys.executable).parent / "purse"), "replay", str(log)),
-            *("--speed", "max", "--subjects", "20", "--data", str(suite.data_dir), "--json"),
+            *(str(Path(sys.executable).parent / "purse"), "--data", str(suite.data_dir), "replay", str(log)),
+            *("--speed", "max", "--subjects", "20", "--json"),
             stdout=asyncio.subprocess.PIPE,
         )
         output = (await asyncio.wait_for(process.communicate(), _TIMEOUT_S))[0].decode()
