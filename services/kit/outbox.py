@@ -246,8 +246,9 @@ class DeliveredThrough:
     """Up to which instant all that was written is delivered.
 
     A transaction that writes an outbox row may commit long after another that began later, so ids and times of rows
-    prove nothing. Instead: note (now, the next transaction id); once no transaction below that id is in flight and no
-    row below it is left, all that began to be written before that instant has been delivered.
+    prove nothing. Instead: note (now, a new transaction id); once no transaction below that id is in flight and no row
+    below it is left, all that was written before that instant has been delivered. The id is one that is taken: a
+    snapshot's xmax is only one past the last *completed* transaction, and those in flight may lie above it.
 
     Args:
         topic: Which rows.
@@ -262,7 +263,7 @@ class DeliveredThrough:
         """The latest instant that is proved; None until the first is. Parked rows hold it back."""
         row = await connection.fetchrow(
             """
-            SELECT clock_timestamp() AS now, pg_snapshot_xmax(pg_current_snapshot()) AS next_xid,
+            SELECT clock_timestamp() AS now, pg_current_xact_id() AS next_xid,
                    $2::xid8 IS NOT NULL AND pg_snapshot_xmin(pg_current_snapshot()) >= $2::xid8
                    AND NOT EXISTS (SELECT FROM outbox WHERE topic = $1 AND xid < $2::xid8) AS proved
             """,
