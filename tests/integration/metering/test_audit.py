@@ -1,0 +1,84 @@
+"""The audit holds on true books and names what does not on others."""
+
+import time
+
+import asyncpg
+
+from pursestrings.metering.v1 import metering_pb2
+from pursestrings.type.v1 import type_pb2
+from services.kit.errors import Code
+from tests.support.metering import Metering, record_all, refusal_of, usage_event
+from tests.support.waiting import until
+
+
+async def audit(metering: Metering, org: str = "") -> metering_pb2.AuditResponse:
+    return await metering.stub_for().Audit(metering_pb2.AuditRequest(org=org))
+
+
+def failing(response: metering_pb2.AuditResponse) -> dict[str, str]:
+    return {check.name: check.detail for check in response.checks if not check.ok}
+
+
+async def test_totals_are_by_organisation_and_currency_with_what_is_pending(metering: Metering) -> None:
+    metering.budget.refuse_calls = 1_000_000
+    euros = type_pb2.Money(currency_code="EUR", amount_nanos=7)
+    events = [
+        usage_event("a"),
+        usage_event("b"),
+        usage_event("c", cost=euros),
+        usage_event("d", model="no-such-model"),
+        usage_event("e", subject="orgs/other", session="s"),
+    ]
+    await record_all(metering.stub_for(), events)
+
+    everything = await audit(metering)
+    other = await audit(metering, "orgs/other")
+
+    assert not failing(everything)
+    totals = {(t.org, t.currency_code): (t.events, t.cost_nanos, t.unrated_events) for t in everything.totals}
+    assert totals == {
+        ("orgs/acme", ""): (1, 0, 1),
+        ("orgs/acme", "EUR"): (1, 7, 0),
+        ("orgs/acme", "USD"): (2, 9_000_000, 0),
+        ("orgs/other", "USD"): (1, 4_500_000, 0),
+    }
+    for total in everything.totals:
+        assert (total.pending_events, total.pending_cost_nanos) == (total.events, total.cost_nanos)
+    assert [t.org for t in other.totals] == ["orgs/other"]
+
+    metering.budget.refuse_calls = 0
+    deadline = time.monotonic() + 20
+    while any(t.pending_events or t.pending_cost_nanos for t in (await audit(metering)).totals):
+        assert time.monotonic() < deadline
+    assert len(metering.budget.applied) == 5
+
+
+async def test_what_does_not_hold_is_named(metering: Metering, books: asyncpg.Connection) -> None:
+    metering.budget.refused_ids = {"a"}
+    await record_all(metering.stub_for(), [usage_event(id_, session="s") for id_ in ("a", "b", "c")])
+    await until(lambda: len(metering.budget.applied) == 2, what="delivery")
+
+    await books.execute("UPDATE outbox SET parked_at = now(), last_error = 'no'")
+    assert list(failing(await audit(metering))) == ["I2.nothing_parked"]
+    assert "acme/test/a: no" in failing(await audit(metering))["I2.nothing_parked"]
+    await books.execute("DELETE FROM outbox")
+
+    await books.execute("DELETE FROM usage_sessions")
+    assert list(failing(await audit(metering))) == ["I2.sessions_equal_events"]
+    await books.execute("UPDATE usage_rollups SET cost_nanos = cost_nanos + 1")
+    assert "I2.rollups_equal_events" in failing(await audit(metering))
+    await books.execute("DELETE FROM usage_key WHERE id = 'b'")
+    assert "acme/test/b" in failing(await audit(metering))["I2.events_have_keys"]
+    await books.execute("DELETE FROM usage_events WHERE id = 'c'")
+    assert "acme/test/c" in failing(await audit(metering))["I2.keys_have_events"]
+
+
+async def test_who_may_audit_what(metering: Metering) -> None:
+    request = metering_pb2.AuditRequest()
+    one = metering_pb2.AuditRequest(org="orgs/acme")
+
+    assert (await refusal_of(metering.stub_for("orgs/acme", "auditor").Audit(request))).code == Code.PERMISSION_DENIED
+    assert (await refusal_of(metering.stub_for("orgs/acme", "agent").Audit(one))).code == Code.PERMISSION_DENIED
+    assert (await metering.stub_for("orgs/acme", "auditor").Audit(one)).checks
+    malformed = await refusal_of(metering.stub_for().Audit(metering_pb2.AuditRequest(org="acme")))
+    assert malformed.field == "org"

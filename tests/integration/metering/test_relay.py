@@ -1,0 +1,222 @@
+"""Usage reaches the budget service at least once, whatever it answers, and it is told up to when all has."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+import asyncpg
+import grpc
+import pytest
+
+from pursestrings.budget.v1 import budget_pb2_grpc
+from services.kit.channel import channel
+from services.kit.database import create_pool
+from services.kit.outbox import Pending, pending, requeue
+from services.metering.relay import UsageRelay
+from services.metering.store.recording import TOPIC, record
+from tests.support.databases import Database
+from tests.support.metering import FakeBudget, Metering, record_all, recording, running_budget, usage_event
+from tests.support.waiting import until
+
+NOW = datetime.now(UTC)
+
+
+class Relays:
+    """A database, a budget service and as many relays as a test wants; nothing runs by itself."""
+
+    def __init__(self, pool: asyncpg.Pool, budget: FakeBudget, address: str) -> None:
+        self.pool = pool
+        self.budget = budget
+        self._channel = channel(address, None)
+        self.relay = self.another()
+
+    def another(self, **more: float) -> UsageRelay:
+        stub = budget_pb2_grpc.BudgetServiceStub(self._channel)
+        return UsageRelay(self.pool, stub, name="metering-test", tries_max=3, **more)  # type: ignore[arg-type]
+
+    async def record(self, *ids: str) -> None:
+        async with self.pool.acquire() as connection, connection.transaction():
+            await record(connection, [recording(id_, NOW) for id_ in ids])
+
+    async def deliver(self) -> None:
+        """Delivers what is due, as if no time had to pass between tries."""
+        while await self.relay.deliver():
+            pass
+
+    async def hurry(self) -> None:
+        """Makes what was postponed due now."""
+        await self.pool.execute("UPDATE outbox SET due_at = now() WHERE parked_at IS NULL")
+
+    async def pending(self) -> Pending:
+        async with self.pool.acquire() as connection:
+            return await pending(connection, TOPIC)
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+
+@pytest.fixture
+async def relays(metering_database: Database) -> AsyncIterator[Relays]:
+    budget = FakeBudget()  # type: ignore[abstract]  # the relay calls one method
+    async with (
+        running_budget(budget) as address,
+        await create_pool(metering_database.service_dsn, application_name="test") as pool,
+    ):
+        made = Relays(pool, budget, address)
+        yield made
+        await made.close()
+
+
+async def test_a_lost_answer_is_asked_again_and_applied_once(relays: Relays) -> None:
+    await relays.record("a", "b")
+    relays.budget.lose_answers = 1
+
+    await relays.deliver()
+    assert await relays.pending() == Pending(2, 0)
+    await relays.hurry()
+    await relays.deliver()
+
+    assert sorted(id_ for _, id_ in relays.budget.applied) == ["a", "b"]
+    assert relays.budget.calls == [2, 2]
+    assert await relays.pending() == Pending(0, 0)
+
+
+async def test_a_refused_event_waits_alone_and_is_parked(relays: Relays) -> None:
+    relays.budget.refused_ids = {"bad"}
+    await relays.record("a", "bad", "b")
+
+    for _ in range(3):
+        await relays.deliver()
+        await relays.hurry()
+
+    assert sorted(id_ for _, id_ in relays.budget.applied) == ["a", "b"]
+    assert relays.budget.calls == [3, 1, 1]
+    assert await relays.pending() == Pending(0, 1)
+    relays.budget.refused_ids = set()
+    async with relays.pool.acquire() as connection:
+        assert await requeue(connection, TOPIC) == 1
+    await relays.deliver()
+    assert ("test", "bad") in relays.budget.applied
+
+
+async def test_an_event_that_breaks_its_call_is_found_and_the_others_go_through(relays: Relays) -> None:
+    relays.budget.breaking_ids = {"5"}
+    await relays.record(*(str(n) for n in range(9)))
+
+    await relays.deliver()
+
+    assert len(relays.budget.applied) == 8
+    assert await relays.pending() == Pending(1, 0)
+
+
+async def test_a_message_that_cannot_be_read_is_found_and_the_others_go_through(relays: Relays) -> None:
+    await relays.record("a", "b", "c")
+    await relays.pool.execute("UPDATE outbox SET payload = '\\xff' WHERE key = 'test/b'")
+    await relays.pool.execute("UPDATE outbox SET payload = '' WHERE key = 'test/c'")
+
+    await relays.deliver()
+
+    assert list(relays.budget.applied) == [("test", "a")]
+    assert await relays.pending() == Pending(2, 0)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNIMPLEMENTED],
+)
+async def test_a_budget_service_out_of_reach_parks_nothing(relays: Relays, code: grpc.StatusCode) -> None:
+    relays.budget.refusal_code = code
+    relays.budget.refuse_calls = 10
+    await relays.record("a", "b")
+
+    for _ in range(10):
+        await relays.deliver()
+        await relays.hurry()
+
+    assert await relays.pending() == Pending(2, 0)
+    await relays.deliver()
+    assert await relays.pending() == Pending(0, 0)
+
+
+async def test_relays_share_the_work(relays: Relays) -> None:
+    await relays.record(*(str(n) for n in range(400)))
+    several = [relays.another(batch_max=20) for _ in range(4)]
+
+    async def drain(relay: UsageRelay) -> None:
+        while await relay.deliver():
+            pass
+
+    await asyncio.gather(*(drain(relay) for relay in several))
+    await relays.deliver()
+
+    assert len(relays.budget.applied) == 400
+    assert sum(relays.budget.calls) == 400
+
+
+async def test_what_a_call_may_hold_is_bounded_in_bytes(relays: Relays, monkeypatch: pytest.MonkeyPatch) -> None:
+    await relays.record(*(str(n) for n in range(10)))
+    size = await relays.pool.fetchval("SELECT length(payload) FROM outbox LIMIT 1")
+    monkeypatch.setattr("services.metering.relay.CALL_BYTES_MAX", 3 * size)
+
+    await relays.deliver()
+
+    assert relays.budget.calls == [3, 3, 3, 1]
+
+
+async def test_delivered_through_waits_for_what_is_not_delivered(relays: Relays) -> None:
+    relays.budget.refuse_calls = 1
+    await relays.record("a")
+    recorded = datetime.now(UTC)
+    await relays.deliver()
+    for _ in range(3):
+        await relays.relay.report()
+    assert relays.budget.delivered_through is None or relays.budget.delivered_through < recorded
+
+    await relays.hurry()
+    await relays.deliver()
+    for _ in range(3):
+        await relays.relay.report()
+
+    assert relays.budget.relay == "metering-test"
+    assert relays.budget.delivered_through is not None
+    assert relays.budget.delivered_through > recorded
+
+
+async def test_delivered_through_waits_for_what_is_not_committed(relays: Relays) -> None:
+    """A row that a slow transaction writes is not there to be seen, and yet it was begun before."""
+    async with relays.pool.acquire() as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        await record(connection, [recording("slow", NOW)])
+        written = datetime.now(UTC)
+        for _ in range(4):
+            await relays.relay.report()
+            await relays.deliver()
+        assert relays.budget.delivered_through is None or relays.budget.delivered_through < written
+        await transaction.commit()
+    await relays.deliver()
+    for _ in range(3):
+        await relays.relay.report()
+
+    assert ("test", "slow") in relays.budget.applied
+    assert relays.budget.delivered_through is not None
+    assert relays.budget.delivered_through > written
+
+
+async def test_an_idle_metering_goes_on_to_report(metering: Metering) -> None:
+    await until(lambda: metering.budget.delivered_through, what="a first report")
+    first = metering.budget.delivered_through
+    assert first is not None
+
+    await until(lambda: (metering.budget.delivered_through or first) > first, what="a later report")
+
+    assert metering.budget.relay.startswith("metering-")
+    assert len(metering.budget.relay) <= 63
+
+
+async def test_usage_is_delivered_as_soon_as_it_is_committed_through_failures(metering: Metering) -> None:
+    metering.budget.lose_answers = 2
+    for n in range(5):
+        await record_all(metering.stub_for(), [usage_event(f"{n}-{m}") for m in range(20)])
+
+    await until(lambda: len(metering.budget.applied) == 100, what="delivery")
