@@ -23,7 +23,6 @@ from services.budget.domain.model import (
     ReleaseItem,
     Reservation,
     ReserveItem,
-    WalletState,
     key_number,
 )
 from services.budget.domain.plan import Directory, Plan, Policy
@@ -280,9 +279,10 @@ class _Binder:
         wallet = directory.nearest(subject, currency)
         if wallet is None:
             mismatch = bool(currency) and directory.nearest(subject, "") is not None
-            return Binding(counters, None, WalletState.OPEN, mismatch, policy.require_wallet)
+            return Binding(counters, mismatch=mismatch, wallet_required=policy.require_wallet)
         lease = self._lease(policy.org, wallet.name, wallet.currency)
-        return Binding(counters, lease, wallet.state, mismatch=False, wallet_required=policy.require_wallet)
+        lease.state = wallet.state
+        return Binding(counters, lease)
 
     def _window(self, budget: Budget, at_us: int) -> Counter:
         window = window_at(budget.window, at_us)

@@ -12,7 +12,7 @@ from services.budget.funding import Funding
 from services.kit.errors import PurseError, unavailable
 from services.kit.groupcommit import GroupCommit
 
-DECISIONS: Final = Counter("purse_decisions", "Decisions, by outcome.", ["outcome"])
+DECISIONS: Final = Counter("purse_decisions", "Decisions, by outcome: NONE is an ALLOW, else the reason.", ["outcome"])
 _ROUNDS_MAX: Final = 50
 
 
@@ -50,7 +50,7 @@ class Decisions:
                 decided = await self._commit.submit_many([items[index] for index in again])
                 for index, answer in zip(again, decided, strict=True):
                     answers[index] = answer
-        return [self._finished(answer) for answer in answers]
+        return _finished(answers)
 
     async def _cover(
         self, items: Sequence[ReserveItem], answers: list[Answer | Exception], short: list[int], deadline_s: float
@@ -85,12 +85,28 @@ class Decisions:
                 again += indexes
         return sorted(again)
 
-    def _finished(self, answer: Answer | Exception) -> Decision | Exception:
+
+def _finished(answers: Sequence[Answer | Exception]) -> list[Decision | Exception]:
+    """The answers to give out, counted for the metrics."""
+    finished: list[Decision | Exception] = []
+    outcomes: dict[str, int] = {}
+    for answer in answers:
         if isinstance(answer, Decision):
-            DECISIONS.labels(answer.denied.name if answer.denied else "ALLOW").inc()
-            return answer
-        if isinstance(answer, Short):
-            answer = unavailable(f"{answer.wallet} was short again and again; send again with the same ids")
-        assert isinstance(answer, Exception)
-        DECISIONS.labels(answer.reason if isinstance(answer, PurseError) else "ERROR").inc()
-        return answer
+            outcome = answer.denied.name
+            finished.append(answer)
+        else:
+            error = _error_of(answer)
+            outcome = error.reason if isinstance(error, PurseError) else "ERROR"
+            finished.append(error)
+        outcomes[outcome] = outcomes.get(outcome, 0) + 1
+    for outcome, count in outcomes.items():
+        DECISIONS.labels(outcome).inc(count)
+    return finished
+
+
+def _error_of(answer: Answer | Exception) -> Exception:
+    if isinstance(answer, Short):
+        return unavailable(f"{answer.wallet} was short again and again; send again with the same ids")
+    if not isinstance(answer, Exception):
+        raise TypeError(f"{answer!r} answers no spend")
+    return answer

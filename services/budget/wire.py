@@ -12,6 +12,7 @@ from services.budget.domain.model import (
     AMOUNT_MAX,
     Applied,
     ApplyItem,
+    Budget,
     Call,
     Decision,
     DeniedReason,
@@ -38,6 +39,7 @@ _OPERATION_CHARS_MAX: Final = 63
 _LABELS_MAX: Final = 16
 _LABEL_VALUE_CHARS_MAX: Final = 255
 _KEY_CHARS_MAX: Final = 128
+_USES_MAX: Final = 50_000
 _NO_CALL: Final = Call()
 _COST, _TOKENS, _INPUT, _OUTPUT = (
     1 << d for d in (Dimension.COST, Dimension.TOKENS, Dimension.INPUT_TOKENS, Dimension.OUTPUT_TOKENS)
@@ -281,23 +283,40 @@ def set_decision(target: budget_pb2.Decision, decision: Decision) -> None:
         target.rate_card_version = decision.rate_version
 
 
+_uses: dict[tuple[Budget, int], budget_pb2.BudgetUse] = {}
+"""What every message of one budget's window has alike, by definition and window; bounded, a memo of values."""
+
+
 def set_use(target: budget_pb2.BudgetUse, use: Use) -> None:
     """Fills in one budget window."""
     budget = use.budget
-    target.budget = budget.name
-    target.window = key_text(use.key)
-    target.limit_amount = budget.limit
+    key = (budget, use.key)
+    alike = _uses.get(key)
+    if alike is None:
+        if len(_uses) >= _USES_MAX:
+            _uses.clear()
+        alike = _uses[key] = _alike(use)
+    target.CopyFrom(alike)
     target.spent_amount = use.spent
     target.reserved_amount = use.reserved
     target.asked_amount = use.asked
     target.remaining_amount = use.remaining
     if use.overage:
         target.overage_amount = use.overage
+
+
+def _alike(use: Use) -> budget_pb2.BudgetUse:
+    budget = use.budget
+    message = budget_pb2.BudgetUse(
+        budget=budget.name,
+        window=key_text(use.key),
+        limit_amount=budget.limit,
+        dimension=budget.dimension.value,  # type: ignore[arg-type]
+        currency_code=budget.currency,
+    )
     if use.end_us < LIFETIME_END_US:
-        set_time(target.window_end_time, use.end_us)
-    target.dimension = budget.dimension.value  # type: ignore[assignment]
-    if budget.currency:
-        target.currency_code = budget.currency
+        set_time(message.window_end_time, use.end_us)
+    return message
 
 
 def set_time(target: Any, at_us: int) -> None:

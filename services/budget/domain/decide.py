@@ -20,6 +20,7 @@ from services.budget.domain.model import (
     Short,
     State,
     Use,
+    WalletState,
 )
 from services.kit.errors import PurseError, conflict, invalid
 
@@ -146,10 +147,10 @@ def _tightest(counters: tuple[Counter, ...], asks: tuple[int, ...]) -> Use | Non
     if best is None:
         return None
     asked = asks[best.dimension]
+    overage = -best_room if best_room < 0 else 0
     return Use(
-        _defined(best), best.key, best.spent, best.reserved + asked, asked, best_room, max(0, -best_room),
-        best.window_end_us,
-    )  # fmt: skip
+        _defined(best), best.key, best.spent, best.reserved + asked, asked, best_room, overage, best.window_end_us
+    )
 
 
 def _defined(counter: Counter) -> Budget:
@@ -226,11 +227,11 @@ def _refuse_funding(item: ReserveItem, binding: Binding) -> Decision | Short | P
             f"the lease on {lease.wallet} is quarantined ({lease.quarantined}); an operator must look at it",
             wallet=lease.wallet,
         )
-    if binding.frozen:
+    if lease.state is not WalletState.OPEN:
         return _denied(item, DeniedReason.WALLET_FROZEN)
     # An unknown cost needs a lease that is not exhausted, as it needs budgets that are not.
     needed = 1 if item.cost is None else item.cost
-    free = lease.free
+    free = lease.extended - lease.returned - lease.drawn - lease.reserved
     if needed > free:
         return Short(item.org, lease.wallet, lease.currency, needed, free)
     return None

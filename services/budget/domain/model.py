@@ -4,6 +4,7 @@ Times are whole microseconds since 1970 (`_us`). Amounts are integers: nano-unit
 classes are plain and mutable where the batch changes them: they live for one transaction, under its locks.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import lru_cache
@@ -189,7 +190,7 @@ class Lease:
         drawn: Spent from it.
         reversal: Given back by negative corrections.
         reserved: Held by open reservations.
-        state: The wallet's, as it last said; UNKNOWN until it has.
+        state: The wallet's: as it last said of this lease, until then as the directory has it.
         target: How much unspent money the wallet wants held here; None until it has said.
         quarantined: Why nothing new is allowed on it; None when all is well.
     """
@@ -205,6 +206,7 @@ class Lease:
         self.currency = currency
         self.quarantined: str | None = None
         self.target: int | None = None
+        self.state = WalletState.OPEN
         self.load(0, 0, 0, 0, reserved=0, state=WalletState.UNKNOWN)
 
     def load(
@@ -216,7 +218,8 @@ class Lease:
         self.drawn = drawn
         self.reversal = reversal
         self.reserved = reserved
-        self.state = state
+        if state is not WalletState.UNKNOWN:
+            self.state = state
         self.before = (drawn, reversal, reserved)
 
     @property
@@ -290,9 +293,9 @@ class Decision:
     currency: str = ""
     wallet: str = ""
     tightest: Use | None = None
-    warnings: list[Use] = field(default_factory=list)
-    violations: list[Use] = field(default_factory=list)
-    unchecked: list[str] = field(default_factory=list)
+    warnings: Sequence[Use] = ()
+    violations: Sequence[Use] = ()
+    unchecked: Sequence[str] = ()
     rate_version: str = ""
 
 
@@ -329,24 +332,14 @@ class Binding:
     Attributes:
         counters: One a budget that applies.
         lease: What pays; None: unfunded.
-        directory_state: The wallet's state as the directory has it; the lease's own counts once the wallet has said.
         mismatch: The path has wallets, but none in the spend's currency.
         wallet_required: The organisation refuses spends without a wallet.
     """
 
     counters: tuple[Counter, ...] = ()
     lease: Lease | None = None
-    directory_state: WalletState = WalletState.OPEN
     mismatch: bool = False
     wallet_required: bool = False
-
-    @property
-    def frozen(self) -> bool:
-        """Whether the wallet pays for nothing new."""
-        state = self.directory_state
-        if self.lease is not None and self.lease.state is not WalletState.UNKNOWN:
-            state = self.lease.state
-        return state is not WalletState.OPEN
 
 
 NO_BINDING: Final = Binding()

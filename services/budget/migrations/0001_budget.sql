@@ -61,7 +61,7 @@ CREATE TABLE reservations (
     state bigint NOT NULL,
     payload_hash bytea NOT NULL,
     wallet text COLLATE "C",
-    currency text,
+    currency text NOT NULL,
     cost_nanos bigint,
     funding_held bigint NOT NULL CHECK (funding_held >= 0),
     settled_nanos bigint NOT NULL DEFAULT 0,

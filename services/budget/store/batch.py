@@ -4,7 +4,7 @@ Lock order, everywhere: reservations, org rows (shared), leases, counters; each 
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import asyncpg
 
@@ -69,10 +69,11 @@ _WRITE: Final = """
 WITH made AS (
     INSERT INTO reservations (org, id, subject, state, payload_hash, wallet, currency, cost_nanos, funding_held,
         settled_nanos, created_us, expires_us, rate_version, model, holds)
-    SELECT org, id, subject, state, payload_hash, wallet, currency, cost_nanos, funding_held,
-        settled_nanos, created_us, expires_us, rate_version, model, holds::bigint[]
-    FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bytea[], $6::text[], $7::text[], $8::bigint[],
-        $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::text[], $14::text[], $15::text[])
+    SELECT org, id, subject, state, decode(payload_hash, 'hex'), nullif(wallet, ''), currency, cost_nanos,
+        funding_held, settled_nanos, created_us, expires_us, rate_version, model, holds::bigint[]
+    FROM unnest($1::text::text[], $2::text::text[], $3::text::text[], $4::text::bigint[], $5::text::text[],
+        $6::text::text[], $7::text::text[], $8::text::bigint[], $9::text::bigint[], $10::text::bigint[],
+        $11::text::bigint[], $12::text::bigint[], $13::text::text[], $14::text::text[], $15::text::text[])
         AS n (org, id, subject, state, payload_hash, wallet, currency, cost_nanos, funding_held, settled_nanos,
             created_us, expires_us, rate_version, model, holds)
     ON CONFLICT DO NOTHING RETURNING 1
@@ -93,7 +94,8 @@ SELECT count(*) FROM made
 _CHANGE_RESERVATIONS: Final = """
 UPDATE reservations r
 SET state = n.state, funding_held = n.funding_held, settled_nanos = n.settled_nanos, holds = n.holds::bigint[]
-FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[])
+FROM unnest($1::text::text[], $2::text::text[], $3::text::bigint[], $4::text::bigint[], $5::text::bigint[],
+    $6::text::text[])
     AS n (org, id, state, funding_held, settled_nanos, holds)
 WHERE r.org = n.org AND r.id = n.id
 """
@@ -101,10 +103,11 @@ _ADD_USAGE: Final = """
 WITH added AS (
     INSERT INTO applied_usage (org, source, id, subject, payload_hash, occurred_us, applied_us, currency, cost_nanos,
         rated, wallet, drawn_nanos, reservation, unreserved, effects)
-    SELECT org, source, id, subject, payload_hash, occurred_us, $15, currency, cost_nanos, rated, wallet, drawn_nanos,
-        reservation, unreserved, effects::bigint[]
-    FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::bigint[], $7::text[], $8::bigint[],
-        $9::boolean[], $10::text[], $11::bigint[], $12::text[], $13::boolean[], $14::text[])
+    SELECT org, source, id, subject, decode(payload_hash, 'hex'), occurred_us, $15, currency, cost_nanos, rated,
+        nullif(wallet, ''), drawn_nanos, nullif(reservation, ''), unreserved, effects::bigint[]
+    FROM unnest($1::text::text[], $2::text::text[], $3::text::text[], $4::text::text[], $5::text::text[],
+        $6::text::bigint[], $7::text::text[], $8::text::bigint[], $9::text::boolean[], $10::text::text[],
+        $11::text::bigint[], $12::text::text[], $13::text::boolean[], $14::text::text[])
         AS n (org, source, id, subject, payload_hash, occurred_us, currency, cost_nanos, rated, wallet, drawn_nanos,
             reservation, unreserved, effects)
     ON CONFLICT DO NOTHING RETURNING 1
@@ -134,7 +137,7 @@ def reservation_of(row: asyncpg.Record) -> Reservation:
         State(row["state"]),
         row["payload_hash"],
         row["wallet"],
-        row["currency"] or "",
+        row["currency"],
         row["cost_nanos"],
         row["funding_held"],
         row["settled_nanos"],
@@ -222,24 +225,28 @@ async def lock_counters(
 async def write_decisions(
     connection: asyncpg.Connection,
     made: Sequence[Reservation],
-    counters: Iterable[Counter],
-    leases: Iterable[Lease],
+    counters: Sequence[Counter],
+    leases: Sequence[Lease],
     at_us: int,
 ) -> bool:
     """Writes new reservations and what counters and leases have become; False: an id was taken meanwhile."""
-    counters, leases = list(counters), list(leases)
     count = await connection.fetchval(
         _WRITE,
-        *_columns(
-            [
-                (
-                    r.org, r.id, r.subject, int(r.state), r.payload_hash, r.wallet, r.currency, r.cost, r.funding_held,
-                    r.settled, r.created_us, r.expires_us, r.rate_version, r.model, array(r.holds),
-                )
-                for r in made
-            ],
-            15,
-        ),
+        plain([r.org for r in made]),
+        plain([r.id for r in made]),
+        plain([r.subject for r in made]),
+        numbers([int(r.state) for r in made]),
+        plain([r.payload_hash.hex() for r in made]),
+        plain([r.wallet or "" for r in made]),
+        plain([r.currency for r in made]),
+        costs([r.cost for r in made]),
+        numbers([r.funding_held for r in made]),
+        numbers([r.settled for r in made]),
+        numbers([r.created_us for r in made]),
+        numbers([r.expires_us for r in made]),
+        texts([r.rate_version for r in made]),
+        texts([r.model for r in made]),
+        plain([numbers(r.holds) for r in made]),
         [c.org for c in counters],
         [c.no for c in counters],
         [c.key for c in counters],
@@ -251,43 +258,76 @@ async def write_decisions(
         [x.reversal for x in leases],
         [x.reserved for x in leases],
         at_us,
-    )  # fmt: skip
+    )
     return bool(count == len(made))
 
 
 async def change_reservations(connection: asyncpg.Connection, changed: Sequence[Reservation]) -> None:
     """Writes what existing reservations have become."""
-    rows = [(r.org, r.id, int(r.state), r.funding_held, r.settled, array(r.holds)) for r in changed]
-    await connection.execute(_CHANGE_RESERVATIONS, *_columns(rows, 6))
+    await connection.execute(
+        _CHANGE_RESERVATIONS,
+        plain([r.org for r in changed]),
+        plain([r.id for r in changed]),
+        numbers([int(r.state) for r in changed]),
+        numbers([r.funding_held for r in changed]),
+        numbers([r.settled for r in changed]),
+        plain([numbers(r.holds) for r in changed]),
+    )
 
 
 async def add_usage(
     connection: asyncpg.Connection, rows: Sequence[UsageRow], draws: dict[DrawKey, list[int]], at_us: int
 ) -> bool:
     """Writes applied events and what they draw; False: one was applied by another transaction meanwhile."""
+    lines = [(*key, amount, calls) for key, (amount, calls) in draws.items()]
     count = await connection.fetchval(
         _ADD_USAGE,
-        *_columns(
-            [
-                (
-                    r.item.org, r.item.source, r.item.id, r.item.subject.name, r.item.payload_hash, r.item.occurred_us,
-                    r.currency, r.cost, r.item.rated, r.wallet, r.drawn, r.item.reservation or None, r.unreserved,
-                    array(r.effects),
-                )
-                for r in rows
-            ],
-            14,
-        ),
+        plain([r.item.org for r in rows]),
+        texts([r.item.source for r in rows]),
+        texts([r.item.id for r in rows]),
+        plain([r.item.subject.name for r in rows]),
+        plain([r.item.payload_hash.hex() for r in rows]),
+        numbers([r.item.occurred_us for r in rows]),
+        texts([r.currency for r in rows]),
+        numbers([r.cost for r in rows]),
+        plain(["t" if r.item.rated else "f" for r in rows]),
+        plain([r.wallet or "" for r in rows]),
+        numbers([r.drawn for r in rows]),
+        plain([r.item.reservation for r in rows]),
+        plain(["t" if r.unreserved else "f" for r in rows]),
+        plain([numbers(r.effects) for r in rows]),
         at_us,
-        *_columns([(*key, amount, calls) for key, (amount, calls) in draws.items()], 8),
-    )  # fmt: skip
+        *(zip(*lines, strict=True) if lines else [()] * 8),
+    )
     return bool(count == len(rows))
 
 
-def array(numbers: Iterable[int]) -> str:
-    """A bigint[] as text: arrays of different lengths cannot be sent as one parameter."""
-    return "{" + ",".join(map(str, numbers)) + "}"
+# Arrays of many elements are sent as text: asyncpg tests each element of an array against abstract classes, which
+# takes longer than writing it, and PostgreSQL reads either as fast. Arrays of different lengths could not be sent as
+# one parameter at all.
 
 
-def _columns(rows: Sequence[tuple[Any, ...]], width: int) -> list[Sequence[Any]]:
-    return list(zip(*rows, strict=True)) if rows else [()] * width
+def numbers(values: Iterable[int]) -> str:
+    """A bigint[] as text."""
+    return "{" + ",".join(map(str, values)) + "}"
+
+
+def costs(values: Iterable[int | None]) -> str:
+    """A bigint[] with nulls as text."""
+    return "{" + ",".join(["NULL" if value is None else str(value) for value in values]) + "}"
+
+
+def plain(values: Sequence[str]) -> str:
+    """A text[] as text, of values without quotes and backslashes: ids, names and what is written here."""
+    return '{"' + '","'.join(values) + '"}' if values else "{}"
+
+
+def texts(values: Iterable[str]) -> str:
+    """A text[] as text, of any values."""
+    return "{" + ",".join(map(_quoted, values)) + "}"
+
+
+def _quoted(value: str) -> str:
+    if "\\" in value or '"' in value:
+        value = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{value}"'
