@@ -298,8 +298,9 @@ class Book:
         if not left:
             return
         self._post(TransferKind.REVERSE, spent, self._id(AccountKind.AVAILABLE), left, reference)
-        # What this lease spent as debt was paid by tags of others, so those come after its own.
-        own_first = sorted(self.tags, key=lambda tag: (tag.holder != lease.holder, -tag.position))
+        # What this lease spent as debt was paid by tags of nobody, or never, when another lease gave its part back.
+        rank = {lease.holder: 0, NOBODY: 1}
+        own_first = sorted(self.tags, key=lambda tag: (rank.get(tag.holder, 2), -tag.position))
         for tag in own_first:
             if not left:
                 break
@@ -343,7 +344,9 @@ class Book:
         return parts
 
     def _tag(self, holder: str, lot: Lot, *, leased: int, spent: int) -> None:
-        newest = next((tag for tag in reversed(self.tags) if tag.holder == holder), None)
+        # Emptied tags count for nothing: the store deletes them.
+        own = (tag for tag in reversed(self.tags) if tag.holder == holder and (tag.leased or tag.spent))
+        newest = next(own, None)
         if newest is None or newest.lot != lot.name:
             position = self.tags[-1].position + 1 if self.tags else 1
             newest = Tag(position, holder, lot.name)

@@ -261,17 +261,24 @@ def reclaim(book: Book, lease: Lease, now: datetime) -> int:
     return escrow
 
 
-def target_of(book: Book, lease: Lease | None, now: datetime, floor: int = sizing.FLOOR_NANOS) -> int:
-    """How much unspent money the holder should keep, in nano-units."""
+def target_of(state: str, available: int, lease: Lease | None, now: datetime, floor: int = sizing.FLOOR_NANOS) -> int:
+    """How much unspent money the holder should keep, in nano-units.
+
+    Args:
+        state: The wallet's: OPEN, FROZEN or CLOSED.
+        available: What the wallet has free, in nano-units.
+        lease: None before the first operation.
+        now: The deciding clock.
+        floor: What a lease without history may hold, in nano-units.
+    """
     if lease is None:
         lease = Lease("", flow_at=now)
+    burn, pull = (sizing.decayed(amount, lease.flow_at, now) for amount in (lease.burn, lease.pull))
     return sizing.target(
-        pays=book.state == "OPEN" and lease.quarantine is None,
-        available=book.available,
+        pays=state == "OPEN" and lease.quarantine is None,
+        available=available,
         escrow=lease.escrow,
-        comfortable=sizing.comfort(
-            sizing.decayed(lease.burn, lease.flow_at, now), sizing.decayed(lease.pull, lease.flow_at, now), floor
-        ),
+        comfortable=sizing.comfort(burn, pull, floor),
     )
 
 

@@ -23,6 +23,7 @@ _LIST = f"""
 SELECT {_COLUMNS} FROM wallets
 WHERE org = $1 AND name > $2 AND name < $3 || '0' AND name >= $3 || '/' ORDER BY name LIMIT $4
 """
+_DIRECTORY = f"SELECT {_COLUMNS} FROM wallets WHERE org = ANY($1::text[]) ORDER BY org, name"
 _INSERT = f"""
 INSERT INTO wallets ({_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT DO NOTHING
 """
@@ -163,6 +164,11 @@ async def lock_wallet(conn: asyncpg.Connection, org: str, name: str) -> WalletRo
 async def list_wallets(conn: asyncpg.Connection, org: str, subject: str, after: str, limit: int) -> list[WalletRow]:
     """Wallets of a subject and its descendants whose names follow `after`, sorted by name."""
     return [WalletRow(*row) for row in await conn.fetch(_LIST, org, after, subject, limit)]
+
+
+async def directory_wallets(conn: asyncpg.Connection, orgs: Sequence[str]) -> list[WalletRow]:
+    """All wallets of organisations, sorted by organisation and name."""
+    return [WalletRow(*row) for row in await conn.fetch(_DIRECTORY, list(orgs))]
 
 
 async def insert_wallet(conn: asyncpg.Connection, wallet: WalletRow) -> bool:

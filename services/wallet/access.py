@@ -1,0 +1,40 @@
+"""Who may call what."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from services.kit.auth import Rule, any_org, by_field, by_name, by_org, rule
+
+_SERVICE: Final = "/pursestrings.wallet.v1.WalletService"
+_READERS: Final = ("agent", "operator", "approver", "auditor", "service")
+_BOOKKEEPERS: Final = ("operator", "auditor", "service")
+
+ACCESS: Final[Mapping[str, Rule]] = {
+    f"{_SERVICE}/CreateWallet": rule(by_field("parent"), "operator"),
+    f"{_SERVICE}/GetWallet": rule(by_name("name", "wallets"), *_READERS),
+    f"{_SERVICE}/ListWallets": rule(by_field("parent"), *_READERS),
+    f"{_SERVICE}/SetWalletState": rule(by_name("name", "wallets"), "operator"),
+    f"{_SERVICE}/GetBalance": rule(by_name("name", "wallets"), *_READERS),
+    f"{_SERVICE}/CreateGrant": rule(by_name("wallet", "wallets"), "operator"),
+    f"{_SERVICE}/ListTransactions": rule(by_name("wallet", "wallets"), *_BOOKKEEPERS),
+    f"{_SERVICE}/TrialBalance": rule(by_org("org"), *_BOOKKEEPERS),
+    # A lease is between services: it moves money that calls of any subject may spend.
+    f"{_SERVICE}/ExtendLease": rule(any_org(), "service"),
+    f"{_SERVICE}/CaptureLease": rule(any_org(), "service"),
+    f"{_SERVICE}/ReturnLease": rule(any_org(), "service"),
+    f"{_SERVICE}/ReverseCapture": rule(any_org(), "service"),
+    f"{_SERVICE}/SyncLeases": rule(any_org(), "service"),
+    # What a living budget database still holds would be sold twice, so no organisation reclaims by itself.
+    f"{_SERVICE}/ReclaimLease": rule(any_org(), "operator"),
+    f"{_SERVICE}/SetupPaymentMethod": rule(by_name("wallet", "wallets"), "operator"),
+    f"{_SERVICE}/SetRechargePolicy": rule(by_name("policy.wallet", "wallets"), "operator"),
+    f"{_SERVICE}/GetRechargePolicy": rule(by_name("wallet", "wallets"), *_READERS),
+    f"{_SERVICE}/GetRecharge": rule(by_name("name", "recharges"), *_READERS),
+    f"{_SERVICE}/ListRecharges": rule(by_name("wallet", "wallets"), *_READERS),
+    f"{_SERVICE}/AuthorizeAttempt": rule(any_org(), "service"),
+    f"{_SERVICE}/ReportAttempt": rule(any_org(), "service"),
+    f"{_SERVICE}/FailRecharge": rule(any_org(), "service"),
+    f"{_SERVICE}/IngestStripeEvent": rule(any_org(), "service"),
+    f"{_SERVICE}/Audit": rule(by_org("org"), *_BOOKKEEPERS),
+}
+"""One row a method; a method without a row is refused."""

@@ -1,0 +1,100 @@
+"""Starts the wallet: the only place that wires its parts."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import asyncpg
+
+from pursestrings.wallet.v1 import wallet_pb2_grpc
+from services.kit.database import create_pool, is_reachable, transact
+from services.kit.groupcommit import GroupCommit
+from services.kit.loops import Loop, Loops
+from services.kit.server import GrpcServer, run
+from services.kit.settings import secret
+from services.kit.telemetry import configure_logging
+from services.wallet.access import ACCESS
+from services.wallet.convert import encode_grant
+from services.wallet.ledger import Ledger
+from services.wallet.recharge import audit as recharge_audit
+from services.wallet.recharge.loops import recharge_loops
+from services.wallet.recharge.store import evaluate
+from services.wallet.recharge.stripe import Stripe
+from services.wallet.service import WalletService
+from services.wallet.settings import WalletSettings
+from services.wallet.store import clock
+from services.wallet.store.wallets import KEYS_KEPT, forget_keys
+
+NAME: Final = "pursestrings.wallet.v1.WalletService"
+_FORGET_INTERVAL_S: Final = 600.0
+_FORGET_MAX: Final = 1_000
+
+
+@asynccontextmanager
+async def serving(settings: WalletSettings) -> AsyncIterator[GrpcServer]:
+    """The wallet, wired and started; ends when the block does, after what was accepted is committed."""
+    pool = await create_pool(
+        secret(settings.wallet_dsn, "PURSE_WALLET_DSN"),
+        application_name="wallet",
+        size_max=settings.connections_max,
+    )
+    async with pool:
+        ledger = Ledger(evaluate, encode_grant, lease_floor=settings.lease_floor_nanos)
+        commits = GroupCommit(
+            pool,
+            ledger.run_batch,
+            org_of=lambda command: command.org,
+            name="ledger",
+            batch_max=settings.ledger_batch_max,
+            queue_max=settings.queue_items_max,
+        )
+        stripe = Stripe(settings)
+        recharges = recharge_loops(settings, pool, stripe)
+        service = WalletService(
+            pool,
+            commits,
+            stripe,
+            recharge_audit.checks,
+            wake=recharges.wake,
+            lease_floor=settings.lease_floor_nanos,
+        )
+        server = GrpcServer(settings, access=ACCESS, ready=lambda: is_reachable(pool))
+        server.add(wallet_pb2_grpc.add_WalletServiceServicer_to_server, service, NAME)
+        async with Loops([*housekeeping(settings, pool, ledger), *recharges.loops]):
+            await server.start()
+            try:
+                yield server
+            finally:
+                await server.stop()
+                await commits.close()
+                await stripe.close()
+
+
+def housekeeping(settings: WalletSettings, pool: asyncpg.Pool, ledger: Ledger) -> list[Loop]:
+    """The loops of the books; safe with several replicas."""
+
+    async def expire() -> bool:
+        looked_at = await transact(pool, lambda conn: ledger.expire_due(conn, settings.expiry_wallets_max))
+        return looked_at > 0
+
+    async def forget() -> bool:
+        async with pool.acquire() as conn:
+            now = await clock(conn)
+            return await forget_keys(conn, now - KEYS_KEPT, _FORGET_MAX) == _FORGET_MAX
+
+    return [
+        Loop("expire grants", expire, settings.expiry_interval_s),
+        Loop("forget request keys", forget, _FORGET_INTERVAL_S),
+    ]
+
+
+async def main() -> None:
+    """Serves until SIGTERM or SIGINT."""
+    settings = WalletSettings()
+    configure_logging(settings.log_level, "wallet")
+    async with serving(settings) as server:
+        await server.wait_stopped()
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,242 @@
+"""The books against a wallet counted coin by coin, over any sequence of operations of two holders."""
+
+import copy
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from services.wallet.domain import leases
+from services.wallet.domain.accounts import AccountKind, account_id, new_accounts
+from services.wallet.domain.book import Book
+from services.wallet.domain.commands import PutGrant, SetState, put_grant, set_state
+from services.wallet.domain.leases import AnyOp, Capture, Extend, Line, Return, Reverse, StoredOp
+from services.wallet.domain.refusals import Refusal
+from tests.property.wallet.model import Model, Totals
+
+WALLET = "orgs/acme/wallets/main"
+START = datetime(2026, 11, 1, tzinfo=UTC)
+HOLDERS = st.sampled_from(["east", "west"])
+SMALL = st.integers(0, 12)
+
+
+def new_book() -> Book:
+    return Book(
+        "acme",
+        WALLET,
+        currency="USD",
+        state="OPEN",
+        state_reason="",
+        accounts=new_accounts(WALLET),
+        lots=[],
+        tags=[],
+        leases=[],
+    )
+
+
+def lines(amount: int) -> tuple[Line, ...]:
+    return (Line("p", "m", "2026-11", amount, 1),)
+
+
+def state_of(book: Book) -> object:
+    """Everything that a book holds, for comparing."""
+    held = {name: value for name, value in vars(book).items() if name != "_transaction"}
+    return copy.deepcopy(held)
+
+
+class Books(RuleBasedStateMachine):
+    """Every operation is done to the book and to the model; refused ones must change nothing."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.book = new_book()
+        self.model = Model()
+        self.now = START
+        self.ops: dict[tuple[str, int], tuple[AnyOp, StoredOp]] = {}
+
+    # Helpers.
+
+    def lease(self, holder: str) -> Totals:
+        return self.model.leases.get(holder, Totals())
+
+    def last_n(self, holder: str) -> int:
+        lease = self.book.leases.get(holder)
+        return lease.n if lease else 0
+
+    def send(self, op: AnyOp) -> StoredOp:
+        stored = self.ops.get((op.holder, op.n))
+        done = leases.find_stored(self.book.leases.get(op.holder), op, stored[1] if stored else None)
+        if done is None:
+            done = leases.apply(self.book, op, self.now, floor=5)
+            self.ops[op.holder, op.n] = (op, done)
+            # The model knows of expiry only what the wallet has noticed.
+        return done
+
+    def refused(self, op: AnyOp, reason: str, *, quarantine: bool) -> None:
+        before = state_of(self.book)
+        with pytest.raises(Refusal) as caught:
+            self.send(op)
+        assert (reason, quarantine) == (caught.value.reason, caught.value.quarantine)
+        assert before == state_of(self.book)
+
+    # Operations.
+
+    @rule(amount=st.integers(1, 20), priority=st.sampled_from([1, 50, 100]), lives=st.none() | st.integers(1, 10))
+    def grant(self, amount: int, priority: int, lives: int | None) -> None:
+        name = f"orgs/acme/grants/g{len(self.model.burn):03}"
+        expires = None if lives is None else self.now + timedelta(minutes=lives)
+        grant = PutGrant("acme", WALLET, name, "PAID", amount, "USD", priority, expires, name)
+        put_grant(self.book, grant, self.now)
+        self.model.grant(name, amount, priority, expires, self.now)
+
+    @rule(minutes=st.integers(1, 6))
+    def wait(self, minutes: int) -> None:
+        self.now += timedelta(minutes=minutes)
+
+    @rule()
+    def sweep(self) -> None:
+        self.book.begin()
+        self.book.expire(self.now)
+        self.model.expire(self.now)
+
+    @rule(holder=HOLDERS, ask=SMALL, need=SMALL)
+    def extend(self, holder: str, ask: int, need: int) -> None:
+        self.model.expire(self.now)
+        available = self.model.available
+        done = self.send(Extend("acme", WALLET, holder, 0, self.last_n(holder) + 1, ask=ask, need=need))
+        if self.book.state == "OPEN":
+            assert min(need, available) <= done.amount <= min(max(ask, need), available)
+        else:
+            assert done.amount == 0
+        self.model.extend(holder, done.amount)
+
+    @rule(holder=HOLDERS, amount=st.integers(0, 25))
+    def capture(self, holder: str, amount: int) -> None:
+        self.model.expire(self.now)
+        total = self.lease(holder).captured + amount
+        self.send(Capture("acme", WALLET, holder, 0, self.last_n(holder) + 1, total, lines(amount)))
+        self.model.capture(holder, amount)
+
+    @precondition(lambda self: self.book.leases)
+    @rule(holder=HOLDERS, share=st.floats(0, 1))
+    def give_up(self, holder: str, share: float) -> None:
+        if holder not in self.book.leases:
+            return
+        amount = int(self.lease(holder).escrow * share)
+        self.model.expire(self.now)
+        total = self.lease(holder).returned + amount
+        self.send(Return("acme", WALLET, holder, 0, self.last_n(holder) + 1, total))
+        self.model.give_up(holder, amount, self.now)
+
+    @precondition(lambda self: any(lease.captured > lease.reversed for lease in self.model.leases.values()))
+    @rule(holder=HOLDERS, share=st.floats(0, 1))
+    def reverse(self, holder: str, share: float) -> None:
+        lease = self.lease(holder)
+        if holder not in self.book.leases:
+            return
+        amount = int((lease.captured - lease.reversed) * share)
+        self.model.expire(self.now)
+        op = Reverse("acme", WALLET, holder, 0, self.last_n(holder) + 1, lease.reversed + amount, lines(amount))
+        self.send(op)
+        self.model.reverse(holder, amount, self.now)
+
+    @rule(state=st.sampled_from(["OPEN", "FROZEN"]))
+    def state(self, state: str) -> None:
+        set_state(self.book, SetState("acme", WALLET, state, "why"))
+
+    # What is repeated, lost or wrong.
+
+    @precondition(lambda self: self.ops)
+    @rule(data=st.data())
+    def repeat(self, data: st.DataObject) -> None:
+        op, stored = self.ops[data.draw(st.sampled_from(sorted(self.ops)))]
+        before = state_of(self.book)
+        assert stored == self.send(op)
+        assert before == state_of(self.book)
+
+    @precondition(lambda self: self.ops)
+    @rule(data=st.data())
+    def repeat_with_other_content(self, data: st.DataObject) -> None:
+        op, _ = self.ops[data.draw(st.sampled_from(sorted(self.ops)))]
+        other = Extend("acme", WALLET, op.holder, 0, op.n, ask=1000, need=1000)
+        self.refused(other, "LEASE_PAYLOAD", quarantine=op.n < self.last_n(op.holder))
+
+    @rule(holder=HOLDERS, ahead=st.integers(2, 5))
+    def gap(self, holder: str, ahead: int) -> None:
+        self.refused(
+            Extend("acme", WALLET, holder, 0, self.last_n(holder) + ahead, 1, 1), "LEASE_GAP", quarantine=False
+        )
+
+    @rule(holder=HOLDERS, epoch=st.integers(1, 3))
+    def another_epoch(self, holder: str, epoch: int) -> None:
+        op = Return("acme", WALLET, holder, epoch, self.last_n(holder) + 1, 0)
+        self.refused(op, "LEASE_EPOCH", quarantine=holder in self.book.leases)
+
+    @rule(holder=HOLDERS, wrong=st.integers(1, 5))
+    def totals_that_do_not_follow(self, holder: str, wrong: int) -> None:
+        lease, n = self.lease(holder), self.last_n(holder) + 1
+        ops: list[AnyOp] = [
+            Capture("acme", WALLET, holder, 0, n, lease.captured + wrong, lines(wrong + 1)),
+            Return("acme", WALLET, holder, 0, n, lease.returned + lease.escrow + wrong),
+            Reverse(*("acme", WALLET, holder, 0, n), lease.reversed + wrong, lines(wrong + 1)),
+            Reverse(
+                *("acme", WALLET, holder, 0, n), lease.captured + wrong, lines(lease.captured - lease.reversed + wrong)
+            ),
+        ]
+        if lease.returned:
+            ops.append(Return("acme", WALLET, holder, 0, n, lease.returned - 1))
+        for op in ops:
+            self.refused(op, "LEASE_TOTALS", quarantine=True)
+
+    @rule(holder=HOLDERS)
+    def an_amount_past_the_limit(self, holder: str) -> None:
+        amount = 2**62
+        op = Capture(
+            "acme", WALLET, holder, 0, self.last_n(holder) + 1, self.lease(holder).captured + amount, lines(amount)
+        )
+        self.refused(op, "AMOUNT_OUT_OF_RANGE", quarantine=False)
+
+    # What always holds.
+
+    @invariant()
+    def agrees_with_the_model(self) -> None:
+        if not hasattr(self, "book"):
+            return
+        lots = {
+            lot.name: {"free": lot.free, "leased": lot.leased, "spent": lot.spent, "expired": lot.expired}
+            for lot in self.book.lots.values()
+        }
+        assert self.model.lots() == lots
+        assert (self.model.available, self.model.debt) == (self.book.available, self.book.debt)
+        for holder, lease in self.book.leases.items():
+            told = self.lease(holder)
+            assert (told.extended, told.captured, told.returned, told.reversed) == (
+                lease.extended,
+                lease.captured,
+                lease.returned,
+                lease.reversed,
+            )
+            assert lease.escrow == self.book.escrow(holder) == len(self.model.at("leased", holder))
+
+    @invariant()
+    def is_conserved(self) -> None:
+        if not hasattr(self, "book"):
+            return
+        assert 0 == sum(account.balance for account in self.book.accounts.values())
+        assert all(account.holds() for account in self.book.accounts.values())
+        moved: dict[str, int] = {}
+        for transfer in self.book.changes.transfers:
+            assert transfer.amount > 0
+            moved[transfer.from_account] = moved.get(transfer.from_account, 0) - transfer.amount
+            moved[transfer.to_account] = moved.get(transfer.to_account, 0) + transfer.amount
+        assert moved == {id_: a.balance for id_, a in self.book.accounts.items() if id_ in moved}
+        for lot in self.book.lots.values():
+            assert lot.amount == lot.free + lot.leased + lot.spent + lot.expired
+        spent = self.book.accounts[account_id(WALLET, AccountKind.SPENT)].balance
+        assert spent == sum(lot.spent for lot in self.book.lots.values()) + self.book.debt
+
+
+TestBooks = Books.TestCase
+TestBooks.settings = settings(max_examples=80, stateful_step_count=40, deadline=None, derandomize=True)
