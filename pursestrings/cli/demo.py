@@ -28,6 +28,7 @@ from pursestrings.cli.output import Output
 from pursestrings.cli.replay_run import drained
 
 _DRAIN_S = 15.0
+_START_TIMEOUT_S = 30.0
 
 
 class StartError(Exception):
@@ -110,6 +111,8 @@ async def _own_suite(output: Output) -> AsyncIterator[Where]:
                     metering=running.address("metering"),
                     wallet=running.address("wallet"),
                     token_file=running.token_file,
+                    # A suite that has just started may still be learning its prices.
+                    timeout_s=_START_TIMEOUT_S,
                 )
                 _tell(output, "Stopping; nothing is left behind.")
         except module.START_ERRORS as error:

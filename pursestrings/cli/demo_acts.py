@@ -18,7 +18,7 @@ from pursestrings.wallet.v1 import wallet_pb2
 MODEL: Final = "gpt-4o"
 AGENTS: Final = 5
 RECHARGES_MAX: Final = 2
-STORY_TIMEOUT_S: Final = 40.0
+STORY_TIMEOUT_S: Final = 45.0
 """How long the acts may take in all."""
 _GRANT: Final = Money(8 * NANOS)
 _THRESHOLD: Final = Money(2 * NANOS)
@@ -225,8 +225,8 @@ def _usage(sample: SampleCall) -> dict[str, Any]:
 
 
 def _describe(use: budget_pb2.BudgetUse) -> str:
-    used = amount_of(use, use.spent_amount + use.reserved_amount)
-    return f"{use.budget} is at {used} of {amount_of(use, use.limit_amount)}"
+    over = amount_of(use, use.limit_amount - use.remaining_amount)
+    return f"{use.budget} reaches {over} of {amount_of(use, use.limit_amount)}"
 
 
 async def _true(value: object) -> bool:

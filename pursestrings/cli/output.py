@@ -21,6 +21,7 @@ from pursestrings._money import format_nanos
 from pursestrings.type.v1 import type_pb2
 
 BAR_WIDTH = 20
+_FILE_WIDTH = 250
 
 
 class Output:
@@ -34,7 +35,10 @@ class Output:
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
-        self.console = Console(highlight=False, soft_wrap=False)
+        self.console = Console(highlight=False)
+        if not self.console.is_terminal:
+            # A file has no edge to fold at.
+            self.console.width = _FILE_WIDTH
         self.notes = Console(stderr=True, highlight=False)
 
     def object(self, value: Mapping[str, Any] | Message) -> None:

@@ -126,6 +126,8 @@ async def _run(suite: Suite, where: Where, plan: Plan, output: Output) -> Played
         )
         for line in done:
             output.note(line)
+    # It answered: from here on it may be away for a while.
+    suite = Suite(suite.client, plan.retry_for_s)
     before = await replay_run.recharges(suite, plan.org)
     begun_s = time.monotonic()
     async with AsyncClient(**{**settings(where), "timeout_s": plan.retry_for_s}) as client:

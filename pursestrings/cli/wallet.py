@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pursestrings._errors import Rejected
 from pursestrings._money import Money, format_nanos
 from pursestrings.cli.connection import Suite, pages, with_suite
 from pursestrings.cli.failures import CHECK_FAILED, CliError
@@ -170,25 +171,25 @@ def policy(
     change = resume or any(one is not None for one in given)
 
     async def work(suite: Suite) -> wallet_pb2.GetRechargePolicyResponse:
-        get = wallet_pb2.GetRechargePolicyRequest(wallet=name)
-        if change:
-            currency = (await suite.wallet("GetWallet", wallet_pb2.GetWalletRequest(name=name))).wallet.currency_code
-            wanted = (await suite.wallet("GetRechargePolicy", get)).policy
-            _change_policy(
-                wanted,
-                currency,
-                threshold=threshold,
-                charge=charge,
-                max_count=max_count,
-                max_amount=max_amount,
-                cooldown=cooldown,
-            )
-            # A policy that is set is meant to work, unless it is said that it is not.
-            wanted.enabled = True if enabled is None else enabled
-            wanted.wallet = name
-            await suite.wallet("SetRechargePolicy", wallet_pb2.SetRechargePolicyRequest(policy=wanted, resume=resume))
-        answer: wallet_pb2.GetRechargePolicyResponse = await suite.wallet("GetRechargePolicy", get)
-        return answer
+        wallet = (await suite.wallet("GetWallet", wallet_pb2.GetWalletRequest(name=name))).wallet
+        seen = await _policy_of(suite, name)
+        if not change:
+            return seen
+        wanted = seen.policy
+        _change_policy(
+            wanted,
+            wallet.currency_code,
+            threshold=threshold,
+            charge=charge,
+            max_count=max_count,
+            max_amount=max_amount,
+            cooldown=cooldown,
+        )
+        # A policy that is set is meant to work, unless it is said that it is not.
+        wanted.enabled = True if enabled is None else enabled
+        wanted.wallet = name
+        await suite.wallet("SetRechargePolicy", wallet_pb2.SetRechargePolicyRequest(policy=wanted, resume=resume))
+        return await _policy_of(suite, name)
 
     found = with_suite(where, work)
     output.object(found) if output.as_json else _show_policy(output, found)
@@ -316,6 +317,19 @@ def _set_state(
 
 def _state(wallet: wallet_pb2.Wallet) -> str:
     return wallet_pb2.WalletState.Name(wallet.state).removeprefix("WALLET_STATE_").lower()
+
+
+async def _policy_of(suite: Suite, name: str) -> wallet_pb2.GetRechargePolicyResponse:
+    """The policy of a wallet that exists; an empty one where it has none."""
+    try:
+        answer: wallet_pb2.GetRechargePolicyResponse = await suite.wallet(
+            "GetRechargePolicy", wallet_pb2.GetRechargePolicyRequest(wallet=name)
+        )
+    except Rejected as error:
+        if error.code != "NOT_FOUND":
+            raise
+        return wallet_pb2.GetRechargePolicyResponse()
+    return answer
 
 
 def _change_policy(

@@ -1,0 +1,273 @@
+"""The command line against the real suite."""
+
+import json
+import os
+import re
+import subprocess
+import uuid
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from embedded.postgres import Cluster
+from pursestrings.cli.app import run
+from tests.e2e.conftest import CHECKOUT, PURSE, RunningSuite
+
+HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+
+
+class Purse:
+    """`purse` of the suite, in process."""
+
+    def __init__(self, suite: RunningSuite, capsys: pytest.CaptureFixture[str]) -> None:
+        self._data = str(suite.data)
+        self._capsys = capsys
+
+    def __call__(self, *arguments: str, code: int = 0) -> Any:
+        """The object that a command prints."""
+        self._capsys.readouterr()
+        ended = run(["--data", self._data, "--timeout", "30", *arguments, "--json"])
+        printed = self._capsys.readouterr()
+        assert code == ended, printed
+        assert "Traceback" not in printed.err
+        [line] = printed.out.splitlines()
+        return json.loads(line)
+
+    def text(self, *arguments: str, code: int = 0) -> str:
+        """What a person sees."""
+        self._capsys.readouterr()
+        ended = run(["--data", self._data, "--timeout", "30", *arguments])
+        printed = self._capsys.readouterr()
+        assert code == ended, printed
+        return printed.out + printed.err
+
+
+@pytest.fixture
+def purse(suite: RunningSuite, capsys: pytest.CaptureFixture[str]) -> Purse:
+    return Purse(suite, capsys)
+
+
+@pytest.fixture
+def org() -> str:
+    return f"orgs/p-{uuid.uuid4().hex[:12]}"
+
+
+def test_status_lists_every_endpoint(purse: Purse) -> None:
+    told = purse("status")
+    assert told["ok"]
+    names = {"gateway", "metering", "budget", "wallet", "postgres", "temporal", "temporal-ui", "twin"}
+    assert names <= {endpoint["name"] for endpoint in told["endpoints"]}
+    assert all(endpoint["address"] for endpoint in told["endpoints"])
+    assert "NO" not in purse.text("status")
+
+
+def test_budgets(purse: Purse, org: str) -> None:
+    name = f"{org}/teams/support/budgets/daily"
+    made = purse(
+        *("budget", "create", name, "--limit", "12.50 USD", "--window", "day", "--time-zone", "Europe/Berlin"),
+        *("--on-exceed", "warn", "--threshold", "70", "--model", "gpt-4*", "--label", "env=prod"),
+    )
+    assert (12_500_000_000, "USD", "WARN") == (made["limit_amount"], made["currency_code"], made["on_exceed"])
+    assert ("DAY", "Europe/Berlin") == (made["window"]["kind"], made["window"]["time_zone"])
+    assert ([70], ["gpt-4*"]) == (made["thresholds_percent"], made["selector"]["models"])
+    assert made == purse("budget", "get", name)
+    assert [name] == [budget["name"] for budget in purse("budget", "list", org)["budgets"]]
+    assert [] == purse("budget", "list", org, "--no-descendants")["budgets"]
+    [status] = purse("budget", "status", org)["statuses"]
+    assert (0, 12_500_000_000) == (status["use"]["spent_amount"], status["use"]["remaining_amount"])
+    changed = purse("budget", "update", name, "--limit", "20", "--on-exceed", "block")
+    assert (20_000_000_000, "BLOCK", [70]) == (
+        changed["limit_amount"],
+        changed["on_exceed"],
+        changed["thresholds_percent"],
+    )
+    stale = purse("budget", "update", name, "--limit", "30", "--etag", made["etag"], code=2)
+    assert stale["error"]["reason"]
+    assert "20.00 USD" in purse.text("budget", "status", name)
+    assert "20.00 USD" in purse.text("budget", "get", name)
+    assert "daily" in purse.text("budget", "list", org)
+    assert name == purse("budget", "delete", name)["deleted"]
+    gone = purse("budget", "get", name, code=2)
+    assert "does not exist" in gone["error"]["message"]
+
+
+def test_budgets_that_count(purse: Purse, org: str) -> None:
+    made = purse("budget", "create", f"{org}/budgets/t", "--limit", "1_000", "--dimension", "input-tokens")
+    assert ("INPUT_TOKENS", 1000) == (made["dimension"], made["limit_amount"])
+    assert "1,000 input tokens" in purse.text("budget", "list", org)
+    zone = purse("budget", "create", f"{org}/budgets/z", "--limit", "1", "--time-zone", "Mars/Olympus", code=2)
+    assert "UNKNOWN_TIME_ZONE" == zone["error"]["reason"]
+
+
+def test_wallets(purse: Purse, org: str) -> None:
+    name = f"{org}/wallets/main"
+    assert "USD" == purse("wallet", "create", name)["currency_code"]
+    granted = purse("wallet", "grant", name, "25", "--request-id", "g-1")
+    assert granted == purse("wallet", "grant", name, "25", "--request-id", "g-1")
+    purse("wallet", "grant", name, "1.50", "--promotional", "--expires", "2099-01-01")
+    balance = purse("wallet", "balance", name)
+    assert (26_500_000_000, 26_500_000_000) == (balance["balance_nanos"], balance["available_nanos"])
+    assert ["PROMOTIONAL", "PAID"] == [grant["kind"] for grant in balance["grants"]]
+    assert "26.50 USD" in purse.text("wallet", "balance", name)
+    assert "no recharge policy" in purse.text("wallet", "policy", name)
+    assert "pm_card_visa" not in purse.text("wallet", "list", org)
+    purse("wallet", "card", name, "pm_card_visa")
+    assert [name] == [wallet["name"] for wallet in purse("wallet", "list", org)["wallets"]]
+    missing = purse("wallet", "policy", name, "--amount", "5", code=2)
+    assert "--threshold, --max-count" in missing["error"]["message"]
+    policy = purse("wallet", "policy", name, "--threshold", "2", "--amount", "5", "--max-count", "3")["policy"]
+    assert (True, 3, 5_000_000_000) == (
+        policy["enabled"],
+        policy["max_count_per_month"],
+        policy["amount"]["amount_nanos"],
+    )
+    changed = purse("wallet", "policy", name, "--max-amount", "9", "--cooldown", "15m", "--disable")["policy"]
+    assert (False, 3, 900.0) == (changed["enabled"], changed["max_count_per_month"], changed["cooldown"])
+    assert "at most" in purse.text("wallet", "policy", name)
+    assert [] == purse("wallet", "recharges", name)["recharges"]
+    assert "FROZEN" == purse("wallet", "freeze", name, "--reason", "a look")["state"]
+    assert "OPEN" == purse("wallet", "open", name)["state"]
+    assert {"grant"} == {one["kind"] for one in purse("wallet", "transactions", name)["transfers"]}
+    assert "grant" in purse.text("wallet", "transactions", name)
+    assert purse("wallet", "trial-balance", org)["balanced"]
+    assert "balanced" in purse.text("wallet", "trial-balance")
+
+
+def test_usage(purse: Purse, org: str) -> None:
+    bot = f"{org}/agents/bot"
+    arguments = ("--model", "gpt-4o-mini", "--input", "1000", "--output", "100")
+    assert 210_000 == purse("usage", "estimate", bot, *arguments)["cost"]["amount_nanos"]
+    assert "0.00021 USD for openai/gpt-4o-mini" in purse.text("usage", "estimate", bot, *arguments)
+    recorded = purse("usage", "record", bot, *arguments, "--id", "1")
+    assert (False, 210_000) == (recorded["duplicate"], recorded["cost"]["amount_nanos"])
+    assert purse("usage", "record", bot, *arguments, "--id", "1")["duplicate"]
+    assert "recorded before" in purse.text("usage", "record", bot, *arguments, "--id", "1")
+    today = purse("usage", "today", org)["today"]
+    assert (1000, 1) == (today["tokens"]["input_tokens"], today["requests"])
+    assert "0.00021 USD" in purse.text("usage", "today", org)
+    [group] = purse("usage", "query", org, "--by", "subject,model")["groups"]
+    assert [bot, "openai/gpt-4o-mini"] == group["keys"]
+    assert "100.0 %" in purse.text("usage", "query", org, "--by", "day")
+    unknown = purse("usage", "estimate", bot, "--model", "no-such-model", code=2)
+    assert "UNKNOWN_MODEL" == unknown["error"]["reason"]
+
+
+def test_a_token_opens_what_it_names(purse: Purse, suite: RunningSuite, org: str, tmp_path: Path) -> None:
+    minted = purse("token", "mint", f"{org}/teams/a", "--role", "auditor", "--ttl", "1h")
+    token = tmp_path / "token"
+    token.write_text(minted["token"])
+    assert [] == purse("--token-file", str(token), "budget", "list", f"{org}/teams/a")["budgets"]
+    refused = purse("--token-file", str(token), "budget", "list", org, code=4)
+    assert org in refused["error"]["message"]
+    token.write_text("nonsense")
+    assert "--token-file" in purse("--token-file", str(token), "budget", "list", org, code=4)["error"]["hint"]
+
+
+def write_log(path: Path, rows: int) -> Path:
+    lines = [f"2023-11-16 18:{n // 60 % 60:02}:{n % 60:02}.1234567,{100 + n % 900},{n % 50}\n" for n in range(rows)]
+    lines.insert(5, "not a time,1,2\n")
+    path.write_text(HEADER + "".join(lines))
+    return path
+
+
+def test_a_replay_goes_the_whole_way(purse: Purse, org: str, tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log.csv", 400)
+    told = purse("replay", str(log), "--org", org, "--subjects", "7", "--loop", "2")
+    assert (800, 800, 0, 0) == (told["calls"], told["allowed"], told["denied"], told["failed"])
+    assert (1, [{"line": 7, "problem": "TIMESTAMP 'not a time' is no time"}]) == (
+        told["bad_rows"],
+        told["bad_row_lines"],
+    )
+    assert told["drained"]
+    assert told["calls_per_s"] > 0
+    totals = purse("usage", "query", org, "--by", "subject")
+    assert 7 == len(totals["groups"])
+    assert (800, told["cost_nanos"]) == (totals["totals"]["requests"], totals["totals"]["costs"][0]["amount_nanos"])
+    balance = purse("wallet", "balance", f"{org}/wallets/replay")
+    assert told["cost_nanos"] == balance["spent_nanos"]
+    assert 1 <= told["recharges"] == len(purse("wallet", "recharges", f"{org}/wallets/replay")["recharges"])
+    audit = purse("audit", "--org", org)
+    assert audit["ok"], audit
+    assert {"I1", "I4", "I5", "I6", "I7", "I8", "I9"} <= {check["name"].split(".")[1] for check in audit["checks"]}
+
+
+def test_a_replay_for_people(purse: Purse, org: str, tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log.csv", 20)
+    shown = purse.text("replay", str(log), "--org", org, "--limit", "10", "--speed", "1000x")
+    assert "line 7: TIMESTAMP 'not a time' is no time; left out" in shown
+    assert re.search(r"allowed +10\n", shown)
+    assert "drained          yes" in shown
+
+
+def test_a_replay_that_is_denied_says_why(purse: Purse, org: str, tmp_path: Path) -> None:
+    purse("budget", "create", f"{org}/budgets/few", "--limit", "5", "--dimension", "requests")
+    log = write_log(tmp_path / "log.csv", 30)
+    told = purse("replay", str(log), "--subjects", f"{org}/agents/{{a,b}}", "--no-setup")
+    assert (30, 5, 25, {"BUDGET_EXCEEDED": 25}) == (
+        told["calls"],
+        told["allowed"],
+        told["denied"],
+        told["denied_reasons"],
+    )
+
+
+def test_a_replay_of_a_model_without_a_price_is_refused(purse: Purse, org: str, tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log.csv", 3)
+    told = purse("replay", str(log), "--org", org, "--model", "no-such-model", code=2)
+    assert "UNKNOWN_MODEL" == told["error"]["reason"]
+    assert [] == purse("wallet", "list", org)["wallets"]
+
+
+async def tamper(suite: RunningSuite, statement: str, org: str) -> None:
+    port = int(suite.state["endpoints"]["postgres"]["address"].rpartition(":")[2])
+    connection = await asyncpg.connect(Cluster(suite.data / "postgres", port).dsn("metering", "owner"))
+    try:
+        assert "UPDATE 1" == await connection.execute(statement, org.removeprefix("orgs/"))
+    finally:
+        await connection.close()
+
+
+async def test_an_audit_finds_a_nano_that_is_missing(suite: RunningSuite, org: str) -> None:
+    def purse(*arguments: str) -> tuple[int, Any]:
+        done = subprocess.run(
+            [PURSE, "--data", suite.data, *arguments, "--json"],
+            check=False,
+            capture_output=True,
+            cwd=CHECKOUT,
+            text=True,
+            timeout=60,
+        )
+        return done.returncode, json.loads(done.stdout)
+
+    recorded = ("usage", "record", org, "--model", "gpt-4o-mini", "--input", "1000", "--id", "1")
+    assert 0 == purse(*recorded)[0]
+    for sign in ("+", "-"):
+        await tamper(suite, f"UPDATE usage_events SET cost_nanos = cost_nanos {sign} 1 WHERE org = $1", org)  # noqa: S608
+        code, audit = purse("audit", "--org", org)
+        wrong = {check["name"] for check in audit["checks"] if not check["ok"]}
+        if sign == "+":
+            assert (1, False) == (code, audit["ok"])
+            assert {"suite.I6.use_arrives", "metering.I2.rollups_equal_events"} <= wrong
+        else:
+            assert (0, set()) == (code, wrong)
+
+
+def test_the_demo_plays_every_act_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [PURSE, "demo"],
+        check=False,
+        capture_output=True,
+        cwd=CHECKOUT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        text=True,
+        timeout=150,
+    )
+    assert 0 == done.returncode, done.stdout + done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["ok"]
+    assert (True, True, 2, True) == (told["warned"], told["blocked"], told["recharges"], told["capped"])
+    assert told["audit_ok"]
+    assert "Act 4" in done.stdout
+    assert [] == list(tmp_path.iterdir())
