@@ -210,9 +210,9 @@ async def _complete(connection: asyncpg.Connection, org: str, rows: Sequence[asy
     attempts: dict[str, list[AttemptRow]] = {name: [] for name in names}
     for recharge, *rest in await connection.fetch(_INTENTS, org, names):
         intents[recharge].append(IntentRow(*rest))
-    for recharge, *rest in await connection.fetch(_ATTEMPTS, org, names):
-        row = AttemptRow(*rest)
-        attempts[recharge].append(row)
+    for row in await connection.fetch(_ATTEMPTS, org, names):
+        fields = dict(row)
+        attempts[fields.pop("recharge")].append(AttemptRow(**{**fields, "state": AttemptState(row["state"])}))
     return [
         RechargeRow(
             **{**dict(row), "state": State(row["state"])},

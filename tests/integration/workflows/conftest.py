@@ -1,0 +1,33 @@
+"""The whole way of a recharge: wallet service, gateway, worker, Temporal and the twin."""
+
+import uuid
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from temporalio.client import Client
+
+from tests.conftest import TwinServer
+from tests.support.databases import Database
+from tests.support.recharging import Rig, running_rig
+from workflows.worker import connect
+
+
+@pytest.fixture
+def org() -> str:
+    return f"w-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+async def temporal(temporal_address: str) -> Client:
+    return await connect(temporal_address, "default")
+
+
+@pytest.fixture
+async def rig(
+    database: Callable[[str], Database], twin: TwinServer, tmp_path: Path, org: str, temporal_address: str
+) -> AsyncIterator[Rig]:
+    async with running_rig(
+        database("wallet"), twin.url, tmp_path, org=org, temporal_address=temporal_address
+    ) as running:
+        yield running

@@ -1,0 +1,14 @@
+"""What the wallet service starts is what the worker runs."""
+
+from services.wallet.recharge import temporal
+from workflows import worker
+from workflows.recharge import types
+
+
+def test_both_sides_use_the_same_words() -> None:
+    assert (temporal.WORKFLOW, temporal.TASK_QUEUE, temporal.WAKE) == (types.WORKFLOW, types.TASK_QUEUE, types.WAKE)
+
+
+def test_every_search_attribute_is_registered() -> None:
+    used = {key.name for key in (temporal.ORG, temporal.SUBJECT, temporal.WALLET, temporal.STATE, temporal.DEADLINE)}
+    assert used == set(worker.SEARCH_ATTRIBUTES)
