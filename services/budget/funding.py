@@ -14,12 +14,13 @@ from services.budget.domain.plan import Directory
 from services.budget.ops import Ops
 from services.budget.store import leases
 from services.budget.wallets import Wallets
-from services.kit.errors import Code, PurseError, conflict, unavailable
+from services.kit.errors import PurseError, conflict, unavailable
 from services.kit.telemetry import get_logger
 
 _log = get_logger(__name__)
 _POLL_MIN_S: Final = 0.01
 _POLL_MAX_S: Final = 0.1
+_LOSSES_MAX: Final = 4
 _MEMO_MAX: Final = 100_000
 
 
@@ -169,20 +170,22 @@ class Funding:
     async def _answered(self, org: str, wallet: str, epoch: int, n: int) -> int:
         """Sends until the operation is answered, here or by another replica; returns what was granted."""
         rest_s = _POLL_MIN_S
+        losses = 0
         while True:
-            await self._ops.pump(org, wallet)
+            try:
+                await self._ops.pump(org, wallet)
+            except PurseError as error:
+                # One lost answer is asked for again at once; a wallet that is down must not keep calls waiting.
+                losses += 1
+                if losses >= _LOSSES_MAX:
+                    raise unavailable(f"{wallet} is out of reach: {error.message}", retry_after_s=0.5) from error
             async with self._pool.acquire() as connection:
                 op = await leases.get_op(connection, org, wallet, epoch, n)
                 if op is not None and op.answered:
                     return op.granted or 0
                 if op is None or await leases.is_quarantined(connection, org, wallet):
                     # A lease that begins anew in the wallet's epoch, or that stops.
-                    raise PurseError(
-                        Code.UNAVAILABLE,
-                        "UNAVAILABLE",
-                        f"the lease on {wallet} was moved or stopped; send again",
-                        retry_after_s=0.1,
-                    )
+                    raise unavailable(f"the lease on {wallet} was moved or stopped; send again", retry_after_s=0.1)
             await asyncio.sleep(rest_s)
             rest_s = min(_POLL_MAX_S, rest_s * 2)
 

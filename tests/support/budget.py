@@ -226,13 +226,14 @@ class Budgets:
     Attributes:
         address: Where it answers.
         stub_for: A client as (subject, role).
-        admin: A client that may do everything.
         settings: What it runs with.
+        database: What it runs on.
     """
 
     address: str
     stub_for: Callable[..., Any]
     settings: BudgetSettings
+    database: Database
 
     @property
     def admin(self) -> Any:
@@ -390,7 +391,10 @@ async def running_budget(
     keys = Keys.make(directory)
     async with contextlib.AsyncExitStack() as stack:
         if wallets is not None:
-            more = {"use_wallets": True, "wallet_address": await stack.enter_async_context(running_wallets(wallets))} | more
+            more = {
+                "use_wallets": True,
+                "wallet_address": await stack.enter_async_context(running_wallets(wallets)),
+            } | more
         settings = settings_for(database, keys, **more)
         server = await stack.enter_async_context(serving(settings))
         address = f"127.0.0.1:{server.port}"
@@ -401,7 +405,7 @@ async def running_budget(
                 channels[subject + role] = channel(address, keys.token(subject, role))
             return budget_pb2_grpc.BudgetServiceStub(channels[subject + role])
 
-        yield Budgets(address, stub_for, settings)
+        yield Budgets(address, stub_for, settings, database)
         await asyncio.gather(*(one.close() for one in channels.values()))
 
 

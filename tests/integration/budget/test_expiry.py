@@ -1,0 +1,119 @@
+"""Holds expire once all usage that could settle them has been delivered, and not before."""
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from pursestrings.budget.v1 import budget_pb2
+from services.budget.batch import Runner
+from services.budget.caches import Directories, Policies
+from services.budget.sweep import Sweep
+from services.kit.database import create_pool
+from services.kit.groupcommit import GroupCommit
+from tests.support.budget import NANOS, ORG, refusal_of, rows, running_budget, usage
+
+OPEN, EXPIRED = budget_pb2.RESERVATION_STATE_OPEN, budget_pb2.RESERVATION_STATE_EXPIRED
+
+
+async def report(budget: Any, relay: str, ahead_s: float = 0.0) -> None:
+    through = Timestamp()
+    through.FromMicroseconds(int((time.time() + ahead_s) * 1_000_000))
+    await budget.admin.ApplyUsage(budget_pb2.ApplyUsageRequest(relay=relay, delivered_through=through))
+
+
+async def state(budget: Any, name: str) -> int:
+    found: int = (await budget.get(name)).state
+    return found
+
+
+async def age(budget: Any) -> None:
+    """Makes every hold's time run out, without waiting for it."""
+    await rows(budget.database, "UPDATE reservations SET expires_us = created_us + 1")
+
+
+async def sweep(budget: Any, wait_max_s: float = 3_600.0) -> None:
+    """One round of the sweep, as a replica of its own."""
+    async with await create_pool(budget.database.service_dsn, application_name="sweep") as pool:
+        runner = Runner(Policies(), Directories(), on_lease=lambda _lease: None)
+        commit: Any = GroupCommit(pool, runner.run, org_of=lambda item: item.org, name="sweep")
+        await Sweep(pool, commit, grace_s=0, wait_max_s=wait_max_s).step()
+        await commit.close()
+
+
+async def test_expiry_waits_for_every_relay(database: Any, tmp_path: Path) -> None:
+    async with running_budget(database("budget"), tmp_path, sweep_interval_s=60) as budget:
+        await budget.create(ORG, "org")
+        await report(budget, "slow")
+        held = await budget.reserve(cost=NANOS)
+        await age(budget)
+        await report(budget, "quick")
+        await sweep(budget)
+        assert await state(budget, held.reservation) == OPEN
+        # The slow relay brings what it had: it settles the hold, which is not lost and not sold twice.
+        await budget.apply(usage(cost=NANOS, reservation=held.reservation))
+        second = await budget.reserve(cost=NANOS)
+        await age(budget)
+        await report(budget, "slow")
+        await report(budget, "quick")
+        await sweep(budget)
+        assert await state(budget, second.reservation) == EXPIRED
+        use = await budget.use(f"{ORG}/budgets/org")
+        assert (use.spent_amount, use.reserved_amount) == (NANOS, 0)
+        await budget.audit()
+
+
+async def test_the_service_sweeps_by_itself(database: Any, tmp_path: Path) -> None:
+    async with running_budget(database("budget"), tmp_path, sweep_interval_s=0.02) as budget:
+        held = await budget.reserve(cost=NANOS)
+        await age(budget)
+        await report(budget, "relay")
+        deadline = asyncio.get_running_loop().time() + 15
+        while await state(budget, held.reservation) != EXPIRED:
+            assert asyncio.get_running_loop().time() < deadline
+
+
+async def test_without_word_of_a_relay_holds_stay_up_to_the_maximum(database: Any, tmp_path: Path) -> None:
+    async with running_budget(database("budget"), tmp_path, sweep_interval_s=60) as budget:
+        held = await budget.reserve(cost=NANOS)
+        await age(budget)
+        await sweep(budget)
+        assert await state(budget, held.reservation) == OPEN
+        await sweep(budget, wait_max_s=0)
+        assert await state(budget, held.reservation) == EXPIRED
+        found = await rows(budget.database, "SELECT kind FROM alerts")
+        assert [row["kind"] for row in found] == ["EXPIRY_UNPROVED"]
+
+
+async def test_usage_after_expiry_is_counted_in_full(database: Any, tmp_path: Path) -> None:
+    async with running_budget(database("budget"), tmp_path, sweep_interval_s=60) as budget:
+        await budget.create(ORG, "org")
+        held = await budget.reserve(cost=NANOS, ttl=Duration(seconds=1))
+        await age(budget)
+        await report(budget, "relay")
+        await sweep(budget)
+        (late,) = await budget.apply(usage(cost=NANOS, reservation=held.reservation))
+        assert late.applied.unreserved
+        use = await budget.use(f"{ORG}/budgets/org")
+        assert (use.spent_amount, use.reserved_amount) == (NANOS, 0)
+        await budget.audit()
+
+
+async def test_a_relay_whose_clock_runs_ahead_expires_nothing_early(database: Any, tmp_path: Path) -> None:
+    async with running_budget(database("budget"), tmp_path, sweep_interval_s=60) as budget:
+        held = await budget.reserve(cost=NANOS)
+        await report(budget, "ahead", ahead_s=10_000)
+        await sweep(budget)
+        assert await state(budget, held.reservation) == OPEN
+
+
+async def test_a_reservation_out_of_time_is_closed_to_a_replay(database: Any, tmp_path: Path) -> None:
+    async with running_budget(database("budget"), tmp_path) as budget:
+        held = await budget.reserve(cost=NANOS, request_id="one")
+        await age(budget)
+        refusal = await refusal_of(budget.reserve(cost=NANOS, request_id="one"))
+        assert (refusal.reason, refusal.metadata["state"]) == ("RESERVATION_CLOSED", "EXPIRED")
+        assert await state(budget, held.reservation) == OPEN
