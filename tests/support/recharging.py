@@ -116,6 +116,7 @@ class Rig:
         stub: The wallet service, as a caller who may do everything.
         settings: The wallet service's.
         sql: The database as its owner.
+        sql_dsn: The database as the service.
     """
 
     org: str
@@ -125,6 +126,7 @@ class Rig:
     settings: WalletSettings
     token_file: Path
     sql: asyncpg.Connection
+    sql_dsn: str
     twin: TwinControls
 
     async def create_wallet(self, wallet_id: str = "main", currency: str = "USD", time_zone: str = "") -> str:
@@ -154,19 +156,15 @@ class Rig:
         )
         await self.stub.CreateGrant(request)
 
-    async def spend(self, amount: float, n: int, wallet: str = "") -> None:
-        """Captures so much in operation number `n` of a lease of this call's own kind."""
+    async def spend(self, amount: float, n: int, *, total: float, wallet: str = "") -> None:
+        """Captures so much in operation number `n` of a lease that then has captured `total`."""
         line = pb.CaptureLine(provider="p", model="m", month="2026-01", amount_nanos=round(amount * USD), calls=1)
-        total = await self.sql.fetchval(
-            "SELECT coalesce(sum(captured_nanos), 0)::bigint FROM leases WHERE wallet = $1", wallet or self.wallet
-        )
         await self.stub.CaptureLease(
             pb.CaptureLeaseRequest(
                 wallet=wallet or self.wallet,
                 holder="test",
-                epoch=0,
                 n=n,
-                captured_total_nanos=total + line.amount_nanos,
+                captured_total_nanos=round(total * USD),
                 lines=[line],
             )
         )
@@ -274,7 +272,9 @@ async def running_rig(
         wire = channel(address, files.token.read_text())
         stack.push_async_callback(wire.close)
         stub = wallet_pb2_grpc.WalletServiceStub(wire)
-        rig = Rig(org, f"orgs/{org}/wallets/main", stub, address, settings, files.token, sql, controls)
+        rig = Rig(
+            org, f"orgs/{org}/wallets/main", stub, address, settings, files.token, sql, database.service_dsn, controls
+        )
         await rig.create_wallet()
         yield rig
 

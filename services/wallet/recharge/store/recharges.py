@@ -79,7 +79,7 @@ WHERE org = $1 AND recharge = $2 AND state = 'OPEN'
 """
 _MOVE = "UPDATE recharges SET month = $3 WHERE org = $1 AND name = $2"
 _SUCCEED = """
-UPDATE recharges SET state = 'SUCCEEDED', received_nanos = $3, grant_name = $4, ended_at = $5
+UPDATE recharges SET state = 'SUCCEEDED', received_nanos = $3, grant_name = $4, ended_at = $5, problem = ''
 WHERE org = $1 AND name = $2
 """
 _FAIL = "UPDATE recharges SET state = 'FAILED', failure_reason = $3, ended_at = $4 WHERE org = $1 AND name = $2"
