@@ -40,18 +40,17 @@ def clock() -> datetime:
 @asynccontextmanager
 async def serving(settings: MeteringSettings) -> AsyncIterator[GrpcServer]:
     """Metering, wired and started; ends when the block does, after what was accepted is committed."""
-    pool = await create_pool(
-        secret(settings.metering_dsn, "PURSE_METERING_DSN"),
-        application_name="metering",
-        size_max=settings.connections_max,
-    )
+    dsn = secret(settings.metering_dsn, "PURSE_METERING_DSN")
+    pool = await create_pool(dsn, application_name="metering", size_max=settings.connections_max)
+    # Questions have connections of their own: however many are asked, recording goes on.
+    readers = await create_pool(dsn, application_name="metering questions", size_max=settings.readers_max)
     budget_channel = channel(
         settings.budget_address,
         settings.service_token(),
         ca_file=settings.tls_ca_file,
         allow_plaintext=settings.allow_plaintext,
     )
-    async with pool, budget_channel:
+    async with pool, readers, budget_channel:
         prices = Prices(pool, settings.cards_interval_s)
         await prices.publish(load_rate_table())
         await _make_partitions(pool)
@@ -72,7 +71,7 @@ async def serving(settings: MeteringSettings) -> AsyncIterator[GrpcServer]:
             batch_max=settings.record_batch_max,
             queue_max=settings.queue_items_max,
         )
-        service = MeteringService(pool, recorder, prices, recorded=relay.wake, clock=clock)
+        service = MeteringService(readers, recorder, prices, recorded=relay.wake, clock=clock)
         server = GrpcServer(settings, access=ACCESS, ready=lambda: is_reachable(pool))
         server.add(metering_pb2_grpc.add_MeteringServiceServicer_to_server, service, NAME)
         cards = Loop("rate cards", prices.refresh, settings.cards_interval_s)

@@ -35,7 +35,7 @@ class MeteringService(metering_pb2_grpc.MeteringServiceServicer):
     """Records usage and answers questions about it.
 
     Args:
-        pool: The database.
+        pool: The database, for reading.
         recorder: Runs `store.record`.
         prices: The rate cards.
         recorded: Called after usage was committed.
@@ -158,7 +158,7 @@ class MeteringService(metering_pb2_grpc.MeteringServiceServicer):
 
     async def Audit(self, request: metering_pb2.AuditRequest, context: _Context) -> metering_pb2.AuditResponse:
         """Verifies the books in one snapshot."""
-        org = usage.parse_subject(request.org, "org").org if request.org else None
+        org = _org_of(request.org)
         async with audit.snapshot(self._pool, org) as snapshot:
             return await _audit(snapshot)
 
@@ -168,6 +168,17 @@ class MeteringService(metering_pb2_grpc.MeteringServiceServicer):
             given, wire.labels_json(given.labels), trusted=trusted, now=now, cards=self._prices.cards
         )
         return Recording(kept, wire.payload_hash(event), wire.message_of(kept, event), refusal)
+
+
+def _org_of(name: str) -> str | None:
+    """The organisation's bare id; None where none is named, which is all of them."""
+    if not name:
+        return None
+    who = usage.parse_subject(name, "org")
+    if who.depth != 1:
+        # Totals are an organisation's: a part of it may not read them by naming itself.
+        raise invalid("org", f"{name} is no organisation; name it as orgs/{who.org}", "MALFORMED_SUBJECT")
+    return who.org
 
 
 def _status_of(error: Exception) -> status_pb2.Status:

@@ -11,6 +11,9 @@ class MeteringSettings(ServiceSettings):
     bind: str = Field(default="127.0.0.1:7401", description="host:port to answer on; port 0 takes a free one")
     metrics_bind: str = Field(default="127.0.0.1:7411", description="host:port of /metrics and /health")
     metering_dsn: SecretStr | None = Field(default=None, description="the database, as the role metering_service")
+    readers_max: int = Field(
+        default=6, ge=1, le=100, description="connections for questions, apart from those that record"
+    )
     record_batch_max: int = Field(default=1_000, ge=1, le=5_000, description="events a transaction")
     relay_batch_max: int = Field(default=1_000, ge=1, le=1_000, description="events a delivery to the budget service")
     relay_tries_max: int = Field(default=10, ge=1, le=100, description="refusals after which an event is parked")

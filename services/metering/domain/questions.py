@@ -44,6 +44,10 @@ class Span(NamedTuple):
     end: datetime
 
 
+YEARS: Final = Span(datetime(2000, 1, 1, tzinfo=UTC), datetime(2999, 1, 1, tzinfo=UTC))
+"""What can be asked about: years in which every zone's days begin on a quarter of an hour."""
+
+
 class Cut(NamedTuple):
     """A range as whole 15 minutes, which rollups answer, and what is left at its ends, which events answer."""
 
@@ -155,6 +159,10 @@ def ask(
     else:
         month = windows.window_at(windows.WindowSpec(windows.WindowKind.MONTH, zone), windows.unix_us(now))
         span, after = Span(start or windows.from_unix_us(month.start_us), end or now), ()
+    if span.start < YEARS.start:
+        raise invalid("start_time", f"{span.start.isoformat()} is before {YEARS.start.year}; there is no usage then")
+    if span.end > YEARS.end:
+        raise invalid("end_time", f"{span.end.isoformat()} is past {YEARS.end.year}; leave it out for now")
     if span.end <= span.start:
         raise invalid("end_time", f"{span.end.isoformat()} is not after the start, {span.start.isoformat()}")
     if span.end - span.start > RANGE_MAX:

@@ -80,5 +80,7 @@ async def test_who_may_audit_what(metering: Metering) -> None:
     assert (await refusal_of(metering.stub_for("orgs/acme", "auditor").Audit(request))).code == Code.PERMISSION_DENIED
     assert (await refusal_of(metering.stub_for("orgs/acme", "agent").Audit(one))).code == Code.PERMISSION_DENIED
     assert (await metering.stub_for("orgs/acme", "auditor").Audit(one)).checks
-    malformed = await refusal_of(metering.stub_for().Audit(metering_pb2.AuditRequest(org="acme")))
-    assert malformed.field == "org"
+    team = metering_pb2.AuditRequest(org="orgs/acme/teams/support")
+    for request in (team, metering_pb2.AuditRequest(org="acme")):
+        malformed = await refusal_of(metering.stub_for("orgs/acme/teams/support", "auditor").Audit(request))
+        assert (malformed.field, malformed.reason) == ("org", "MALFORMED_SUBJECT")

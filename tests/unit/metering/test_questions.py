@@ -55,6 +55,12 @@ def test_what_is_left_out_is_this_month_up_to_now() -> None:
         ({"page_size": -1}, "page_size", "INVALID_ARGUMENT"),
         ({"page_size": 1_001}, "page_size", "INVALID_ARGUMENT"),
         ({"start": NOW}, "end_time", "INVALID_ARGUMENT"),
+        (
+            {"start": datetime(1, 1, 1, tzinfo=UTC), "end": datetime(1, 1, 2, tzinfo=UTC)},
+            "start_time",
+            "INVALID_ARGUMENT",
+        ),
+        ({"end": datetime(9999, 1, 1, tzinfo=UTC)}, "end_time", "INVALID_ARGUMENT"),
         ({"start": NOW - timedelta(days=801)}, "start_time", "INVALID_ARGUMENT"),
         ({"page_token": "x"}, "page_token", "INVALID_ARGUMENT"),
         ({"page_token": "e" * 9_000}, "page_token", "INVALID_ARGUMENT"),
