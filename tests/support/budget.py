@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import json
+import os
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +26,7 @@ from services.kit.channel import channel
 from services.kit.errors import PurseError, conflict
 from services.kit.rate_source import load_rate_table
 from services.kit.status import from_rpc_error, from_rpc_status, to_rpc_status, trailing_metadata
-from tests.support.databases import Database
+from tests.support.databases import CHECKOUT, Database
 from tests.support.metering import EVERYONE, Keys
 
 NANOS = 1_000_000_000
@@ -48,7 +50,7 @@ class FakeLease:
 
 
 @dataclass
-class FakeWallets(wallet_pb2_grpc.WalletServiceServicer):
+class FakeWallets:
     """The wallet's side of the lease protocol in memory, only for losing, delaying and repeating answers.
 
     Attributes:
@@ -80,6 +82,15 @@ class FakeWallets(wallet_pb2_grpc.WalletServiceServicer):
     version: int = 1
     syncs: int = 0
     violations: list[str] = field(default_factory=list)
+
+    def __getattr__(self, name: str) -> Any:
+        if not name[0].isupper():
+            raise AttributeError(name)
+
+        async def unknown(_request: Any, context: Any) -> None:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{name} is not part of the fake")
+
+        return unknown
 
     async def ExtendLease(self, request: Any, context: Any) -> Any:
         def run(lease: FakeLease) -> Any:
@@ -352,7 +363,7 @@ def usage(id_: str = "", **fields: Any) -> budget_pb2.UsageItem:
 async def running_wallets(wallets: FakeWallets) -> AsyncIterator[str]:
     """Serves the fake and gives its address."""
     server = grpc.aio.server()
-    wallet_pb2_grpc.add_WalletServiceServicer_to_server(wallets, server)
+    wallet_pb2_grpc.add_WalletServiceServicer_to_server(wallets, server)  # type: ignore[arg-type]
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
@@ -407,6 +418,29 @@ async def running_budget(
 
         yield Budgets(address, stub_for, settings, database)
         await asyncio.gather(*(one.close() for one in channels.values()))
+
+
+@contextlib.asynccontextmanager
+async def budget_process(database: Database, keys: Keys, port: int, **more: Any) -> AsyncIterator[int]:
+    """Budget as a process of its own, answering; gives its pid. Killed at the end if it is still there."""
+    settings = settings_for(database, keys, bind=f"127.0.0.1:{port}", **more)
+    environ = {"PATH": os.defpath}
+    for name, value in settings.model_dump().items():
+        if value is not None:
+            text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+            environ[f"PURSE_{name.upper()}"] = text
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services.budget.main", cwd=CHECKOUT, env=environ, stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        async with channel(f"127.0.0.1:{port}", keys.token(EVERYONE, "admin")) as probe:
+            stub = budget_pb2_grpc.BudgetServiceStub(probe)
+            await stub.ListBudgets(budget_pb2.ListBudgetsRequest(parent=ORG), wait_for_ready=True, timeout=30)
+        yield process.pid
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
 
 
 async def store_rates(database: Database) -> None:

@@ -1,0 +1,121 @@
+"""A TCP proxy in front of PostgreSQL that cuts a connection at a chosen step of a transaction."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit, urlunsplit
+
+_COMMIT = b"COMMIT;"
+_BEGIN = b"BEGIN;"
+
+
+@dataclass
+class CuttingProxy:
+    """Forwards bytes both ways until it is told to cut.
+
+    Attributes:
+        dsn: The database's address through the proxy.
+        cut_before_statement: Cut instead of forwarding the n-th message after BEGIN; 0 is BEGIN itself.
+        cut_before_commit: Cut instead of forwarding COMMIT.
+        cut_after_commit: Forward COMMIT, and cut instead of passing its answer on.
+        cuts: How often it has cut.
+    """
+
+    dsn: str
+    cut_before_statement: int | None = None
+    cut_before_commit: bool = False
+    cut_after_commit: bool = False
+    cuts: int = 0
+    _writers: set[asyncio.StreamWriter] = field(default_factory=set)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str, port: int) -> None:
+        """One connection."""
+        up_reader, up_writer = await asyncio.open_connection(host, port)
+        self._writers |= {writer, up_writer}
+        hold = asyncio.Event()
+        down = asyncio.create_task(self._down(up_reader, writer, hold))
+        try:
+            await self._up(reader, up_writer, up_reader, hold)
+        except (OSError, EOFError):
+            pass
+        finally:
+            down.cancel()
+            await asyncio.gather(down, return_exceptions=True)
+            for one in (writer, up_writer):
+                one.close()
+                self._writers.discard(one)
+
+    async def _up(
+        self,
+        reader: asyncio.StreamReader,
+        up_writer: asyncio.StreamWriter,
+        up_reader: asyncio.StreamReader,
+        hold: asyncio.Event,
+    ) -> None:
+        since_begin: int | None = None
+        while chunk := await reader.read(1 << 20):
+            if _BEGIN in chunk:
+                since_begin = 0
+            elif since_begin is not None:
+                since_begin += 1
+            if self.cut_before_statement is not None and since_begin == self.cut_before_statement:
+                self.cut_before_statement = None
+                self.cuts += 1
+                return
+            if _COMMIT in chunk and self.cut_before_commit:
+                self.cut_before_commit = False
+                self.cuts += 1
+                return
+            if _COMMIT in chunk and self.cut_after_commit:
+                self.cut_after_commit = False
+                self.cuts += 1
+                hold.set()
+                up_writer.write(chunk)
+                await up_writer.drain()
+                await self._committed(up_reader)
+                return
+            up_writer.write(chunk)
+            await up_writer.drain()
+
+    async def _committed(self, up_reader: asyncio.StreamReader) -> None:
+        answer = b""
+        while b"COMMIT" not in answer:
+            answer += await up_reader.read(1 << 16)
+
+    async def _down(self, up_reader: asyncio.StreamReader, writer: asyncio.StreamWriter, hold: asyncio.Event) -> None:
+        holding = asyncio.create_task(hold.wait())
+        try:
+            while True:
+                reading = asyncio.create_task(up_reader.read(1 << 20))
+                await asyncio.wait({reading, holding}, return_when=asyncio.FIRST_COMPLETED)
+                if hold.is_set():
+                    reading.cancel()
+                    return
+                chunk = reading.result()
+                if not chunk:
+                    writer.close()
+                    return
+                writer.write(chunk)
+                await writer.drain()
+        finally:
+            holding.cancel()
+
+
+@contextlib.asynccontextmanager
+async def cutting_proxy(dsn: str) -> AsyncIterator[CuttingProxy]:
+    """A proxy to the database of this address."""
+    parts = urlsplit(dsn)
+    host, port = parts.hostname or "127.0.0.1", parts.port or 5432
+    proxy = CuttingProxy("")
+    server = await asyncio.start_server(lambda r, w: proxy.serve(r, w, host, port), "127.0.0.1", 0)
+    proxy.dsn = urlunsplit(
+        parts._replace(netloc=f"{parts.netloc.rsplit('@', 1)[0]}@127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    )
+    try:
+        yield proxy
+    finally:
+        server.close()
+        for writer in list(proxy._writers):
+            writer.close()
+        await server.wait_closed()
