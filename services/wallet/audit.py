@@ -30,7 +30,7 @@ _WORDS: Final = {
 
 
 async def audit(pool: asyncpg.Pool, org: str | None, more_checks: MoreChecks) -> pb.AuditResponse:
-    """Checks everything in one REPEATABLE READ snapshot.
+    """Examines everything in one REPEATABLE READ snapshot.
 
     Args:
         pool: The wallet's database.
@@ -41,15 +41,19 @@ async def audit(pool: asyncpg.Pool, org: str | None, more_checks: MoreChecks) ->
         PurseError: More leases than one answer can hold.
     """
     async with pool.acquire() as conn, conn.transaction(isolation="repeatable_read", readonly=True):
-        figures = await store.figures(conn, org)
-        seen = (
-            f"{figures.wallets} wallets, {figures.accounts} accounts, {figures.transfers} transfers, "
-            f"{figures.grants} grants, {figures.leases} leases, {figures.operations} lease operations"
-        )
-        checks = [_check(name, await store.offenders(conn, name, org), seen) for name in store.CHECKS]
-        checks += await more_checks(conn, org)
-        leases = await store.lease_totals(conn, org)
-        captured = await store.captured(conn, org)
+        return await examine(conn, org, more_checks)
+
+
+async def examine(conn: asyncpg.Connection, org: str | None, more_checks: MoreChecks) -> pb.AuditResponse:
+    """What `audit` does, in the caller's transaction."""
+    figures = await store.figures(conn, org)
+    seen = (
+        f"{figures.wallets} wallets, {figures.accounts} accounts, {figures.transfers} transfers, "
+        f"{figures.grants} grants, {figures.leases} leases, {figures.operations} lease operations"
+    )
+    checks = [_check(name, await store.offenders(conn, name, org), seen) for name in store.CHECKS]
+    checks += await more_checks(conn, org)
+    leases = await store.lease_totals(conn, org)
     if len(leases) > store.LEASES_MAX:
         raise PurseError(
             Code.OUT_OF_RANGE,
@@ -60,7 +64,7 @@ async def audit(pool: asyncpg.Pool, org: str | None, more_checks: MoreChecks) ->
     return pb.AuditResponse(
         checks=checks,
         leases=[convert.totals_message(lease.wallet, lease.holder, lease.totals) for lease in leases],
-        captured=[_captured(total) for total in captured],
+        captured=[_captured(total) for total in await store.captured(conn, org)],
         snapshot_time=convert.timestamp(figures.now),
     )
 

@@ -32,6 +32,7 @@ CALLS_MAX: Final = 10**12
 
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _WALLET_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}")
+_NOT_YET: Final = datetime.min.replace(tzinfo=UTC)
 _MONTH: Final = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])")
 _STATES: Final = {
     "OPEN": pb.WALLET_STATE_OPEN,
@@ -127,8 +128,8 @@ def timestamp(at: datetime) -> Timestamp:
 # Wallets.
 
 
-def new_wallet(request: pb.CreateWalletRequest, now: datetime) -> WalletRow:
-    """The wallet that a request asks for."""
+def new_wallet(request: pb.CreateWalletRequest) -> WalletRow:
+    """The wallet that a request asks for; whoever stores it says when."""
     owner = subject_of(request.parent, "parent")
     if not _WALLET_ID.fullmatch(request.wallet_id):
         raise invalid(
@@ -155,7 +156,7 @@ def new_wallet(request: pb.CreateWalletRequest, now: datetime) -> WalletRow:
         time_zone=zone,
         stripe_customer=None,
         payment_method=None,
-        created_at=now,
+        created_at=_NOT_YET,
     )
 
 

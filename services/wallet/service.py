@@ -1,6 +1,7 @@
 """The gRPC face of the wallet: translate, call, answer."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import asyncpg
@@ -69,10 +70,10 @@ class LedgerMethods:
 
     async def CreateWallet(self, request: pb.CreateWalletRequest, _context: Context) -> pb.CreateWalletResponse:
         """Creates a wallet with its accounts."""
-        owner = convert.subject_of(request.parent, "parent")
-        key = convert.request_key(owner.org, "CreateWallet", request.request_id, request)
+        wallet = convert.new_wallet(request)
+        key = convert.request_key(wallet.org, "CreateWallet", request.request_id, request)
         try:
-            return await transact(self._pool, lambda conn: _create_wallet(conn, key, request))
+            return await transact(self._pool, lambda conn: _create_wallet(conn, key, wallet))
         except _AnsweredBefore as before:
             return pb.CreateWalletResponse.FromString(before.answer)
 
@@ -266,9 +267,7 @@ class WalletService(LedgerMethods, RechargeMethods, wallet_pb2_grpc.WalletServic
         RechargeMethods.__init__(self, pool, stripe, wake=wake)
 
 
-async def _create_wallet(
-    conn: asyncpg.Connection, key: RequestKey, request: pb.CreateWalletRequest
-) -> pb.CreateWalletResponse:
+async def _create_wallet(conn: asyncpg.Connection, key: RequestKey, wallet: WalletRow) -> pb.CreateWalletResponse:
     # The directory's lock makes creations of one organisation wait for each other, so the look for the key is sure.
     count = await wallets.count_wallet(conn, key.org)
     before = (await wallets.find_keys(conn, [key])).get((key.org, key.method, key.id))
@@ -277,7 +276,7 @@ async def _create_wallet(
             raise request_id_reused(key)
         raise _AnsweredBefore(before.answer)
     now = await wallets.clock(conn)
-    wallet = convert.new_wallet(request, now)
+    wallet = replace(wallet, created_at=now)
     if count > WALLETS_MAX:
         raise conflict("TOO_MANY_WALLETS", f"orgs/{key.org} has {WALLETS_MAX} wallets, which is the limit")
     if not await wallets.insert_wallet(conn, wallet):

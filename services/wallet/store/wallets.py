@@ -60,7 +60,7 @@ ON CONFLICT DO NOTHING
 """
 _FORGET_KEYS = """
 DELETE FROM request_keys WHERE (org, method, id) IN (
-    SELECT org, method, id FROM request_keys WHERE created_at < $1 ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED
+    SELECT org, method, id FROM request_keys WHERE created_at < $1 ORDER BY created_at LIMIT $2
 )
 """
 

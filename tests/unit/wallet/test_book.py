@@ -54,19 +54,19 @@ def do(book: Book, op: AnyOp, now: datetime = NOW) -> int:
     return leases.apply(book, op, now, floor=10**9).amount
 
 
-def extend(book: Book, n: int, need: int, holder: str = "b", now: datetime = NOW) -> int:
+def extend(book: Book, n: int, need: int, *, holder: str = "b", now: datetime = NOW) -> int:
     return do(book, Extend(ORG, WALLET, holder, 0, n, ask=0, need=need), now)
 
 
-def capture(book: Book, n: int, amount: int, total: int, holder: str = "b", now: datetime = NOW) -> int:
+def capture(book: Book, n: int, amount: int, total: int, *, holder: str = "b", now: datetime = NOW) -> int:
     return do(book, Capture(ORG, WALLET, holder, 0, n, total, line(amount)), now)
 
 
-def give_up(book: Book, n: int, total: int, holder: str = "b", now: datetime = NOW) -> int:
+def give_up(book: Book, n: int, total: int, *, holder: str = "b", now: datetime = NOW) -> int:
     return do(book, Return(ORG, WALLET, holder, 0, n, total), now)
 
 
-def reverse(book: Book, n: int, amount: int, total: int, holder: str = "b", now: datetime = NOW) -> int:
+def reverse(book: Book, n: int, amount: int, total: int, *, holder: str = "b", now: datetime = NOW) -> int:
     return do(book, Reverse(ORG, WALLET, holder, 0, n, total, line(amount)), now)
 
 
@@ -261,7 +261,8 @@ def test_a_forced_reclaim_begins_a_new_epoch_with_nothing_in_escrow() -> None:
     lease = book.leases["b"]
     lease.quarantine = "lost"
     assert 7 == leases.reclaim(book, lease, NOW)
-    assert (1, 0, 0, 0, None) == (lease.epoch, lease.n, lease.extended, lease.escrow, lease.quarantine)
+    assert (1, 0, 0, 0) == (lease.epoch, lease.n, lease.extended, lease.escrow)
+    assert not lease.quarantine
     assert (7, 0) == (book.available, book.escrow("b"))
 
 
