@@ -273,6 +273,7 @@ class AsyncCall:
         except asyncio.CancelledError:
             # It may have left already: whatever is held by it, nobody will use.
             future.add_done_callback(self._abandon)
+            self._session.reserves.abandon(future)
             raise
         except Unavailable as error:
             if self._on_unavailable == "deny":

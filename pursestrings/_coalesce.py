@@ -70,6 +70,7 @@ class Coalescer(Generic[Item, Answer]):
         self._scheduled = False
         self._resting: dict[int, tuple[asyncio.TimerHandle, list[_Entry[Item, Answer]]]] = {}
         self._rests = 0
+        self._abandoned: set[asyncio.Future[Answer]] = set()
 
     def submit(self, item: Item, timeout_s: float | None = None) -> "asyncio.Future[Answer]":
         """Queues an item. The future ends within the time-out, with the answer, `Rejected` or `Unavailable`.
@@ -90,6 +91,11 @@ class Coalescer(Generic[Item, Answer]):
         self._schedule()
         return future
 
+    def abandon(self, future: "asyncio.Future[Answer]") -> None:
+        """Nobody waits for this item any more: it is not sent, or not again; one under way gets its answer."""
+        if not future.done():
+            self._abandoned.add(future)
+
     async def drain(self) -> None:
         """Returns when every item has its answer; that takes no longer than their time-outs."""
         await self._idle.wait()
@@ -106,7 +112,8 @@ class Coalescer(Generic[Item, Answer]):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _settled(self, _future: "asyncio.Future[Answer]") -> None:
+    def _settled(self, future: "asyncio.Future[Answer]") -> None:
+        self._abandoned.discard(future)
         self._outstanding -= 1
         if not self._outstanding:
             self._idle.set()
@@ -139,6 +146,8 @@ class Coalescer(Generic[Item, Answer]):
             if batch and size + entry.bytes > BATCH_BYTES_MAX:
                 break
             self._waiting.popleft()
+            if entry.future in self._abandoned:
+                entry.future.cancel()
             if entry.future.done():
                 continue
             if entry.deadline_s <= now_s:
@@ -202,7 +211,9 @@ class Coalescer(Generic[Item, Answer]):
         ready = []
         for entry in entries:
             entry.tries += 1
-            if entry.deadline_s <= at_s:
+            if entry.future in self._abandoned:
+                entry.future.cancel()
+            elif entry.deadline_s <= at_s:
                 self._fail(entry, "no answer in time")
             else:
                 ready.append(entry)

@@ -84,6 +84,10 @@ class Rejected(Error):  # noqa: N818 - named for what happened to the request
         self.metadata = dict(metadata or {})
         self.retry_after_s = retry_after_s
 
+    def __reduce__(self) -> tuple[object, ...]:
+        details = (self.field, self.metadata, self.retry_after_s)
+        return _rejected, (self.code, self.reason, self.message, *details)
+
 
 class Unavailable(Error):  # noqa: N818 - named for the state of the service
     """A service could not be reached in time; without its answer nothing may be spent."""
@@ -99,6 +103,20 @@ class Unrecorded(Unavailable):
     def __init__(self, message: str, events: Sequence["metering_pb2.UsageEvent"]) -> None:
         super().__init__(message)
         self.events = list(events)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (str(self), self.events)
+
+
+def _rejected(
+    code: str,
+    reason: str,
+    message: str,
+    *details: object,
+) -> Rejected:
+    """What pickle makes a `Rejected` with; it knows no keywords."""
+    field, metadata, retry_after_s = details
+    return Rejected(code, reason, message, field=field, metadata=metadata, retry_after_s=retry_after_s)  # type: ignore[arg-type]
 
 
 def is_retryable(error: Rejected) -> bool:

@@ -1,5 +1,6 @@
 """The root command and everything under it."""
 
+import asyncio
 from pathlib import Path
 from typing import Annotated
 
@@ -79,7 +80,7 @@ def run(arguments: list[str] | None = None) -> int:
         app(arguments, obj=state, prog_name="purse")
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else int(bool(ended.code))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         return INTERRUPTED
     except Exception as error:
         return report(error, state.output)

@@ -216,10 +216,11 @@ def test_an_unforeseen_error_is_no_traceback(
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, asyncio.CancelledError])
+def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]) -> None:
     def interrupted(work: Coroutine[object, object, object]) -> None:
         work.close()
-        raise KeyboardInterrupt
+        raise kind
 
     monkeypatch.setattr(asyncio, "run", interrupted)
     assert 130 == run(nowhere("wallet", "balance", "orgs/a/wallets/b"))

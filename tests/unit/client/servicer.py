@@ -164,8 +164,8 @@ async def serve(port: int = 0, book: Book | None = None) -> AsyncIterator[Served
     """Both services on one free port."""
     book = book or Book()
     server = grpc.aio.server()
-    budget_pb2_grpc.add_BudgetServiceServicer_to_server(Budget(book), server)  # type: ignore[abstract]
-    metering_pb2_grpc.add_MeteringServiceServicer_to_server(Metering(book), server)  # type: ignore[abstract]
+    budget_pb2_grpc.add_BudgetServiceServicer_to_server(Budget(book), server)  # type: ignore[abstract, unused-ignore]
+    metering_pb2_grpc.add_MeteringServiceServicer_to_server(Metering(book), server)  # type: ignore[abstract, unused-ignore]
     bound = server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
     try:

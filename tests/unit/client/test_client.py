@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import pickle
 from types import SimpleNamespace
 
 import grpc
@@ -317,6 +318,31 @@ async def test_a_cancelled_wait_gives_the_reservation_back(client: AsyncClient, 
     let_go.set()
     await client.close()
     assert [call.reservation] == book.released
+
+
+async def test_a_cancelled_wait_is_not_tried_again(client: AsyncClient, book: Book) -> None:
+    async def away(_request: object, context: grpc.aio.ServicerContext) -> None:  # type: ignore[type-arg]
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "away")
+
+    book.before_reserve = away
+    task = asyncio.ensure_future(client.reserve(BOT).__aenter__())
+    while not client.open().reserves._resting:
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    seen = len(book.reserve_batches)
+    await client.close()
+    assert seen == len(book.reserve_batches)
+
+
+def test_errors_travel_between_processes() -> None:
+    rejected = Rejected("NOT_FOUND", "GONE", "it is gone", field="name", metadata={"a": "b"}, retry_after_s=1.5)
+    copy = pickle.loads(pickle.dumps(rejected))  # noqa: S301
+    assert (str(rejected), rejected.__dict__) == (str(copy), copy.__dict__)
+    event = metering_pb2.UsageEvent(id="1")
+    assert [event] == pickle.loads(pickle.dumps(Unrecorded("lost", [event]))).events  # noqa: S301
+    assert DENIAL == pickle.loads(pickle.dumps(Denied(DENIAL))).decision  # noqa: S301
 
 
 async def test_a_cancelled_body_releases(client: AsyncClient, book: Book) -> None:
