@@ -64,25 +64,32 @@ async def connect(address: str, namespace: str) -> Client:
 
 
 async def register_search_attributes(client: Client) -> None:
-    """Makes the search attributes that the namespace does not have yet.
+    """Makes the search attributes that the namespace does not have yet, where this client may.
 
     Raises:
-        RPCError: Temporal is out of reach, or does not let this client register them.
+        RPCError: Temporal is out of reach.
     """
-    operator = client.operator_service
-    known = await operator.list_search_attributes(
-        ListSearchAttributesRequest(namespace=client.namespace), timeout=_RPC_TIMEOUT
-    )
-    missing = {name: kind for name, kind in SEARCH_ATTRIBUTES.items() if name not in known.custom_attributes}
+    known: set[str] = set()
+    try:
+        answer = await client.operator_service.list_search_attributes(
+            ListSearchAttributesRequest(namespace=client.namespace), timeout=_RPC_TIMEOUT
+        )
+        known.update(answer.custom_attributes)
+    except RPCError as error:
+        if error.status is not RPCStatusCode.UNIMPLEMENTED:
+            raise
+    missing = {name: kind for name, kind in SEARCH_ATTRIBUTES.items() if name not in known}
     if not missing:
         return
     try:
-        await operator.add_search_attributes(
+        await client.operator_service.add_search_attributes(
             AddSearchAttributesRequest(namespace=client.namespace, search_attributes=missing), timeout=_RPC_TIMEOUT
         )
     except RPCError as error:
-        # Another worker was faster.
-        if error.status is not RPCStatusCode.ALREADY_EXISTS:
+        if error.status is RPCStatusCode.PERMISSION_DENIED:
+            _log.warning("search attributes are missing and must be made by an operator", names=sorted(missing))
+        # Otherwise another worker was faster.
+        elif error.status is not RPCStatusCode.ALREADY_EXISTS:
             raise
 
 

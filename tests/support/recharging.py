@@ -27,6 +27,7 @@ from services.kit.channel import channel
 from services.kit.errors import PurseError
 from services.kit.status import from_rpc_error
 from services.wallet.main import serving as serving_wallet
+from services.wallet.recharge.loops import recharge_loops
 from services.wallet.recharge.stripe import Stripe
 from services.wallet.settings import WalletSettings
 from tests.support.databases import Database
@@ -205,6 +206,15 @@ class Rig:
 
     async def fail(self, name: str, reason: str = "a test gives it up") -> pb.Recharge:
         return (await self.stub.FailRecharge(pb.FailRechargeRequest(recharge=name, reason=reason))).recharge
+
+    async def sweep(self) -> None:
+        """What the wallet service's own loop does, now."""
+        async with asyncpg.create_pool(self.sql_dsn, min_size=1, max_size=2) as pool:
+            provider = Stripe(self.settings)
+            try:
+                await recharge_loops(self.settings, pool, provider).sweep()
+            finally:
+                await provider.close()
 
     async def audit_failures(self) -> list[str]:
         answer = await self.stub.Audit(pb.AuditRequest(org=f"orgs/{self.org}"))

@@ -1,7 +1,8 @@
 """The recharge workflow's activities: the wallet service by gRPC, Stripe by its SDK. All may run twice."""
 
+import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pursestrings.wallet.v1.wallet_pb2_grpc import WalletServiceAsyncStub
 
 _RPC_TIMEOUT_S: Final = 25.0
+_HEARTBEAT_S: Final = 1.0
 # The same call can never succeed; everything else may, once something is reachable, free or configured again.
 _FINAL: Final = frozenset({Code.INVALID_ARGUMENT, Code.NOT_FOUND, Code.FAILED_PRECONDITION, Code.UNIMPLEMENTED})
 _VERDICTS: Final = {
@@ -48,7 +50,7 @@ class RechargeActivities:
     @activity.defn(name=types.AUTHORIZE)
     async def authorize(self, recharge: str) -> Decision:
         """Asks whether to charge now. A charge is stored before the answer, and asked for again it is the same one."""
-        with _translated():
+        async with _working():
             answer = await self._wallet.AuthorizeAttempt(
                 pb.AuthorizeAttemptRequest(recharge=recharge), timeout=_RPC_TIMEOUT_S
             )
@@ -67,7 +69,7 @@ class RechargeActivities:
             amount_minor=decision.amount_minor,
             currency=decision.currency,
         )
-        with _translated():
+        async with _working():
             try:
                 intent = await self._stripe.create_intent(new, decision.create_key)
             except PurseError as error:
@@ -79,14 +81,14 @@ class RechargeActivities:
     @activity.defn(name=types.CONFIRM)
     async def confirm(self, ask: Confirm) -> str:
         """Charges off-session; returns the code of a refusal, empty where there was none."""
-        with _translated():
+        async with _working():
             answer = await self._stripe.confirm(ask.payment_intent, ask.payment_method, ask.key)
         return answer.code
 
     @activity.defn(name=types.REPORT)
     async def report(self, report: Report) -> Snapshot:
         """Tells the wallet what an attempt made; the wallet asks Stripe itself."""
-        with _translated():
+        async with _working():
             answer = await self._wallet.ReportAttempt(
                 pb.ReportAttemptRequest(
                     recharge=report.recharge,
@@ -102,22 +104,31 @@ class RechargeActivities:
     @activity.defn(name=types.GIVE_UP)
     async def give_up(self, ask: GiveUp) -> Snapshot:
         """Lets the wallet cancel at Stripe and fail the recharge."""
-        with _translated():
+        async with _working():
             answer = await self._wallet.FailRecharge(
                 pb.FailRechargeRequest(recharge=ask.recharge, reason=ask.reason), timeout=_RPC_TIMEOUT_S
             )
         return _snapshot(answer.recharge)
 
 
-@contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    """Errors as Temporal takes them: which are worth another try, and when."""
+@contextlib.asynccontextmanager
+async def _working() -> AsyncIterator[None]:
+    """Tells Temporal that the work goes on, so that a worker that was killed is noticed; translates errors."""
+    beating = asyncio.create_task(_beat())
     try:
         yield
     except grpc.aio.AioRpcError as error:
         raise _application_error(from_rpc_error(error)) from None
     except PurseError as error:
         raise _application_error(error) from None
+    finally:
+        beating.cancel()
+
+
+async def _beat() -> None:
+    while True:
+        activity.heartbeat()
+        await asyncio.sleep(_HEARTBEAT_S)
 
 
 def _application_error(error: PurseError) -> ApplicationError:

@@ -27,12 +27,20 @@ with workflow.unsafe.imports_passed_through():
 T = TypeVar("T")
 
 _STATE = SearchAttributeKey.for_keyword("State")
-_ACTIVITY_TIMEOUT = timedelta(seconds=60)
-_ACTIVITY_PATIENCE = timedelta(minutes=15)
+_ACTIVITY_TIMEOUT = timedelta(seconds=90)
+_ACTIVITY_PATIENCE = timedelta(minutes=5)
+# Activities beat every second; one whose worker was killed is given to another soon.
+_HEARTBEAT_TIMEOUT = timedelta(seconds=8)
+# Few: after a failure it is better to ask the wallet what is true than to repeat the same request to Stripe.
 _RETRY = RetryPolicy(
-    initial_interval=timedelta(seconds=1), backoff_coefficient=2.0, maximum_interval=timedelta(seconds=60)
+    initial_interval=timedelta(seconds=1),
+    backoff_coefficient=2.0,
+    maximum_interval=timedelta(seconds=30),
+    maximum_attempts=3,
 )
-_REST_AFTER_FAILURE_S = 60.0
+_REST_AFTER_FAILURE_S = 2.0
+_REST_AFTER_FAILURE_MAX_S = 300.0
+_DOUBLINGS_MAX = 16
 _REST_MIN_S = 1.0
 _REASON_CHARS_MAX = 256
 
@@ -47,6 +55,9 @@ class Recharge:
         self._cancel_reason = given.cancel_reason
         self._woken = False
         self._state = ""
+        self._failures = 0
+        self._charged = 0
+        self._repeats = 0
         self._text = "Asking the wallet service what to do."
         self._snapshot: Snapshot | None = None
 
@@ -82,6 +93,7 @@ class Recharge:
             self._woken = False
             try:
                 snapshot, rest_s = await self._step()
+                self._failures = 0
             except ActivityError as error:
                 rest_s = self._after_failure(error)
                 snapshot = None
@@ -96,15 +108,18 @@ class Recharge:
     async def _step(self) -> tuple[Snapshot, float]:
         """One move; returns the recharge after it and how long to rest."""
         if self._cancel_reason:
-            return await self._give_up(self._cancel_reason), _REST_AFTER_FAILURE_S
+            return await self._give_up(self._cancel_reason), 0.0
         decision = await self._do(types.AUTHORIZE, self._recharge, Decision, "May it be charged now?")
         self._snapshot = decision.snapshot
         match decision.verdict:
             case Verdict.CHARGE:
                 self._show("CHARGING", f"Attempt {decision.attempt} is under way.")
-                return await self._charge(decision), 0.0
+                # An attempt that had no outcome comes back; it is not hurried.
+                self._repeats = self._repeats + 1 if decision.attempt == self._charged else 0
+                self._charged = decision.attempt
+                return await self._charge(decision), _back_off_s(self._repeats) if self._repeats else 0.0
             case Verdict.GIVE_UP:
-                return await self._give_up(decision.reason), _REST_AFTER_FAILURE_S
+                return await self._give_up(decision.reason), 0.0
             case Verdict.OBSERVE:
                 self._show("PROCESSING", f"Stripe is at work: {decision.reason}.", decision.retry_after_s)
             case Verdict.WAIT:
@@ -144,6 +159,7 @@ class Recharge:
             result_type=kind,
             start_to_close_timeout=_ACTIVITY_TIMEOUT,
             schedule_to_close_timeout=_ACTIVITY_PATIENCE,
+            heartbeat_timeout=_HEARTBEAT_TIMEOUT,
             retry_policy=_RETRY,
             summary=summary,
         )
@@ -168,12 +184,10 @@ class Recharge:
             raise ApplicationError(
                 f"{self._recharge} is unknown to the wallet service", type=cause.type, non_retryable=True
             ) from error
-        self._show(
-            "WAITING",
-            f"{error.activity_type} did not work: {cause or error}. It is tried again.",
-            _REST_AFTER_FAILURE_S,
-        )
-        return _REST_AFTER_FAILURE_S
+        rest_s = _back_off_s(self._failures)
+        self._failures += 1
+        self._show("WAITING", f"{error.activity_type} did not work: {cause or error}. It is tried again.", rest_s)
+        return rest_s
 
     def _show(self, state: str, text: str, rest_s: float = 0.0) -> None:
         """Keeps what a person sees in Temporal's UI true."""
@@ -196,6 +210,10 @@ class Recharge:
             self._show("SUCCEEDED", f"{snapshot.amount} were charged and became {snapshot.grant}.")
         else:
             self._show("FAILED", f"Nothing was charged: {snapshot.failure_reason}.")
+
+
+def _back_off_s(times: int) -> float:
+    return min(_REST_AFTER_FAILURE_MAX_S, _REST_AFTER_FAILURE_S * 2.0 ** min(times, _DOUBLINGS_MAX))
 
 
 def _facts(snapshot: Snapshot) -> str:

@@ -8,22 +8,11 @@ import pytest
 
 from pursestrings.wallet.v1 import wallet_pb2 as pb
 from services.kit.database import transact
-from services.wallet.recharge.loops import recharge_loops
 from services.wallet.recharge.store import evaluate
 from services.wallet.recharge.stripe import NewIntent, Stripe
 from services.wallet.store.wallets import clock, lock_wallet
 from tests.integration.recharge.test_observe import FAILED, PENDING, SUCCEEDED, WAIT, pay
 from tests.support.recharging import USD, Rig, usd
-
-
-async def sweep(rig: Rig) -> None:
-    """What the wallet service's own loop does, now."""
-    async with asyncpg.create_pool(rig.sql_dsn, min_size=1, max_size=2) as pool:
-        provider = Stripe(rig.settings)
-        try:
-            await recharge_loops(rig.settings, pool, provider).sweep()
-        finally:
-            await provider.close()
 
 
 async def months(rig: Rig) -> list[tuple[str, int, int]]:
@@ -139,7 +128,7 @@ async def test_the_sweep_starts_what_a_cooldown_held_back(rig: Rig) -> None:
     assert await rig.sql.fetchval("SELECT check_at < clock_timestamp() + interval '11 minutes' FROM recharge_policies")
     await rig.sql.execute("UPDATE recharges SET created_at = created_at - interval '2 hours'")
     await rig.sql.execute("UPDATE recharge_policies SET check_at = clock_timestamp()")
-    await sweep(rig)
+    await rig.sweep()
     assert len(await rig.recharges()) == 2
     assert await rig.sql.fetchval("SELECT check_at > clock_timestamp() FROM recharge_policies")
 
@@ -158,7 +147,7 @@ async def test_the_sweep_looks_after_what_nothing_happens_to(rig: Rig) -> None:
     await provider.confirm(intent.payment_intent, asked.payment_method, asked.confirm_key)
     await provider.close()
     await rig.sql.execute("UPDATE recharges SET check_at = clock_timestamp()")
-    await sweep(rig)
+    await rig.sweep()
     assert (await rig.recharge(one.name)).state == SUCCEEDED
     assert await rig.audit_failures() == []
 
@@ -168,10 +157,10 @@ async def test_a_lost_workflow_is_started_again(rig: Rig) -> None:
     await rig.policy()
     await rig.sql.execute("DELETE FROM outbox WHERE topic = 'recharge'")
     await rig.sql.execute("UPDATE recharges SET check_at = clock_timestamp()")
-    await sweep(rig)
+    await rig.sweep()
     keys = [row["key"] for row in await rig.sql.fetch("SELECT key FROM outbox WHERE topic = 'recharge'")]
     assert keys == [(await rig.recharges())[0].name]
-    await sweep(rig)
+    await rig.sweep()
     assert await rig.sql.fetchval("SELECT count(*) FROM outbox WHERE topic = 'recharge'") == 1
 
 

@@ -122,7 +122,8 @@ def test_thirty_days_are_enough() -> None:
 
 
 def test_the_whole_schedule_fits_in_thirty_days() -> None:
-    now, tries = CREATED, []
+    now = CREATED
+    tries: list[Attempt] = []
     while True:
         standing = replace(NEW, attempts=tuple(tries), intent_status="requires_payment_method")
         step = steps.next_step(standing, WORLD, now)
