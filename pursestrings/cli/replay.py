@@ -142,7 +142,7 @@ async def _run(suite: Suite, where: Where, plan: Plan, output: Output) -> Played
 
             await player.play(_calls(plan), show)
             progress.update(task, description="draining")
-            is_drained = await replay_run.drained(suite, plan.org, plan.drain_for_s)
+            is_drained = await replay_run.drained(suite, plan.org, plan.drain_for_s, player.last)
             elapsed_s = time.monotonic() - begun_s
     after = await replay_run.recharges(suite, plan.org, settle_s=_RECHARGE_SETTLE_S)
     return Played(player.tally, elapsed_s, is_drained, len(after - before))

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterator
+from collections import Counter, defaultdict, deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -22,6 +22,8 @@ WORKERS: Final = 6
 HOLD_TTL_S: Final = 900
 """How long a hold lives: longer than a service is tried for, so that no hold expires under a live replay."""
 DRAIN_POLL_S: Final = 0.25
+LAST: Final = 20
+"""How many reservations tell whether the last use is applied."""
 AUDIT_TIMEOUT_S: Final = 30.0
 _PACE_S: Final = 0.05
 
@@ -71,6 +73,8 @@ class Player:
         self._source = source
         self._call = type_pb2.CallAttributes(model=model, operation="replay")
         self.tally = Tally()
+        self.last: deque[str] = deque(maxlen=LAST)
+        """The reservations that were recorded last."""
 
     async def play(self, calls: Iterator[Planned], after_batch: Callable[[], None]) -> None:
         """Plays all calls, each at its time; `after_batch` is called whenever some are done."""
@@ -114,9 +118,10 @@ class Player:
         recorded = [self._session.records.submit(self._event(call, name)) for call, name in allowed]
         if recorded:
             await asyncio.wait(recorded)
-        for done in recorded:
+        for (_, name), done in zip(allowed, recorded, strict=True):
             if not self._note_failure(done):
                 self._note_recorded(done.result())
+                self.last.append(name)
 
     def _note_recorded(self, usage: metering_pb2.RecordedUsage) -> None:
         self.tally.allowed += 1
@@ -158,16 +163,38 @@ class Player:
         )
 
 
-async def drained(suite: Suite, org: str, wait_s: float) -> bool:
-    """Waits until all that was recorded is applied and captured; False where `wait_s` was not enough."""
+async def drained(suite: Suite, org: str, wait_s: float, last: Iterable[str] = ()) -> bool:
+    """Waits until all that was recorded is applied and captured; False where `wait_s` was not enough.
+
+    Args:
+        suite: The services.
+        org: Whose books.
+        wait_s: How long to wait, in seconds.
+        last: Reservations recorded last: while they are open, asking for a whole audit would be in vain.
+    """
     loop = asyncio.get_running_loop()
     deadline_s = loop.time() + wait_s
-    for settled in (_is_applied, _is_captured):
+    names = list(last)
+
+    async def is_settled(suite: Suite, _org: str) -> bool:
+        return await _are_settled(suite, names)
+
+    for settled in (is_settled, _is_applied, _is_captured):
+        asked_s = loop.time()
         while not await settled(suite, org):
-            if loop.time() >= deadline_s:
+            now_s = loop.time()
+            if now_s >= deadline_s:
                 return False
-            await asyncio.sleep(DRAIN_POLL_S)
+            # An audit that takes long is not asked for again at once: it slows down what it waits for.
+            await asyncio.sleep(max(DRAIN_POLL_S, now_s - asked_s))
+            asked_s = loop.time()
     return True
+
+
+async def _are_settled(suite: Suite, names: list[str]) -> bool:
+    requests = [budget_pb2.GetReservationRequest(name=name) for name in names]
+    answers = await asyncio.gather(*(suite.budget("GetReservation", request) for request in requests))
+    return all(answer.reservation.state != budget_pb2.RESERVATION_STATE_OPEN for answer in answers)
 
 
 async def _is_applied(suite: Suite, org: str) -> bool:
