@@ -31,7 +31,7 @@ test: $(READY) ## all tests, the fast ones first
 test-fast: $(READY) ## unit and property tests
 	@$(BIN)/pytest -q tests/unit tests/property
 
-check: $(READY) ## lint, types, contracts, generated code, imports, migrations
+check: $(READY) ## lint, types, contracts, generated code, imports, migrations, the client's floor
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
@@ -39,6 +39,7 @@ check: $(READY) ## lint, types, contracts, generated code, imports, migrations
 	@bash scripts/check_proto.sh
 	@$(BIN)/squawk --config .squawk.toml services/*/migrations/*.sql
 	@$(BIN)/python scripts/check_lock.py
+	@PYTHON=$(BIN)/python bash scripts/check_client_floor.sh
 
 proto: $(READY) ## generate the stubs from protos/
 	@bash scripts/proto.sh
@@ -49,6 +50,7 @@ bench: $(READY) ## measure; writes .purse/bench.json
 lock: ## resolve the dependencies anew
 	@uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --universal --all-extras --group dev pyproject.toml -o requirements.lock
 	@uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --universal scripts/requirements-gen.in -o scripts/requirements-gen.lock
+	@uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --universal scripts/requirements-floor.in -o scripts/requirements-floor.lock
 
 format: $(READY) ## format the code
 	@$(BIN)/ruff check --fix-only --quiet .

@@ -4,7 +4,7 @@ import re
 import sys
 from pathlib import Path
 
-LOCKS = ("requirements.lock", "scripts/requirements-gen.lock")
+LOCKS = ("requirements.lock", "scripts/requirements-gen.lock", "scripts/requirements-floor.lock")
 
 
 def problems(path: Path) -> list[str]:

@@ -49,9 +49,8 @@ class Loop:
             if more:
                 await asyncio.sleep(0)
                 continue
-            rest_s = self._interval_s
-            if errors:
-                rest_s = max(rest_s, min(_ERROR_BACKOFF_MAX_S, 0.1 * 2**errors))
+            # What failed is tried again soon, however long the loop rests between successes.
+            rest_s = min(_ERROR_BACKOFF_MAX_S, 0.1 * 2 ** min(errors, 10)) if errors else self._interval_s
             await self._rest(rest_s * random.uniform(1 - _JITTER, 1 + _JITTER), deaf=bool(errors))  # noqa: S311 - jitter
 
     async def _rest(self, seconds: float, *, deaf: bool) -> None:

@@ -207,7 +207,7 @@ class Relay:
     async def _postpone(self, connection: asyncpg.Connection, failed: list[tuple[OutboxMessage, Exception]]) -> None:
         counts = [0 if _is_out_of_reach(error) else 1 for _, error in failed]
         waits_s = [
-            1.0 if count == 0 else float(min(_BACKOFF_MAX_S, 2**message.tries))
+            1.0 if count == 0 else float(min(_BACKOFF_MAX_S, 2 ** min(message.tries, 10)))
             for count, (message, _) in zip(counts, failed, strict=True)
         ]
         parked = sum(m.tries + c >= self._tries_max for c, (m, _) in zip(counts, failed, strict=True))
