@@ -19,8 +19,11 @@ class MeteringSettings(ServiceSettings):
     relay_tries_max: int = Field(default=10, ge=1, le=100, description="refusals after which an event is parked")
     relay_timeout_s: float = Field(default=15.0, gt=0, le=60, description="how long one delivery may take")
     report_interval_s: float = Field(
-        1.0, gt=0, le=60, description="how often the budget service is told up to when all usage is delivered"
+        default=1.0, gt=0, le=60, description="how often the budget service is told up to when all usage is delivered"
     )
     cards_interval_s: float = Field(
-        20.0, gt=0, le=3600, description="how often rate cards are read; a new one is in force after three times that"
+        default=20.0,
+        gt=0,
+        le=3600,
+        description="how often rate cards are read; a new one is in force after three times that",
     )

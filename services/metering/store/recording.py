@@ -14,7 +14,11 @@ from services.metering.domain.usage import RollupKey, SessionKey, Usage, roll_up
 TOPIC: Final = "usage"
 """The outbox topic of usage that the budget service must apply."""
 
+COPY_MIN: Final = 32
+"""From how many keys on a savepoint and COPY cost less than INSERT … ON CONFLICT."""
+
 _COLUMNS: Final = Usage._fields
+_KEY_COLUMNS: Final = ("org", "source", "id", "payload_hash", "occurred_at")
 _INSERT_KEYS: Final = """
 INSERT INTO usage_key (org, source, id, payload_hash, occurred_at)
 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::timestamptz[])
@@ -113,6 +117,8 @@ async def record(connection: asyncpg.Connection, items: Sequence[Recording]) -> 
 
 async def _insert_keys(connection: asyncpg.Connection, keys: Sequence[Key], items: Sequence[Recording]) -> int:
     """Makes the keys that are not there and returns how many."""
+    if len(keys) >= COPY_MIN and await _copy_keys(connection, keys, items):
+        return len(keys)
     if not keys:
         return 0
     status: str = await connection.execute(
@@ -122,6 +128,17 @@ async def _insert_keys(connection: asyncpg.Connection, keys: Sequence[Key], item
         [item.usage.occurred_at for item in items],
     )
     return int(status.rpartition(" ")[2])
+
+
+async def _copy_keys(connection: asyncpg.Connection, keys: Sequence[Key], items: Sequence[Recording]) -> bool:
+    """Makes all keys, if none is there, at half of what it costs to be ready for one that is."""
+    rows = [(*key, item.payload_hash, item.usage.occurred_at) for key, item in zip(keys, items, strict=True)]
+    try:
+        async with connection.transaction():
+            await connection.copy_records_to_table("usage_key", records=rows, columns=_KEY_COLUMNS)
+    except asyncpg.UniqueViolationError:
+        return False
+    return True
 
 
 async def _insert(connection: asyncpg.Connection, items: Sequence[Recording]) -> None:

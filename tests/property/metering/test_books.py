@@ -16,6 +16,7 @@ from services.kit.database import create_pool
 from services.kit.errors import PurseError, invalid
 from services.kit.groupcommit import GroupCommit
 from services.metering.store import audit
+from services.metering.store import recording as recording_store
 from services.metering.store.recording import Recorded, Recording, record
 from tests.support.databases import Databases
 from tests.support.metering import recording
@@ -164,6 +165,14 @@ class Replicas:
                 assert offenders.count == 0, offenders.names
 
 
+@pytest.fixture(autouse=True, params=[1, 4], scope="module")
+def copy_min(request: pytest.FixtureRequest) -> Iterator[None]:
+    """From how many keys on they are copied: all batches of this test, or the larger ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recording_store, "COPY_MIN", request.param)
+        yield
+
+
 @pytest.fixture(scope="module")
 def replicas(databases: Databases) -> Iterator[Replicas]:
     database = databases.create("metering")
@@ -174,7 +183,7 @@ def replicas(databases: Databases) -> Iterator[Replicas]:
     databases.drop(database)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(plan=st.lists(steps, min_size=1, max_size=6))
 def test_the_books_are_what_a_dictionary_would_be(replicas: Replicas, plan: list[Step]) -> None:
     org = f"o{next(ORGS)}"
