@@ -25,7 +25,7 @@ from services.wallet.recharge.temporal import Temporal
 from services.wallet.store import wallets as wallets_store
 
 _RELAY_BATCH_MAX: Final = 50
-_EVENTS_AT_ONCE: Final = 8
+_EVENTS_AT_ONCE: Final = 4
 _SWEEP_BATCH_MAX: Final = 100
 _INBOX_INTERVAL_S: Final = 1.0
 _SWEEP_INTERVAL_S: Final = 15.0
@@ -96,6 +96,8 @@ class RechargeLoops:
     async def _outcome(self, event: EventRow) -> str:
         if event.payment_intent is None:
             return "stored: it is about no PaymentIntent"
+        if event.livemode != self._recharges.livemode:
+            return "stored: it is of another mode than the Stripe key"
         async with self._pool.acquire() as connection:
             place = await rows.of_intent(connection, event.payment_intent)
             if place is None and event.recharge and await rows.get(connection, event.org, event.recharge):

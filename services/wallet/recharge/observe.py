@@ -84,6 +84,11 @@ class Recharges:
         self._stripe = stripe
         self._clock = clock
 
+    @property
+    def livemode(self) -> bool:
+        """Whether real money is moved."""
+        return self._stripe.livemode
+
     async def get(self, org: str, name: str) -> RechargeRow:
         """A recharge as stored.
 

@@ -52,6 +52,9 @@ async def test_what_is_not_ours_is_stored_and_done(rig: Rig) -> None:
     await ingest(rig, event("evt_1", "customer.created", object="customer", id="cus_1"))
     await ingest(rig, event("evt_2"))
     await ingest(rig, event("evt_3", metadata={"org": "nobody", "recharge": "orgs/nobody/recharges/x-2026-01-1"}))
+    live = event("evt_4").replace(b'"livemode": false', b'"livemode": true')
+    await ingest(rig, live)
+    assert await outcome(rig, "evt_4") == "stored: it is of another mode than the Stripe key"
     assert await outcome(rig, "evt_1") == "stored: it is about no PaymentIntent"
     assert await outcome(rig, "evt_2") == await outcome(rig, "evt_3") == "stored: its PaymentIntent is of no recharge"
 

@@ -83,6 +83,7 @@ UPDATE recharges SET state = 'SUCCEEDED', received_nanos = $3, grant_name = $4, 
 WHERE org = $1 AND name = $2
 """
 _FAIL = "UPDATE recharges SET state = 'FAILED', failure_reason = $3, ended_at = $4 WHERE org = $1 AND name = $2"
+_WAITS = "SELECT EXISTS (SELECT FROM outbox WHERE org = $1 AND topic = $2 AND key = $3)"
 _PROBLEM = "UPDATE recharges SET problem = $3 WHERE org = $1 AND name = $2 AND problem = '' RETURNING 1"
 
 
@@ -345,6 +346,8 @@ async def signal(connection: asyncpg.Connection, org: str, name: str, why: str) 
 
 
 async def start_again(connection: asyncpg.Connection, row: RechargeRow) -> None:
-    """Starts the recharge's workflow, where it does not run, once this transaction is committed."""
+    """Starts the recharge's workflow, where it does not run, unless a row that will, or is parked, is there."""
+    if await connection.fetchval(_WAITS, row.org, TOPIC_START, row.name):
+        return
     about = start_message(row.wallet, row.amount_nanos, row.currency, row.reason, row.created_at)
     await outbox.put(connection, [OutboxRow(row.org, TOPIC_START, row.name, about)])
