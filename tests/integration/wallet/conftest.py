@@ -7,8 +7,8 @@ import asyncpg
 import pytest
 
 from services.kit.database import create_pool
-from tests.integration.wallet.support import Books, Caller, Keys, make_keys, serving_wallet
 from tests.support.databases import Database
+from tests.support.wallets import Books, Caller, Keys, make_keys, serving_wallet
 
 
 @pytest.fixture

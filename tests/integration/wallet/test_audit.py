@@ -5,9 +5,8 @@ import pytest
 
 from services.wallet.audit import audit, examine
 from services.wallet.domain.commands import Reclaim
-from tests.integration.wallet.support import Books, capture, extend, give_up, reverse, wallet_name
-from tests.integration.wallet.test_replay import no_more_checks
 from tests.support.databases import Database
+from tests.support.wallets import Books, capture, extend, give_up, no_more_checks, reverse, wallet_name
 
 WALLET, OTHER = wallet_name(1), wallet_name(2, "beta")
 

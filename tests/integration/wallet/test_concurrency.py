@@ -11,11 +11,9 @@ import pytest
 from services.kit.errors import PurseError
 from services.kit.groupcommit import GroupCommit
 from services.wallet import ledger, store
-from services.wallet.audit import audit
 from services.wallet.domain.commands import Command, PutGrant, RequestKey
 from services.wallet.ledger import Answer, GrantAnswer, LeaseAnswer, Replayed
-from tests.integration.wallet.support import Books, capture, extend, give_up, wallet_name
-from tests.integration.wallet.test_replay import no_more_checks
+from tests.support.wallets import Books, assert_sound, capture, extend, give_up, wallet_name
 
 Commits = GroupCommit[Command, Answer]
 
@@ -32,11 +30,6 @@ async def replicas(books: Books, count: int = 3) -> AsyncIterator[list[Commits]]
         await one.close()
 
 
-async def holds(books: Books) -> None:
-    report = await audit(books.pool, None, no_more_checks)
-    assert [] == [check for check in report.checks if not check.ok]
-
-
 async def test_extends_of_one_wallet_never_grant_more_than_it_has(books: Books) -> None:
     wallet, total = wallet_name(), 1_000
     await books.create(wallet)
@@ -51,7 +44,7 @@ async def test_extends_of_one_wallet_never_grant_more_than_it_has(books: Books) 
     assert total == sum(granted)
     assert min(g for g in granted if g) >= 1
     assert [(0, total)] == [(b.available, b.escrow) for b in [await store.wallet_balance(books.pool, "acme", wallet)]]
-    await holds(books)
+    await assert_sound(books.pool)
 
 
 async def test_one_operation_through_all_replicas_is_applied_once(books: Books) -> None:
@@ -63,7 +56,7 @@ async def test_one_operation_through_all_replicas_is_applied_once(books: Books) 
             answers = await asyncio.gather(*(one.submit(op) for one in made for _ in range(4)))
             assert 1 == len({(a.moved, a.totals) for a in answers if isinstance(a, LeaseAnswer)})
             assert n == await books.pool.fetchval("SELECT count(*) FROM lease_ops")
-    await holds(books)
+    await assert_sound(books.pool)
 
 
 async def test_one_request_through_all_replicas_makes_one_grant(books: Books) -> None:
@@ -87,7 +80,7 @@ async def test_one_request_through_all_replicas_makes_one_grant(books: Books) ->
     assert 9 == len(refused)
     assert [1, 8] == [sum(isinstance(a, kind) for a in answers) for kind in (GrantAnswer, Replayed)]
     assert 1 == await books.pool.fetchval("SELECT count(*) FROM transfers")
-    await holds(books)
+    await assert_sound(books.pool)
 
 
 async def test_batches_over_many_wallets_in_any_order_do_not_deadlock(books: Books) -> None:
@@ -103,7 +96,7 @@ async def test_batches_over_many_wallets_in_any_order_do_not_deadlock(books: Boo
                 last[name] += 1
                 waiting.append(made[number % 3].submit(extend(name, last[name], 3, ask=9)))
             assert all(isinstance(a, LeaseAnswer) for a in await asyncio.gather(*waiting))
-    await holds(books)
+    await assert_sound(books.pool)
     # One call of the hook a transaction and organisation, only for what ends a block or lowers a balance.
     assert {"acme", "beta"} == {org for org, _ in books.hooked}
 
@@ -166,4 +159,4 @@ async def test_a_grant_inside_the_transaction_of_a_recharge(books: Books) -> Non
         )
         with pytest.raises(PurseError, match="exists already"):
             await complete(conn)
-    await holds(books)
+    await assert_sound(books.pool)

@@ -7,8 +7,8 @@ from contextlib import nullcontext
 import asyncpg
 import pytest
 
-from tests.integration.wallet.support import Books, capture, extend, wallet_name
 from tests.support.databases import Database
+from tests.support.wallets import Books, capture, extend, wallet_name
 
 WALLET = wallet_name()
 LEDGER = ["transfers", "lease_ops", "capture_lines", "lease_epochs"]

@@ -7,14 +7,13 @@ from datetime import UTC, datetime
 import asyncpg
 import pytest
 
-from pursestrings.type.v1 import type_pb2
 from services.kit.errors import PurseError
 from services.wallet.audit import audit
 from services.wallet.domain.commands import SetState
 from services.wallet.domain.leases import AnyOp, Capture, Extend, Return, Reverse, Totals
 from services.wallet.ledger import LeaseAnswer
-from tests.integration.wallet.support import Books, capture, dump, extend, give_up, lines, reverse, wallet_name
 from tests.property.wallet.model import Model
+from tests.support.wallets import Books, capture, dump, extend, give_up, lines, no_more_checks, reverse, wallet_name
 
 STEPS = 400
 
@@ -119,10 +118,6 @@ async def compare(pool: asyncpg.Pool, wallet: str, model: Model) -> None:
     assert {h: (t.extended, t.captured, t.returned, t.reversed) for h, t in model.leases.items()} == {
         row[0]: tuple(row[1:]) for row in leases
     }
-
-
-async def no_more_checks(_conn: asyncpg.Connection, _org: str | None) -> list[type_pb2.AuditCheck]:
-    return []
 
 
 async def step(chance: random.Random, network: Network, holder: Holder, grants: int) -> int:

@@ -10,17 +10,16 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from pursestrings.type.v1 import type_pb2
 from pursestrings.wallet.v1 import wallet_pb2 as pb
 from services.kit.errors import Code
-from tests.integration.wallet.support import Caller, Keys, dump, serving_wallet, wallet_name
 from tests.support.databases import Database
+from tests.support.wallets import Caller, Keys, dump, serving_wallet, wallet_name
 
 WALLET = wallet_name()
 OPEN, FROZEN, CLOSED = pb.WALLET_STATE_OPEN, pb.WALLET_STATE_FROZEN, pb.WALLET_STATE_CLOSED
 
 
 def create(id_: str = "w1", parent: str = "orgs/acme", request_id: str = "c1", **wallet: str) -> pb.CreateWalletRequest:
-    return pb.CreateWalletRequest(
-        parent=parent, wallet_id=id_, wallet=pb.Wallet(**({"currency_code": "USD"} | wallet)), request_id=request_id
-    )
+    fields: dict[str, Any] = {"currency_code": "USD"} | wallet
+    return pb.CreateWalletRequest(parent=parent, wallet_id=id_, wallet=pb.Wallet(**fields), request_id=request_id)
 
 
 def grant(amount: int = 1_000, request_id: str = "g1", wallet: str = WALLET, **fields: Any) -> pb.CreateGrantRequest:
@@ -32,14 +31,14 @@ def grant(amount: int = 1_000, request_id: str = "g1", wallet: str = WALLET, **f
 
 
 def extend(n: int, need: int, **fields: Any) -> pb.ExtendLeaseRequest:
-    return pb.ExtendLeaseRequest(**({"wallet": WALLET, "holder": "b", "n": n, "need_nanos": need} | fields))
+    values: dict[str, Any] = {"wallet": WALLET, "holder": "b", "n": n, "need_nanos": need} | fields
+    return pb.ExtendLeaseRequest(**values)
 
 
 def capture(n: int, amount: int, total: int, **fields: Any) -> pb.CaptureLeaseRequest:
     line = pb.CaptureLine(provider="openai", model="gpt", month="2026-11", amount_nanos=amount, calls=1)
-    return pb.CaptureLeaseRequest(
-        **({"wallet": WALLET, "holder": "b", "n": n, "captured_total_nanos": total, "lines": [line]} | fields)
-    )
+    values: dict[str, Any] = {"wallet": WALLET, "holder": "b", "n": n, "captured_total_nanos": total, "lines": [line]}
+    return pb.CaptureLeaseRequest(**(values | fields))
 
 
 async def test_a_dollar_from_grant_to_capture(call: Caller) -> None:

@@ -8,8 +8,8 @@ import asyncpg
 from services.kit.database import transact
 from services.wallet.domain.commands import RequestKey
 from services.wallet.store.wallets import find_keys, forget_keys, insert_keys
-from tests.integration.wallet.support import Books, capture, extend, give_up, wallet_name
 from tests.support.databases import Database
+from tests.support.wallets import Books, capture, extend, give_up, wallet_name
 
 PAST = datetime.now(UTC) - timedelta(days=1)
 

@@ -11,12 +11,14 @@ import asyncpg
 import grpc
 from pydantic import SecretStr
 
+from pursestrings.type.v1 import type_pb2
 from pursestrings.wallet.v1 import wallet_pb2_grpc
 from services.kit import auth
 from services.kit.channel import channel
 from services.kit.database import transact
 from services.kit.errors import PurseError
 from services.kit.status import from_rpc_error
+from services.wallet.audit import audit
 from services.wallet.convert import encode_grant
 from services.wallet.domain.commands import Command, PutGrant
 from services.wallet.domain.leases import AnyOp, Capture, Extend, Line, Return, Reverse
@@ -95,6 +97,17 @@ def give_up(wallet: str, n: int, total: int, *, holder: str = "b", epoch: int = 
 
 def reverse(wallet: str, n: int, amount: int, total: int, *, holder: str = "b", epoch: int = 0) -> AnyOp:
     return Reverse(wallet.split("/")[1], wallet, holder, epoch, n, total, lines(amount))
+
+
+async def no_more_checks(_conn: asyncpg.Connection, _org: str | None) -> list[type_pb2.AuditCheck]:
+    """An audit of the books alone."""
+    return []
+
+
+async def assert_sound(pool: asyncpg.Pool) -> None:
+    """Every check of the books holds."""
+    report = await audit(pool, None, no_more_checks)
+    assert [] == [check for check in report.checks if not check.ok]
 
 
 _TABLES = (
