@@ -13,6 +13,10 @@ CERTAIN_ROLLBACK = frozenset({"40001", "40P01", "55P03", "57014"})
 _GONE = frozenset({"57P01", "57P02", "57P03", "08000", "08001", "08003", "08004", "08006", "53300"})
 
 
+async def _nothing_to_reset(_: asyncpg.Connection) -> None:
+    """Spares a round trip a transaction: the services keep no session state, and asyncpg ends what is open itself."""
+
+
 async def create_pool(
     dsn: str,
     *,
@@ -35,6 +39,7 @@ async def create_pool(
         min_size=1,
         max_size=size_max,
         command_timeout=statement_timeout_s + 5,
+        reset=_nothing_to_reset,
         server_settings={
             "application_name": application_name,
             "statement_timeout": str(int(statement_timeout_s * 1000)),

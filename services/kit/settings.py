@@ -15,7 +15,7 @@ class ServiceSettings(BaseSettings):
     bind: str = Field(default="127.0.0.1:0", description="host:port to answer on; port 0 takes a free one")
     metrics_bind: str = Field(default="127.0.0.1:0", description="host:port of /metrics and /health")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    auth_public_key_file: Path | None = Field(default=None, description="PEM file of the Ed25519 key that verifies tokens")
+    auth_public_key_file: Path | None = Field(default=None, description="PEM of the Ed25519 key that verifies tokens")
     service_token_file: Path | None = Field(default=None, description="file of this service's own token")
     metering_address: str = "127.0.0.1:7401"
     budget_address: str = "127.0.0.1:7402"
@@ -26,13 +26,13 @@ class ServiceSettings(BaseSettings):
         default=False,
         description="speak without TLS to other machines; only inside a network that encrypts by itself",
     )
-    tls_certificate_file: Path | None = Field(default=None, description="PEM chain to serve with; required off loopback")
+    tls_certificate_file: Path | None = Field(default=None, description="PEM chain to serve with, off loopback")
     tls_key_file: Path | None = None
     tls_ca_file: Path | None = Field(default=None, description="PEM roots to verify other services with")
     shutdown_grace_s: float = Field(default=10.0, ge=0, le=300, description="how long running calls may finish")
     rpc_in_flight_max: int = Field(default=2000, ge=1, le=100_000, description="calls at once; more are refused")
     rpc_timeout_max_s: float = Field(default=30.0, gt=0, le=300, description="the longest a call may take")
-    queue_items_max: int = Field(default=20_000, ge=1, le=1_000_000, description="items that may wait for a transaction")
+    queue_items_max: int = Field(default=20_000, ge=1, le=1_000_000, description="items that may wait their turn")
     connections_max: int = Field(default=8, ge=2, le=100, description="database connections")
 
     def service_token(self) -> str | None:
