@@ -128,6 +128,7 @@ class Rig:
     token_file: Path
     sql: asyncpg.Connection
     sql_dsn: str
+    owner_dsn: str
     twin: TwinControls
 
     async def create_wallet(self, wallet_id: str = "main", currency: str = "USD", time_zone: str = "") -> str:
@@ -207,6 +208,14 @@ class Rig:
     async def fail(self, name: str, reason: str = "a test gives it up") -> pb.Recharge:
         return (await self.stub.FailRecharge(pb.FailRechargeRequest(recharge=name, reason=reason))).recharge
 
+    async def sql_now(self, statement: str) -> None:
+        """Runs a statement as the owner on a connection of its own, so that several tasks may."""
+        connection = await asyncpg.connect(self.owner_dsn)
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
+
     async def sweep(self) -> None:
         """What the wallet service's own loop does, now."""
         async with asyncpg.create_pool(self.sql_dsn, min_size=1, max_size=2) as pool:
@@ -283,7 +292,16 @@ async def running_rig(
         stack.push_async_callback(wire.close)
         stub = wallet_pb2_grpc.WalletServiceStub(wire)
         rig = Rig(
-            org, f"orgs/{org}/wallets/main", stub, address, settings, files.token, sql, database.service_dsn, controls
+            org=org,
+            wallet=f"orgs/{org}/wallets/main",
+            stub=stub,
+            address=address,
+            settings=settings,
+            token_file=files.token,
+            sql=sql,
+            sql_dsn=database.service_dsn,
+            owner_dsn=database.owner_dsn,
+            twin=controls,
         )
         await rig.create_wallet()
         yield rig

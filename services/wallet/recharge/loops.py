@@ -24,7 +24,7 @@ from services.wallet.recharge.stripe import Stripe
 from services.wallet.recharge.temporal import Temporal
 from services.wallet.store import wallets as wallets_store
 
-_RELAY_BATCH_MAX: Final = 50
+_RELAY_BATCH_MAX: Final = 16
 _EVENTS_AT_ONCE: Final = 4
 _SWEEP_BATCH_MAX: Final = 100
 _INBOX_INTERVAL_S: Final = 1.0
