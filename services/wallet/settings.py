@@ -17,7 +17,7 @@ class WalletSettings(StripeSettings):
         default=sizing.FLOOR_NANOS, ge=0, le=10**15, description="what a lease without history may hold, in nano-units"
     )
     expiry_interval_s: float = Field(
-        1.0, gt=0, le=3_600, description="how often grants that have expired are looked for"
+        default=1.0, gt=0, le=3_600, description="how often grants that have expired are looked for"
     )
     expiry_wallets_max: int = Field(
         default=100, ge=1, le=1_000, description="wallets whose grants expire in one transaction"
