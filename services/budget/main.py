@@ -37,6 +37,7 @@ from services.kit.telemetry import configure_logging
 
 NAME: Final = "pursestrings.budget.v1.BudgetService"
 _FORGET_INTERVAL_S: Final = 60.0
+_HOT_CONNECTIONS: Final = 2
 
 
 @asynccontextmanager
@@ -47,6 +48,10 @@ async def serving(settings: BudgetSettings) -> AsyncIterator[GrpcServer]:
         pool = await stack.enter_async_context(
             await create_pool(for_lookups(dsn), application_name="budget", size_max=settings.connections_max)
         )
+        # Decisions have a connection of their own: nothing else may keep them waiting for one.
+        hot_pool = await stack.enter_async_context(
+            await create_pool(for_lookups(dsn), application_name="budget decisions", size_max=_HOT_CONNECTIONS)
+        )
         metering = await stack.enter_async_context(_channel(settings, settings.metering_address))
         wallets = None
         if settings.use_wallets:
@@ -56,14 +61,15 @@ async def serving(settings: BudgetSettings) -> AsyncIterator[GrpcServer]:
             wallets = Wallets(wallet, holder, settings.wallet_timeout_s)
         rates = Rates(pool, metering_pb2_grpc.MeteringServiceStub(metering))
         await rates.load()
-        async with _parts(settings, pool, wallets, rates) as server:
+        async with _parts(settings, (pool, hot_pool), wallets, rates) as server:
             yield server
 
 
 @asynccontextmanager
 async def _parts(
-    settings: BudgetSettings, pool: asyncpg.Pool, wallets: Wallets | None, rates: Rates
+    settings: BudgetSettings, pools: tuple[asyncpg.Pool, asyncpg.Pool], wallets: Wallets | None, rates: Rates
 ) -> AsyncIterator[GrpcServer]:
+    pool, hot_pool = pools
     directories = Directories()
     ops = Ops(pool, wallets, in_flight_max=settings.lease_calls_max)
     captures = Captures(pool, ops)
@@ -77,7 +83,7 @@ async def _parts(
     )
     runner = Runner(Policies(), directories, on_lease=funding.note)
     commit: GroupCommit[Item, Answer] = GroupCommit(
-        pool,
+        hot_pool,
         runner.run,
         org_of=lambda item: item.org,
         name="decide",
@@ -104,7 +110,8 @@ async def _parts(
     if wallets is not None:
         sync = Sync(pool, wallets, ops, directories, idle_return_s=settings.idle_return_s)
         loops += [
-            Loop("wallets", sync.step, settings.sync_interval_s),
+            # A freeze must be seen within 5 s of its wallet service being back, so failures never rest for long.
+            Loop("wallets", sync.step, settings.sync_interval_s, error_rest_max_s=1.0),
             Loop("captures", captures.step, settings.capture_interval_s),
             Loop("forget lease operations", sync.forget, _FORGET_INTERVAL_S),
         ]

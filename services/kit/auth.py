@@ -125,12 +125,21 @@ def by_items(items: str, field: str) -> Callable[[Any], Iterable[str]]:
 
 
 def by_org(path: str = "org") -> Callable[[Any], Iterable[str]]:
-    """The field holds `orgs/{id}`; empty means every organisation, which takes a credential for all of them."""
+    """The field holds `orgs/{id}`, no deeper; empty means all organisations, which takes a credential for all."""
     get = attrgetter(path)
-    parse = by_field(path)
 
     def subjects_of(request: object) -> Iterable[str]:
-        return parse(request) if get(request) else (ANY_ORG,)
+        name = get(request)
+        if not name:
+            return (ANY_ORG,)
+        try:
+            found = subjects.parse(name)
+        except subjects.SubjectError as error:
+            raise invalid(path, str(error), "MALFORMED_SUBJECT") from None
+        if found.depth != 1:
+            # An organisation's books are not a team's to read, so a deeper subject must not stand for its root.
+            raise invalid(path, f"names an organisation, such as {found.root}, not a subject below it", "NOT_AN_ORG")
+        return (name,)
 
     return subjects_of
 

@@ -9,8 +9,10 @@ T = TypeVar("T")
 
 # Serialization failure, deadlock, lock timeout, cancelled statement: rolled back for certain.
 CERTAIN_ROLLBACK = frozenset({"40001", "40P01", "55P03", "57014"})
-# The server went away, or is coming up or down.
-_GONE = frozenset({"57P01", "57P02", "57P03", "08000", "08001", "08003", "08004", "08006", "53300"})
+# The server went away, is coming up or down, or has become a standby.
+_GONE = frozenset({"57P01", "57P02", "57P03", "08000", "08001", "08003", "08004", "08006", "25006"})
+# Out of resources (connections, memory, disk), and failures of the system below: nobody's request is at fault.
+_GONE_CLASSES = frozenset({"53", "58"})
 
 
 async def _nothing_to_reset(_: asyncpg.Connection) -> None:
@@ -61,7 +63,11 @@ def is_certain_rollback(error: BaseException) -> bool:
 def is_connection_lost(error: BaseException) -> bool:
     """Whether the connection is gone, so that nothing is known of what it had not answered."""
     if isinstance(error, asyncpg.PostgresError):
-        return error.sqlstate in _GONE
+        state = error.sqlstate or ""
+        return state in _GONE or state[:2] in _GONE_CLASSES
+    # A backend that is killed can surface as a broken state of the driver's protocol.
+    if isinstance(error, asyncpg.InternalClientError):
+        return True
     # An InterfaceError that is a ValueError is a parameter that cannot be encoded: the item's fault.
     return isinstance(error, OSError | EOFError | TimeoutError) or (
         isinstance(error, asyncpg.InterfaceError) and not isinstance(error, ValueError)

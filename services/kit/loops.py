@@ -11,7 +11,7 @@ from services.kit.telemetry import LOOP_ERRORS, get_logger
 
 _log = get_logger(__name__)
 _JITTER = 0.1
-_ERROR_BACKOFF_MAX_S = 10.0
+_ERROR_REST_MAX_S = 10.0
 
 
 class Loop:
@@ -21,12 +21,21 @@ class Loop:
         name: For logs and metrics.
         step: Does some work; returns True when there is more to do at once.
         interval_s: How long to rest when there is nothing to do, in seconds, give or take a tenth.
+        error_rest_max_s: The longest rest after failures, in seconds.
     """
 
-    def __init__(self, name: str, step: Callable[[], Awaitable[bool]], interval_s: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        step: Callable[[], Awaitable[bool]],
+        interval_s: float,
+        *,
+        error_rest_max_s: float = _ERROR_REST_MAX_S,
+    ) -> None:
         self.name = name
         self._step = step
         self._interval_s = interval_s
+        self._error_rest_max_s = error_rest_max_s
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
@@ -50,7 +59,7 @@ class Loop:
                 await asyncio.sleep(0)
                 continue
             # What failed is tried again soon, however long the loop rests between successes.
-            rest_s = min(_ERROR_BACKOFF_MAX_S, 0.1 * 2 ** min(errors, 10)) if errors else self._interval_s
+            rest_s = min(self._error_rest_max_s, 0.1 * 2 ** min(errors, 10)) if errors else self._interval_s
             await self._rest(rest_s * random.uniform(1 - _JITTER, 1 + _JITTER), deaf=bool(errors))  # noqa: S311 - jitter
 
     async def _rest(self, seconds: float, *, deaf: bool) -> None:

@@ -152,3 +152,10 @@ def test_the_bearer_is_found() -> None:
     assert auth.bearer([("user-agent", "x"), ("authorization", "Bearer abc")]) == "abc"
     with pytest.raises(PurseError):
         auth.bearer([("authorization", "Basic abc")])
+
+
+def test_a_team_does_not_stand_for_its_organisation() -> None:
+    """An audit is of a whole organisation, so a team's auditor must not ask for one under its own name."""
+    request = SimpleNamespace(org="orgs/acme/teams/support")
+
+    assert reason_of("/x/Audit", request, caller("orgs/acme/teams/support", "auditor")) == "NOT_AN_ORG"
