@@ -16,7 +16,7 @@ from services.kit.database import is_certain_rollback, is_connection_lost
         asyncpg.AdminShutdownError("terminating connection"),
         asyncpg.TooManyConnectionsError("too many"),
         asyncpg.DiskFullError("no space left"),
-        asyncpg.IoError("cannot read block"),
+        asyncpg.PostgresIOError("cannot read block"),
         asyncpg.ReadOnlySQLTransactionError("a standby now"),
     ],
 )
