@@ -8,6 +8,7 @@ import stripe
 
 from pursestrings.wallet.v1 import wallet_pb2 as pb
 from services.kit.errors import Code
+from services.wallet.recharge.stripe import NewIntent, Stripe
 from tests.support.recharging import USD, Rig, refusal
 
 CHARGE, WAIT = pb.ATTEMPT_VERDICT_CHARGE, pb.ATTEMPT_VERDICT_WAIT
@@ -24,23 +25,20 @@ async def start(rig: Rig, card: str = "pm_card_visa") -> str:
 
 async def create(rig: Rig, asked: pb.AuthorizeAttemptResponse) -> str:
     """What the worker sends; the same key gives the same PaymentIntent."""
-    intent = await rig.twin.api.v1.payment_intents.create_async(
-        {
-            "amount": asked.amount_minor,
-            "currency": asked.currency,
-            "customer": asked.customer,
-            "automatic_payment_methods": {"enabled": True, "allow_redirects": "never"},
-            "description": f"Recharge {asked.recharge.name}",
-            "metadata": {
-                "org": asked.recharge.name.split("/")[1],
-                "wallet": asked.recharge.wallet,
-                "recharge": asked.recharge.name,
-                "intent": str(asked.payment_intent_number),
-            },
-        },
-        {"idempotency_key": asked.create_key},
+    new = NewIntent(
+        org=asked.recharge.name.split("/")[1],
+        wallet=asked.recharge.wallet,
+        recharge=asked.recharge.name,
+        number=asked.payment_intent_number,
+        customer=asked.customer,
+        amount_minor=asked.amount_minor,
+        currency=asked.currency,
     )
-    return str(intent.id)
+    provider = Stripe(rig.settings)
+    try:
+        return (await provider.create_intent(new, asked.create_key)).payment_intent
+    finally:
+        await provider.close()
 
 
 async def confirm(rig: Rig, asked: pb.AuthorizeAttemptResponse, intent: str, *, off_session: bool = True) -> str:
@@ -268,4 +266,20 @@ async def test_money_that_does_not_fit_is_not_granted(rig: Rig) -> None:
     await rig.twin.api.v1.payment_intents.update_async(intent, {"metadata": {"wallet": rig.wallet}})
     assert (await rig.authorize(name)).verdict == ENDED
     assert await rig.balance() == 20 * USD
+    assert await rig.audit_failures() == []
+
+
+async def test_the_longest_names_pass_through_stripe_and_back(rig: Rig) -> None:
+    subject = "/".join([f"orgs/{rig.org}", *(f"teams/{'t' * 62}{n}" for n in range(7))])
+    wallet = f"{subject}/wallets/{'w' * 48}"
+    await rig.stub.CreateWallet(
+        pb.CreateWalletRequest(
+            parent=subject, wallet_id="w" * 48, wallet=pb.Wallet(currency_code="USD"), request_id=rig.request_id()
+        )
+    )
+    await rig.card(wallet=wallet)
+    await rig.policy(wallet)
+    (one,) = await rig.recharges(wallet)
+    assert len(one.name) > 500
+    assert (await pay(rig, one.name)).state == SUCCEEDED
     assert await rig.audit_failures() == []

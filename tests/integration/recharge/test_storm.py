@@ -10,6 +10,7 @@ import pytest
 import stripe
 
 from pursestrings.wallet.v1 import wallet_pb2 as pb
+from services.kit.errors import PurseError
 from tests.integration.recharge.test_observe import CHARGE, FAILED, PENDING, SUCCEEDED, confirm, create
 from tests.support.recharging import Rig, usd, webhooks
 
@@ -84,8 +85,9 @@ async def act(rig: Rig, seed: int) -> None:
         try:
             await move(rig, dice)
         except grpc.aio.AioRpcError as error:
-            assert error.code() not in UNFORESEEN, error.details()
-        except (stripe.StripeError, httpx.HTTPStatusError):
+            if error.code() in UNFORESEEN:
+                raise
+        except (PurseError, stripe.StripeError, httpx.HTTPStatusError):
             continue
 
 
