@@ -167,7 +167,7 @@ class Ledger:
                 done = leases.apply(book, op, batch.now, self._lease_floor)
                 batch.stored[op.key] = done
                 batch.additions.ops.append((op, done))
-                if isinstance(op, Capture) or (isinstance(op, Extend) and done.amount < op.need):
+                if isinstance(op, Capture) or (isinstance(op, Extend) and done.amount < max(1, op.need)):
                     batch.touched[op.org].add(op.wallet)
         except Refusal as refusal:
             if refusal.quarantine and lease is not None and lease.quarantine is None:

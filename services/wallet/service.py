@@ -170,7 +170,7 @@ class LedgerMethods:
     async def ExtendLease(self, request: pb.ExtendLeaseRequest, _context: Context) -> pb.ExtendLeaseResponse:
         """Moves available money into escrow."""
         answer = await self._lease_op(convert.extend(request))
-        if answer.moved < request.need_nanos:
+        if answer.moved < max(1, request.need_nanos):
             self._wake()
         return pb.ExtendLeaseResponse(granted_nanos=answer.moved, lease=convert.lease_message(answer))
 
