@@ -5,11 +5,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
+import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from pursestrings.type.v1 import type_pb2
 from pursestrings.wallet.v1 import wallet_pb2 as pb
 from services.kit.errors import Code
+from services.wallet import service
+from services.wallet.store import audit as audit_store
+from services.wallet.store import reads
 from tests.support.databases import Database
 from tests.support.wallets import Caller, Keys, dump, serving_wallet, wallet_name
 
@@ -315,3 +319,27 @@ async def test_a_credential_reaches_its_own_subtree_and_role(fresh: Database, ke
                 assert reason == (await own.refusal(method, request)).reason, (subject, role, method)
             await own.close()
         await every.close()
+
+
+async def test_limits_are_kept(call: Caller, pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, org in enumerate(["acme", "beta", "coda"]):
+        await call("CreateWallet", create(parent=f"orgs/{org}", request_id=f"c{number}"))
+    # Directories that do not fit into one answer come with the next.
+    monkeypatch.setattr(service, "DIRECTORY_WALLETS_MAX", 2)
+    known = dict.fromkeys(["orgs/acme", "orgs/beta", "orgs/coda"], 0)
+    for expected in (["orgs/acme", "orgs/beta"], ["orgs/coda"], []):
+        cursors = [pb.DirectoryCursor(org=org, version=version) for org, version in known.items()]
+        answer = await call("SyncLeases", pb.SyncLeasesRequest(holder="b", orgs=cursors))
+        assert expected == [directory.org for directory in answer.directories]
+        known |= {directory.org: directory.version for directory in answer.directories}
+
+    monkeypatch.setattr(service, "WALLETS_MAX", 1)
+    before = await dump(pool)
+    assert "TOO_MANY_WALLETS" == (await call.refusal("CreateWallet", create("w2", request_id="more"))).reason
+    monkeypatch.setattr(reads, "TRIAL_ROWS_MAX", 5)
+    assert "TRIAL_BALANCE_TOO_LARGE" == (await call.refusal("TrialBalance", pb.TrialBalanceRequest())).reason
+    await call("ExtendLease", extend(1, 0))
+    monkeypatch.setattr(audit_store, "LEASES_MAX", 0)
+    assert "AUDIT_TOO_LARGE" == (await call.refusal("Audit", pb.AuditRequest())).reason
+    assert before["wallets"] == (await dump(pool))["wallets"]
+    assert before["directories"] == (await dump(pool))["directories"]
