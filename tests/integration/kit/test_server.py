@@ -90,7 +90,7 @@ async def serving(tmp_path: Path, **options: Any) -> AsyncIterator[Served]:
 
     served: Served | None = None
     settings = ServiceSettings(auth_public_key_file=key, **{"shutdown_grace_s": 5.0, **options})
-    server, servicer = GrpcServer(settings, access=ACCESS, ready=is_ready), Servicer()  # type: ignore[abstract]
+    server, servicer = GrpcServer(settings, access=ACCESS, ready=is_ready), Servicer()
     server.add(budget_pb2_grpc.add_BudgetServiceServicer_to_server, servicer, SERVICE)
     await server.start()
     served = Served(server, servicer)

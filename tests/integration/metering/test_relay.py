@@ -57,7 +57,7 @@ class Relays:
 
 @pytest.fixture
 async def relays(metering_database: Database) -> AsyncIterator[Relays]:
-    budget = FakeBudget()  # type: ignore[abstract]  # the relay calls one method
+    budget = FakeBudget()
     async with (
         running_budget(budget) as address,
         await create_pool(metering_database.service_dsn, application_name="test") as pool,
