@@ -147,4 +147,5 @@ stripe_events TO wallet_service;
 
 -- migrate:down
 
+-- squawk-ignore ban-drop-table
 DROP TABLE stripe_events, recharge_attempts, recharge_intents, recharges, recharge_months, recharge_policies;
