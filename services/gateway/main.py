@@ -1,7 +1,9 @@
 """Starts the gateway: the only place that wires its parts."""
 
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import FrameType
 from typing import Final
 
 import uvicorn
@@ -54,10 +56,17 @@ async def serving(settings: GatewaySettings) -> AsyncIterator[uvicorn.Server]:
         await wallet.close()
 
 
+def _told(_number: int, _frame: FrameType | None) -> None:
+    pass
+
+
 async def main() -> None:
     """Serves until SIGTERM or SIGINT."""
     settings = GatewaySettings()
     configure_logging(settings.log_level, "gateway")
+    # uvicorn stops on these in good order and then raises them again: a gateway told to stop has not failed.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _told)
     async with serving(settings) as server:
         await server.serve()
 

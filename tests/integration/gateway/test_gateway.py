@@ -1,15 +1,21 @@
 """Webhooks over HTTP: the answer decides whether Stripe sends again."""
 
+import asyncio
+import contextlib
 import json
+import os
+import sys
 from dataclasses import replace
 
 import httpx
 import pytest
 import stripe
 
+from embedded.ports import free_ports
 from services.gateway.main import serving
 from services.gateway.service import PAYLOAD_BYTES_MAX
 from services.gateway.settings import GatewaySettings
+from tests.support.databases import CHECKOUT
 from tests.support.recharging import NOWHERE, WEBHOOK_SECRET, Rig, running_gateway
 
 EVENT = json.dumps(
@@ -68,3 +74,26 @@ async def test_plain_http_stays_on_this_machine() -> None:
     with pytest.raises(SystemExit, match="without TLS"):
         async with serving(GatewaySettings(bind="0.0.0.0:0")):
             pass
+
+
+async def test_the_process_ends_in_good_order() -> None:
+    port = free_ports(1)[0]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "services.gateway.main"),
+        cwd=CHECKOUT,
+        env={"PATH": os.defpath, "PURSE_BIND": f"127.0.0.1:{port}", "PURSE_WALLET_ADDRESS": NOWHERE},
+    )
+    try:
+        async with asyncio.timeout(60), httpx.AsyncClient() as http:
+            while True:
+                with contextlib.suppress(httpx.TransportError):
+                    if (await http.get(f"http://127.0.0.1:{port}/health")).status_code == 200:
+                        break
+                await asyncio.sleep(0.05)
+        process.terminate()
+        async with asyncio.timeout(20):
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
