@@ -9,7 +9,7 @@ import asyncpg
 from services.budget.caches import Directories, Policies
 from services.budget.domain import alerts as alert_rules
 from services.budget.domain.apply import apply, expire, release
-from services.budget.domain.decide import Batch, decide
+from services.budget.domain.decide import Batch, UsageRow, decide
 from services.budget.domain.model import (
     FOREVER_US,
     Answer,
@@ -17,6 +17,8 @@ from services.budget.domain.model import (
     Binding,
     Budget,
     Counter,
+    Decision,
+    DeniedReason,
     ExpireItem,
     Item,
     Lease,
@@ -100,13 +102,15 @@ class Runner:
         for index, item in enumerate(items):
             refusal = refused.get(index) if refused else None
             answers.append(_run_one(batch, item) if refusal is None else refusal)
+        await self._check_ids(connection, batch, items, answers)
         await self._write(connection, batch)
         return answers
 
     async def _find(self, connection: asyncpg.Connection, batch: Batch, items: list[Item]) -> list[Reservation]:
         """Finds applied usage and locks the reservations that items name; returns those that may change.
 
-        New reservations are not looked for: their insert finds a taken id, and the batch is run again with a look.
+        New reservations are not looked for: their insert finds a taken id, and so does `_check_ids` where nothing is
+        inserted; the batch is then run again with a look.
         """
         usage = sorted({(i.org, i.source, i.id) for i in items if isinstance(i, ApplyItem)})
         if usage:
@@ -116,10 +120,34 @@ class Runner:
         keys = named
         if self._probing:
             self._probing -= 1
+            batch.looked = True
             keys = named | {(i.org, i.id) for i in items if isinstance(i, ReserveItem) and not i.validate_only}
         if keys:
             batch.reservations = await store.lock_reservations(connection, sorted(keys))
         return [found for key, found in batch.reservations.items() if key in named]
+
+    async def _check_ids(
+        self, connection: asyncpg.Connection, batch: Batch, items: list[Item], answers: list[Answer | Exception]
+    ) -> None:
+        """Makes sure that no spend is refused whose id has a reservation: its state is the answer, not a decision.
+
+        A spend sent again meets what it holds itself and so may not fit a second time. Nothing is inserted for it then,
+        so its id is looked for here. Only batches that refuse something pay for it.
+
+        Raises:
+            Redo: A reservation has one of the ids; the batch is run again with a look.
+        """
+        ids = {
+            (item.org, item.id)
+            for item, answer in zip(items, answers, strict=True)
+            if not (isinstance(answer, Decision) and answer.denied is DeniedReason.NONE)
+            and isinstance(item, ReserveItem)
+            and not item.validate_only
+            and (item.org, item.id) not in batch.reservations
+        }
+        if ids and not batch.looked and await store.is_any_reserved(connection, sorted(ids)):
+            self._probing = _PROBE_BATCHES
+            raise Redo
 
     async def _hold_epochs(self, connection: asyncpg.Connection, items: list[Item]) -> tuple[dict[str, int], int]:
         orgs = sorted({item.org for item in items})
@@ -152,7 +180,8 @@ class Runner:
         self._counters.add(batch.counters)
 
     async def _write(self, connection: asyncpg.Connection, batch: Batch) -> None:
-        made = [r for r in batch.reservations.values() if r.is_new]
+        # Sorted, so that two replicas that make the same ids wait for each other and never in a circle.
+        made = sorted((r for r in batch.reservations.values() if r.is_new), key=_reservation_order)
         changed = [r for r in batch.reservations.values() if r.changed and not r.is_new]
         counters = [c for c in batch.counters.values() if c.changed]
         leases = [lease for lease in batch.leases.values() if lease.changed]
@@ -164,6 +193,7 @@ class Runner:
         if changed:
             await store.change_reservations(connection, changed)
         if batch.applied:
+            batch.applied.sort(key=_usage_order)
             if not await store.add_usage(connection, batch.applied, batch.draws, now_us):
                 raise Redo
             crossed = [crossing for c in counters for crossing in alert_rules.crossings(c)]
@@ -174,10 +204,19 @@ class Runner:
 
     async def _write_notices(self, connection: asyncpg.Connection, batch: Batch) -> None:
         by_key = {notice[:3]: notice for notice in batch.notices}
-        new = self._notices.new(by_key)
+        new = sorted(self._notices.new(by_key))  # type: ignore[type-var]
         if new:
-            await alerts.add_notices(connection, [by_key[key] for key in new], batch.now_us)  # type: ignore[index]
-            self._notices.add(new)
+            written = await alerts.add_notices(connection, [by_key[key] for key in new], batch.now_us)  # type: ignore[index]
+            # This batch may yet be rolled back, so only what was there before it is remembered as written.
+            self._notices.add(key for key in new if key not in written)
+
+
+def _reservation_order(found: Reservation) -> tuple[str, str]:
+    return (found.org, found.id)
+
+
+def _usage_order(row: UsageRow) -> tuple[str, str, str]:
+    return (row.item.org, row.item.source, row.item.id)
 
 
 def _counter_order(counter: Counter) -> tuple[str, int, int]:

@@ -49,6 +49,7 @@ class Batch:
         counters: By (budget number, window key).
         leases: By wallet.
         reservations: By (org, id): those that exist or that this batch makes.
+        looked: Whether `reservations` has those that exist of every new spend, too.
         usage: By (org, source, id): the payload's hash and the answer, of events applied before or by this batch.
         draws: What this batch draws, by what it went to: amount and calls.
         applied: The events this batch applies.
@@ -60,6 +61,7 @@ class Batch:
     counters: dict[tuple[int, int], Counter] = field(default_factory=dict)
     leases: dict[str, Lease] = field(default_factory=dict)
     reservations: dict[tuple[str, str], Reservation] = field(default_factory=dict)
+    looked: bool = False
     usage: dict[tuple[str, str, str], tuple[bytes, Applied]] = field(default_factory=dict)
     draws: dict[DrawKey, list[int]] = field(default_factory=dict)
     applied: list[UsageRow] = field(default_factory=list)

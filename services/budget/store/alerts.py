@@ -63,10 +63,12 @@ async def add_crossings(connection: asyncpg.Connection, found: Sequence[Crossing
     )
 
 
-async def add_notices(connection: asyncpg.Connection, notices: Sequence[Notice], at_us: int) -> None:
-    """Writes those that are new, and an outbox row for each."""
+async def add_notices(
+    connection: asyncpg.Connection, notices: Sequence[Notice], at_us: int
+) -> set[tuple[str, str, str]]:
+    """Writes those that are new, and an outbox row for each; returns the new ones' org, kind and reference."""
     if not notices:
-        return
+        return set()
     columns = list(zip(*notices, strict=True))
     rows = await connection.fetch(_ADD_NOTICES, *columns, at_us)
     await outbox.put(
@@ -91,6 +93,7 @@ async def add_notices(connection: asyncpg.Connection, notices: Sequence[Notice],
             for row in rows
         ],
     )
+    return {(row["org"], row["kind"], row["reference"]) for row in rows}
 
 
 async def crossed(connection: asyncpg.Connection, org: str, no: int, key: int) -> list[int]:

@@ -16,6 +16,10 @@ SELECT r.* FROM unnest($1::text[], $2::text[]) AS k (org, id)
 JOIN reservations r ON r.org = k.org AND r.id = k.id
 ORDER BY r.org, r.id FOR UPDATE OF r
 """
+_IS_ANY_RESERVED: Final = """
+SELECT EXISTS (
+    SELECT FROM unnest($1::text[], $2::text[]) AS k (org, id) JOIN reservations r ON r.org = k.org AND r.id = k.id)
+"""
 _USAGE: Final = """
 SELECT u.org, u.source, u.id, u.payload_hash, u.drawn_nanos, u.unreserved,
     u.wallet IS NULL AND u.cost_nanos <> 0 AS unfunded
@@ -126,6 +130,11 @@ async def lock_reservations(
     """The reservations that exist, locked."""
     rows = await connection.fetch(_RESERVATIONS, [k[0] for k in keys], [k[1] for k in keys])
     return {(row["org"], row["id"]): reservation_of(row) for row in rows}
+
+
+async def is_any_reserved(connection: asyncpg.Connection, keys: Sequence[tuple[str, str]]) -> bool:
+    """Whether one of these ids has a reservation by now; locks nothing."""
+    return bool(await connection.fetchval(_IS_ANY_RESERVED, [k[0] for k in keys], [k[1] for k in keys]))
 
 
 def reservation_of(row: asyncpg.Record) -> Reservation:
