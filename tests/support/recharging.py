@@ -205,8 +205,9 @@ class Rig:
         request = pb.ReportAttemptRequest(recharge=name, attempt=attempt, payment_intent=intent, **fields)
         return (await self.stub.ReportAttempt(request)).recharge
 
-    async def fail(self, name: str, reason: str = "a test gives it up") -> pb.Recharge:
-        return (await self.stub.FailRecharge(pb.FailRechargeRequest(recharge=name, reason=reason))).recharge
+    async def fail(self, name: str, reason: str = "a test gives it up", *, advised: bool = False) -> pb.Recharge:
+        request = pb.FailRechargeRequest(recharge=name, reason=reason, advised=advised)
+        return (await self.stub.FailRecharge(request)).recharge
 
     async def sql_now(self, statement: str) -> None:
         """Runs a statement as the owner on a connection of its own, so that several tasks may."""

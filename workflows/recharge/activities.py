@@ -106,7 +106,8 @@ class RechargeActivities:
         """Lets the wallet cancel at Stripe and fail the recharge."""
         async with _working():
             answer = await self._wallet.FailRecharge(
-                pb.FailRechargeRequest(recharge=ask.recharge, reason=ask.reason), timeout=_RPC_TIMEOUT_S
+                pb.FailRechargeRequest(recharge=ask.recharge, reason=ask.reason, advised=ask.advised),
+                timeout=_RPC_TIMEOUT_S,
             )
         return _snapshot(answer.recharge)
 

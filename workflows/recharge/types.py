@@ -118,7 +118,12 @@ class Report:
 
 @dataclass(frozen=True)
 class GiveUp:
-    """Which recharge to give up, and why."""
+    """Which recharge to give up, and why.
+
+    Attributes:
+        advised: Whether the wallet service said so; else a person did.
+    """
 
     recharge: str
     reason: str
+    advised: bool = False

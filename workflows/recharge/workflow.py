@@ -108,7 +108,7 @@ class Recharge:
     async def _step(self) -> tuple[Snapshot, float]:
         """One move; returns the recharge after it and how long to rest."""
         if self._cancel_reason:
-            return await self._give_up(self._cancel_reason), 0.0
+            return await self._give_up(self._cancel_reason, advised=False), 0.0
         decision = await self._do(types.AUTHORIZE, self._recharge, Decision, "May it be charged now?")
         self._snapshot = decision.snapshot
         match decision.verdict:
@@ -119,7 +119,7 @@ class Recharge:
                 self._charged = decision.attempt
                 return await self._charge(decision), _back_off_s(self._repeats) if self._repeats else 0.0
             case Verdict.GIVE_UP:
-                return await self._give_up(decision.reason), 0.0
+                return await self._give_up(decision.reason, advised=True), 0.0
             case Verdict.OBSERVE:
                 self._show("PROCESSING", f"Stripe is at work: {decision.reason}.", decision.retry_after_s)
             case Verdict.WAIT:
@@ -147,9 +147,9 @@ class Recharge:
         report = Report(self._recharge, decision.attempt, payment_intent, answered, error_code)
         return await self._do(types.REPORT, report, Snapshot, "Let the wallet ask Stripe what is true")
 
-    async def _give_up(self, reason: str) -> Snapshot:
+    async def _give_up(self, reason: str, *, advised: bool) -> Snapshot:
         self._show("GIVING_UP", f"Giving it up: {reason}.")
-        ask = GiveUp(self._recharge, reason[:_REASON_CHARS_MAX])
+        ask = GiveUp(self._recharge, reason[:_REASON_CHARS_MAX], advised)
         return await self._do(types.GIVE_UP, ask, Snapshot, "Cancel at Stripe, then fail")
 
     async def _do(self, name: str, argument: object, kind: type[T], summary: str) -> T:

@@ -1177,20 +1177,28 @@ class ReclaimLeaseRequest(google.protobuf.message.Message):
     WALLET_FIELD_NUMBER: builtins.int
     HOLDER_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
+    EXPECTED_EPOCH_FIELD_NUMBER: builtins.int
     wallet: builtins.str
     """`{subject}/wallets/{id}`."""
     holder: builtins.str
     """The budget database."""
     reason: builtins.str
     """Why, for the books; at most 256 characters."""
+    expected_epoch: builtins.int
+    """The epoch that is to be ended, which makes the request safe to repeat: a lease in a later epoch is left as it is.
+    Not set: whatever epoch it is in.
+    """
     def __init__(
         self,
         *,
         wallet: builtins.str = ...,
         holder: builtins.str = ...,
         reason: builtins.str = ...,
+        expected_epoch: builtins.int | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["holder", b"holder", "reason", b"reason", "wallet", b"wallet"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_expected_epoch", b"_expected_epoch", "expected_epoch", b"expected_epoch"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_expected_epoch", b"_expected_epoch", "expected_epoch", b"expected_epoch", "holder", b"holder", "reason", b"reason", "wallet", b"wallet"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_expected_epoch", b"_expected_epoch"]) -> typing.Literal["expected_epoch"] | None: ...
 
 Global___ReclaimLeaseRequest: typing_extensions.TypeAlias = ReclaimLeaseRequest
 
@@ -1625,6 +1633,7 @@ class AuthorizeAttemptResponse(google.protobuf.message.Message):
     AMOUNT_MINOR_FIELD_NUMBER: builtins.int
     CURRENCY_FIELD_NUMBER: builtins.int
     RETRY_AFTER_FIELD_NUMBER: builtins.int
+    INSTALLATION_FIELD_NUMBER: builtins.int
     verdict: Global___AttemptVerdict.ValueType
     """What to do."""
     reason: builtins.str
@@ -1647,6 +1656,8 @@ class AuthorizeAttemptResponse(google.protobuf.message.Message):
     """The charge in the currency's minor units, as Stripe counts."""
     currency: builtins.str
     """The currency in lower case, as Stripe writes it."""
+    installation: builtins.str
+    """The installation that charges; goes into the PaymentIntent's metadata."""
     @property
     def recharge(self) -> Global___Recharge:
         """The recharge."""
@@ -1671,9 +1682,10 @@ class AuthorizeAttemptResponse(google.protobuf.message.Message):
         amount_minor: builtins.int = ...,
         currency: builtins.str = ...,
         retry_after: google.protobuf.duration_pb2.Duration | None = ...,
+        installation: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["recharge", b"recharge", "retry_after", b"retry_after"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["amount_minor", b"amount_minor", "attempt", b"attempt", "confirm_key", b"confirm_key", "create_key", b"create_key", "currency", b"currency", "customer", b"customer", "payment_intent", b"payment_intent", "payment_intent_number", b"payment_intent_number", "payment_method", b"payment_method", "reason", b"reason", "recharge", b"recharge", "retry_after", b"retry_after", "verdict", b"verdict"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["amount_minor", b"amount_minor", "attempt", b"attempt", "confirm_key", b"confirm_key", "create_key", b"create_key", "currency", b"currency", "customer", b"customer", "installation", b"installation", "payment_intent", b"payment_intent", "payment_intent_number", b"payment_intent_number", "payment_method", b"payment_method", "reason", b"reason", "recharge", b"recharge", "retry_after", b"retry_after", "verdict", b"verdict"]) -> None: ...
 
 Global___AuthorizeAttemptResponse: typing_extensions.TypeAlias = AuthorizeAttemptResponse
 
@@ -1740,17 +1752,21 @@ class FailRechargeRequest(google.protobuf.message.Message):
 
     RECHARGE_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
+    ADVISED_FIELD_NUMBER: builtins.int
     recharge: builtins.str
     """`{subject}/recharges/{id}`."""
     reason: builtins.str
     """Why, for people; at most 256 characters."""
+    advised: builtins.bool
+    """Whether AuthorizeAttempt said GIVE_UP, as opposed to a person who wants it: then why is decided again."""
     def __init__(
         self,
         *,
         recharge: builtins.str = ...,
         reason: builtins.str = ...,
+        advised: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["reason", b"reason", "recharge", b"recharge"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["advised", b"advised", "reason", b"reason", "recharge", b"recharge"]) -> None: ...
 
 Global___FailRechargeRequest: typing_extensions.TypeAlias = FailRechargeRequest
 

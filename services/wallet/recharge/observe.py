@@ -11,27 +11,24 @@ from typing import Final
 
 import asyncpg
 
-from services.kit import money
 from services.kit.database import transact
-from services.kit.errors import Code, PurseError, conflict, not_found, unavailable
-from services.wallet import ledger
-from services.wallet.recharge import names
+from services.kit.errors import PurseError, conflict, not_found, unavailable
+from services.wallet.recharge import moves
 from services.wallet.recharge.domain import attempts as steps
 from services.wallet.recharge.domain import outcome as outcomes
 from services.wallet.recharge.domain.attempts import (
     AttemptState,
     Charge,
-    Circumstances,
     GiveUp,
     State,
     Step,
     Wait,
 )
-from services.wallet.recharge.domain.outcome import AllCanceled, Declined, Intent, Mismatch, OpenAttempt, Succeeded
+from services.wallet.recharge.domain.outcome import AllCanceled, Declined, Intent, Mismatch, Succeeded
+from services.wallet.recharge.moves import GivingUp, Report
 from services.wallet.recharge.store import policies
 from services.wallet.recharge.store import recharges as rows
-from services.wallet.recharge.store.policies import Facts
-from services.wallet.recharge.store.recharges import AttemptRow, RechargeRow
+from services.wallet.recharge.store.recharges import RechargeRow
 from services.wallet.recharge.stripe import REFUSED, NewIntent, Stripe
 from services.wallet.store import wallets as wallets_store
 
@@ -41,25 +38,7 @@ Clock = Callable[[asyncpg.Connection], Awaitable[datetime]]
 _LOOKS_MAX: Final = 4
 _CLOCK_SKEW: Final = timedelta(hours=1)
 _CHECK_MAX: Final = timedelta(hours=1)
-_PAID_PRIORITY: Final = 100
 _UNKNOWN: Final = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What the worker says of an attempt.
-
-    Attributes:
-        attempt: Its number.
-        payment_intent: Empty where the answer of its creation was lost.
-        answered: Whether Stripe answered its confirmation.
-        error_code: Of that answer.
-    """
-
-    attempt: int
-    payment_intent: str
-    answered: bool
-    error_code: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,15 +92,15 @@ class Recharges:
         Raises:
             PurseError: RECHARGE_UNKNOWN; UNAVAILABLE where Stripe does not answer: then nothing has changed.
         """
-        return await self._move(org, name, hint=hint, report=report, signal=signal, giving_up="")
+        return await self._move(org, name, hint=hint, report=report, signal=signal, giving_up=None)
 
-    async def give_up(self, org: str, name: str, reason: str) -> RechargeRow:
+    async def give_up(self, org: str, name: str, why: GivingUp) -> RechargeRow:
         """Cancels every PaymentIntent, and fails the recharge once all of them read canceled.
 
         Raises:
             PurseError: PAYMENT_INTENT_OPEN while the bank is still at it; RECHARGE_UNKNOWN; UNAVAILABLE.
         """
-        row = await self._move(org, name, hint="", report=None, signal=True, giving_up=reason)
+        row = await self._move(org, name, hint="", report=None, signal=True, giving_up=why)
         if row.state is State.PENDING:
             what = row.problem or f"its PaymentIntent is {row.intent.status if row.intent else 'unknown'}"
             raise conflict("PAYMENT_INTENT_OPEN", f"{name} cannot be given up now: {what}; try again later")
@@ -139,7 +118,7 @@ class Recharges:
         return await transact(self._pool, lambda connection: self._authorize(connection, org, name))
 
     async def _move(
-        self, org: str, name: str, *, hint: str, report: Report | None, signal: bool, giving_up: str
+        self, org: str, name: str, *, hint: str, report: Report | None, signal: bool, giving_up: GivingUp | None
     ) -> RechargeRow:
         for _ in range(_LOOKS_MAX):
             before = await self.get(org, name)
@@ -227,35 +206,35 @@ class Recharges:
         *,
         report: Report | None,
         signal: bool,
-        giving_up: str,
+        giving_up: GivingUp | None,
     ) -> RechargeRow | None:
         """Moves the locked row; None where it has changed since the look."""
         row = _known(await rows.lock(connection, before.org, before.name), before.name)
         if row.version != before.version:
             return None
         now = await self._clock(connection)
-        changed = await _store_intents(connection, row, seen, now)
+        changed = await moves.store_intents(connection, row, seen, now)
         expected = row.expected(livemode=self._stripe.livemode)
         if row.state is not State.PENDING:
-            changed |= await _note_late(connection, row, seen)
+            changed |= await moves.note_late(connection, row, seen)
         else:
-            question = await _take_report(connection, row, report)
+            question = await moves.take_report(connection, row, report)
             result = outcomes.judge(seen, expected, question)
             match result:
                 case Succeeded(intent):
-                    await _succeed(connection, row, intent, now)
+                    await moves.succeed(connection, row, intent, now)
                     changed = True
                 case Mismatch(_, problem):
-                    changed |= await _note_problem(connection, row, problem)
+                    changed |= await moves.note_problem(connection, row, problem)
                 case Declined(_, code):
-                    await _decline(connection, row, code, now)
+                    await moves.decline(connection, row, code, now)
                     changed = True
                 case AllCanceled():
                     if row.open_attempt is not None:
                         await rows.end_attempt(connection, row, AttemptState.CANCELED, "", now)
                         changed = True
             if giving_up and (isinstance(result, AllCanceled) or not seen):
-                await _fail(connection, row, giving_up, now)
+                await moves.fail(connection, row, giving_up, now)
                 changed = True
         await rows.touch(connection, row, now + policies.NO_PROGRESS, changed=changed)
         if changed and signal:
@@ -266,10 +245,10 @@ class Recharges:
         row = _known(await rows.lock(connection, org, name), name)
         now = await self._clock(connection)
         known = (await policies.facts(connection, org, [row.wallet], now))[0]
-        step = steps.next_step(row.standing(), _circumstances(known), now)
+        step = steps.next_step(row.standing(), moves.circumstances(known), now)
         changed = False
         if isinstance(step, Charge):
-            changed = await _store_charge(connection, row, known, step, now)
+            changed = await moves.store_charge(connection, row, known, step, now)
         elif isinstance(step, Wait) and step.cap is not None:
             await policies.lock_month(connection, org, row.wallet, known.month)
             await policies.alert_cap(connection, org, known, step.cap)
@@ -310,179 +289,3 @@ def _place(seen: list[Intent], intent: Intent, lost: Sequence[int]) -> list[Inte
 
 def _new_intent(row: RechargeRow, number: int, customer: str) -> NewIntent:
     return NewIntent(row.org, row.wallet, row.name, number, customer, row.amount_minor, row.currency)
-
-
-def _circumstances(known: Facts) -> Circumstances:
-    return Circumstances(
-        policy=known.policy,
-        balance_nanos=known.balance_nanos,
-        wallet_state=known.wallet_state,
-        payment_method=known.payment_method,
-        month=known.month,
-        usage=known.usage,
-    )
-
-
-async def _store_intents(
-    connection: asyncpg.Connection, row: RechargeRow, seen: Sequence[Intent], now: datetime
-) -> bool:
-    """Stores what was seen; returns whether any of it is new."""
-    stored = {one.number: one for one in row.intents}
-    changed = False
-    for intent in seen:
-        was = stored.get(intent.number)
-        if was is None:
-            await rows.adopt_intent(connection, row, intent, now)
-        elif (was.payment_intent or "", was.status, was.error_mark) != (
-            intent.payment_intent,
-            intent.status,
-            intent.error_mark,
-        ):
-            await rows.set_intent(connection, row, intent.number, intent)
-        else:
-            continue
-        changed = True
-    return changed
-
-
-async def _take_report(connection: asyncpg.Connection, row: RechargeRow, report: Report | None) -> OpenAttempt | None:
-    """The open attempt as the rule takes it, with what the worker says of it."""
-    attempt = row.open_attempt
-    if attempt is None:
-        return None
-    question = OpenAttempt(attempt.mark, attempt.answered, attempt.answered_code)
-    if report is None or not report.answered or report.attempt != attempt.number:
-        return question
-    await rows.mark_answered(connection, row, attempt.number, report.error_code)
-    return replace(question, answered=True, answered_code=report.error_code)
-
-
-async def _succeed(connection: asyncpg.Connection, row: RechargeRow, intent: Intent, now: datetime) -> None:
-    """Pending → succeeded and the grant, in this one transaction."""
-    received_nanos = money.from_minor_units(intent.amount_received_minor, row.currency)
-    await rows.end_attempt(connection, row, AttemptState.SUCCEEDED, "", now)
-    grant = await _grant(connection, row, received_nanos, now)
-    await rows.succeed(connection, row, received_nanos, grant, now)
-    if received_nanos < row.amount_nanos:
-        rest_nanos = row.amount_nanos - received_nanos
-        await policies.release(connection, row.org, row.wallet, row.month, rest_nanos, count=0)
-    # An ended recharge ends a block, and one refill may not be enough.
-    await policies.evaluate(connection, row.org, [row.wallet], now)
-
-
-async def _grant(connection: asyncpg.Connection, row: RechargeRow, received_nanos: int, now: datetime) -> str:
-    """Puts the money in. Should somebody have taken the grant's plain name, it gets one that nobody takes."""
-    for grant_id in names.grant_ids(row.name):
-        try:
-            return await ledger.grant(
-                connection,
-                org=row.org,
-                wallet=row.wallet,
-                kind="PAID",
-                amount_nanos=received_nanos,
-                priority=_PAID_PRIORITY,
-                expires_at=None,
-                reference=row.name,
-                grant_id=grant_id,
-                recharge=row.name,
-                now=now,
-            )
-        except PurseError as error:
-            if error.code is not Code.ALREADY_EXISTS:
-                raise
-    raise AssertionError(f"{row.name}: both names of its grant are taken")
-
-
-async def _decline(connection: asyncpg.Connection, row: RechargeRow, code: str, now: datetime) -> None:
-    await rows.end_attempt(connection, row, AttemptState.DECLINED, code, now)
-    if code in steps.AUTHENTICATION or code in steps.DEAD_CARD:
-        await policies.alert(
-            connection,
-            row.org,
-            row.wallet,
-            {"kind": "RECHARGE_NEEDS_A_PERSON", "wallet": row.wallet, "recharge": row.name, "decline_code": code},
-        )
-
-
-async def _fail(connection: asyncpg.Connection, row: RechargeRow, reason: str, now: datetime) -> None:
-    """Gives back what it held. Where the balance is still low the policy is paused, or it would start over at once."""
-    await rows.end_attempt(connection, row, AttemptState.CANCELED, "", now)
-    await rows.fail(connection, row, reason, now)
-    await policies.release(connection, row.org, row.wallet, row.month, row.amount_nanos)
-    known = (await policies.facts(connection, row.org, [row.wallet], now))[0]
-    policy = known.policy
-    if policy is None or not policy.enabled or known.balance_nanos >= policy.threshold_nanos:
-        return
-    await policies.pause(connection, row.org, row.wallet, f"{row.name.rpartition('/')[2]} failed: {reason}")
-    await policies.alert(
-        connection,
-        row.org,
-        row.wallet,
-        {"kind": "RECHARGE_FAILED", "wallet": row.wallet, "recharge": row.name, "reason": reason},
-    )
-
-
-async def _note_problem(connection: asyncpg.Connection, row: RechargeRow, problem: str) -> bool:
-    """Stores and tells what does not fit, once."""
-    new = await rows.set_problem(connection, row, problem)
-    if new:
-        await policies.alert(
-            connection,
-            row.org,
-            row.wallet,
-            {"kind": "RECHARGE_PROBLEM", "wallet": row.wallet, "recharge": row.name, "problem": problem},
-        )
-    return new
-
-
-async def _note_late(connection: asyncpg.Connection, row: RechargeRow, seen: Sequence[Intent]) -> bool:
-    """An ended recharge never changes; money that came in beside its one grant is a person's business."""
-    charged = [intent.payment_intent for intent in seen if intent.status == outcomes.SUCCEEDED]
-    if len(charged) <= (row.state is State.SUCCEEDED):
-        return False
-    return await _note_problem(connection, row, f"charged after it had ended: {', '.join(charged)}")
-
-
-async def _store_charge(
-    connection: asyncpg.Connection, row: RechargeRow, known: Facts, step: Charge, now: datetime
-) -> bool:
-    """Stores what a charge needs before Stripe is asked; returns whether anything is new."""
-    assert known.policy is not None, "a charge needs a policy"
-    # Months only grow, so the old one's lock comes first, as everywhere.
-    if step.moves_month:
-        await policies.release(connection, row.org, row.wallet, row.month, row.amount_nanos)
-        await policies.lock_month(connection, row.org, row.wallet, known.month)
-        await policies.hold(
-            connection, row.org, row.wallet, known.month.key, row.amount_nanos, policy=known.policy, new=False
-        )
-        await rows.move(connection, row, known.month.key)
-    else:
-        await policies.lock_month(connection, row.org, row.wallet, known.month)
-    if step.resumed:
-        return step.moves_month
-    if known.customer is None or known.payment_method is None:
-        raise AssertionError("a charge needs a payment method and the customer that holds it")
-    await rows.end_attempt(connection, row, AttemptState.CANCELED, "superseded", now)
-    current = row.intent
-    if current is None or current.status == outcomes.CANCELED:
-        number = current.number + 1 if current else 1
-        key = names.create_key(row.name, number)
-        await rows.add_intent(connection, row, number, create_key=key, customer=known.customer, now=now)
-        mark = ""
-    else:
-        number, mark = current.number, current.error_mark
-    attempt = AttemptRow(
-        number=step.number,
-        intent_number=number,
-        confirm_key=names.confirm_key(row.name, number, step.number),
-        payment_method=known.payment_method,
-        state=AttemptState.OPEN,
-        decline_code="",
-        mark=mark,
-        answered=False,
-        answered_code="",
-        authorized_at=now,
-        ended_at=None,
-    )
-    await rows.add_attempt(connection, row, attempt)
-    return True

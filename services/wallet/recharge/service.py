@@ -24,7 +24,8 @@ from services.wallet.recharge.convert import (
     recharge_message,
 )
 from services.wallet.recharge.domain import policy as rules
-from services.wallet.recharge.observe import Clock, Recharges, Report
+from services.wallet.recharge.moves import GivingUp, Report
+from services.wallet.recharge.observe import Clock, Recharges
 from services.wallet.recharge.store import inbox, policies
 from services.wallet.recharge.store import recharges as rows
 from services.wallet.recharge.stripe import Stripe
@@ -191,7 +192,7 @@ class RechargeMethods:
         org = recharge_key(request.recharge, "recharge")[0]
         if not 0 < len(request.reason) <= _REASON_CHARS_MAX:
             raise invalid("reason", f"is required, at most {_REASON_CHARS_MAX} characters")
-        row = await self.recharges.give_up(org, request.recharge, request.reason)
+        row = await self.recharges.give_up(org, request.recharge, GivingUp(request.reason, request.advised))
         self._wake()
         return pb.FailRechargeResponse(recharge=recharge_message(row))
 

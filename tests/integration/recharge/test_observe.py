@@ -207,6 +207,34 @@ async def test_what_is_not_needed_any_more_is_canceled_and_gives_its_hold_back(r
     assert await rig.audit_failures() == []
 
 
+async def test_what_is_needed_again_when_it_is_given_up_starts_over(rig: Rig) -> None:
+    name = await start(rig)
+    await rig.grant(6)
+    asked = await rig.authorize(name)
+    assert asked.verdict == GIVE_UP
+    # Between the advice and the giving up the money is spent.
+    await rig.spend(5, 1, total=5)
+    assert (await rig.fail(name, asked.reason, advised=True)).state == FAILED
+    policy = await rig.stub.GetRechargePolicy(pb.GetRechargePolicyRequest(wallet=rig.wallet))
+    assert (policy.month_count, policy.policy.paused_reason) == (1, "")
+    second, first = await rig.recharges()
+    assert (first.state, second.state) == (FAILED, PENDING)
+    assert await rig.alerts("RECHARGE_FAILED") == []
+    assert (await pay(rig, second.name)).state == SUCCEEDED
+    assert await rig.audit_failures() == []
+
+
+async def test_after_30_days_without_a_charge_it_pauses(rig: Rig) -> None:
+    name = await start(rig)
+    await rig.sql.execute("UPDATE recharges SET created_at = created_at - interval '31 days'")
+    asked = await rig.authorize(name)
+    assert asked.verdict == GIVE_UP
+    assert (await rig.fail(name, asked.reason, advised=True)).state == FAILED
+    policy = await rig.stub.GetRechargePolicy(pb.GetRechargePolicyRequest(wallet=rig.wallet))
+    assert "30 days" in policy.policy.paused_reason
+    assert len(await rig.recharges()) == 1
+
+
 async def test_a_failure_pauses_and_another_card_ends_the_pause(rig: Rig) -> None:
     name = await start(rig)
     assert (await rig.fail(name, "no luck")).state == FAILED

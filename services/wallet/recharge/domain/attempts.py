@@ -19,6 +19,7 @@ MAX_AGE: Final = timedelta(days=30)
 KEY_LIFE: Final = timedelta(hours=23)
 """How long a replay under the same idempotency key is relied on; Stripe forgets keys after 24 h."""
 
+_TOO_OLD: Final = "30 days have passed without a charge"
 _HOUR: Final = timedelta(hours=1)
 _DAY: Final = timedelta(days=1)
 # After the n-th decline; 14 rests of together 25 days and 17 hours fit in the 30 days.
@@ -179,13 +180,18 @@ def next_step(recharge: Standing, world: Circumstances, now: datetime) -> Step:
         return Wait(f"a person must look: {recharge.problem}", _until(deadline, now, _WAIT_FOR_HUMAN_S))
     if recharge.intent_status in outcome.AT_THE_BANK:
         return Observe("the bank has not answered yet", _observe_s(recharge, now))
-    stop = _not_needed(world) or ("30 days have passed without a charge" if now >= deadline else "")
+    stop = _not_needed(world) or (_TOO_OLD if now >= deadline else "")
     if stop:
         return GiveUp(stop)
     blocked = _blocked(world)
     if blocked:
         return Wait(blocked, _until(deadline, now, _WAIT_FOR_STATE_S))
     return _attempt(recharge, world, now, deadline)
+
+
+def exhausted(recharge: Standing, now: datetime) -> bool:
+    """Whether all that could be tried was tried, so that giving it up is a failure even where it is needed."""
+    return now >= recharge.created_at + MAX_AGE or len(recharge.attempts) >= MAX_ATTEMPTS
 
 
 def _not_needed(world: Circumstances) -> str:
