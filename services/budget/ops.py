@@ -62,15 +62,11 @@ class Ops:
             return await self._accepted(connection, op, granted, status)
 
     async def _accepted(self, connection: asyncpg.Connection, op: Op, granted: int, status: Status) -> bool:
-        await leases.answer(connection, op, granted, status.extended)
-        lease = await leases.lock(connection, op.org, op.wallet)
-        if lease is None:
-            raise AssertionError(f"{op.wallet} has an operation and no lease")
+        more = await leases.answer(connection, op, granted, status)
         if status.quarantined:
             await quarantine(connection, op.org, op.wallet, "the wallet has quarantined it")
             return False
-        await leases.adopt(connection, lease, status)
-        return True
+        return more
 
     async def _refused(self, connection: asyncpg.Connection, op: Op, error: PurseError) -> bool:
         epoch = int(error.metadata.get("epoch", "0"))

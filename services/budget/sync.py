@@ -63,11 +63,14 @@ class Sync:
             after = (rows[-1].org, rows[-1].wallet) if rows else after
 
     async def forget(self) -> bool:
-        """Deletes answered operations that no audit asks for any more: a day old, each lease's last one stays."""
+        """Deletes answered operations that no audit asks for any more: a day old, each lease's last one stays.
+
+        Returns whether there may be more.
+        """
         before_us = int((time.time() - _OPS_KEPT_S) * 1_000_000)
         async with self._pool.acquire() as connection:
-            await leases.forget_ops(connection, before_us, _OPS_FORGOTTEN_MAX)
-        return False
+            forgotten = await leases.forget_ops(connection, before_us, _OPS_FORGOTTEN_MAX)
+        return forgotten == _OPS_FORGOTTEN_MAX
 
     async def _take_in(self, known: dict[str, LeaseRow], statuses: Sequence[Status]) -> None:
         news = [status for status in statuses if status.wallet in known and _is_news(known[status.wallet], status)]

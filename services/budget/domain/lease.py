@@ -95,3 +95,20 @@ def merge(draws: Iterable[Line]) -> tuple[list[Line], list[Line]]:
         total[1] += draw.calls
     lines = [Line(*key, *total) for key, total in sorted(sums.items())]
     return lines[:LINES_MAX], lines[LINES_MAX:]
+
+
+def fit(lines: Iterable[Line], room: int) -> tuple[list[Line], list[Line]]:
+    """Cuts lines where their amounts reach `room`; a line across the cut becomes two, its calls in the first.
+
+    Returns:
+        The lines before the cut, and those after it.
+    """
+    before, after = [], []
+    for line in lines:
+        part = min(line.amount, room)
+        room -= part
+        if part:
+            before.append(line._replace(amount=part))
+        if rest := line.amount - part:
+            after.append(line._replace(amount=rest, calls=0 if part else line.calls))
+    return before, after

@@ -56,8 +56,14 @@ FOR UPDATE SKIP LOCKED
 """  # noqa: S608 - a constant
 _GET_OP: Final = f"SELECT {_OP} FROM lease_ops WHERE org = $1 AND wallet = $2 AND epoch = $3 AND n = $4"  # noqa: S608
 _ANSWER: Final = f"""
-UPDATE lease_ops SET answered_us = {_NOW_US}, granted_nanos = $5, extended_total = $6, lines = ''
-WHERE org = $1 AND wallet = $2 AND epoch = $3 AND n = $4
+WITH answered AS (
+    UPDATE lease_ops SET answered_us = {_NOW_US}, granted_nanos = $5, extended_total = $6, lines = ''
+    WHERE org = $1 AND wallet = $2 AND epoch = $3 AND n = $4
+), adopted AS (
+    UPDATE leases SET extended_total = greatest(extended_total, $6), target_nanos = $7, wallet_state = $8
+    WHERE org = $1 AND wallet = $2 AND epoch = $3
+)
+SELECT EXISTS (SELECT FROM lease_ops WHERE org = $1 AND wallet = $2 AND answered_us IS NULL AND n > $4)
 """  # noqa: S608 - a constant
 _REKEY: Final = "UPDATE lease_ops SET epoch = $4 WHERE org = $1 AND wallet = $2 AND epoch = $3"
 _SET_EPOCH: Final = "UPDATE leases SET epoch = $3 WHERE org = $1 AND wallet = $2"
@@ -65,18 +71,22 @@ _QUARANTINE: Final = """
 UPDATE leases SET quarantined = $3 WHERE org = $1 AND wallet = $2 AND quarantined IS NULL RETURNING 1
 """
 _IS_QUARANTINED: Final = "SELECT quarantined IS NOT NULL FROM leases WHERE org = $1 AND wallet = $2"
+# By key after the last one looked at: what comes first, or fails each time, must not keep the rest waiting.
 _WITH_OPEN_OPS: Final = """
-SELECT l.org, l.wallet FROM leases l WHERE l.quarantined IS NULL AND EXISTS (
+SELECT l.org, l.wallet FROM leases l
+WHERE (l.org, l.wallet) > ($1, $2) AND l.quarantined IS NULL AND EXISTS (
     SELECT FROM lease_ops o WHERE o.org = l.org AND o.wallet = l.wallet AND o.answered_us IS NULL)
-LIMIT $1
+ORDER BY l.org, l.wallet LIMIT $3
 """
 _WITH_DRAWS: Final = """
 SELECT l.org, l.wallet FROM leases l
-WHERE l.quarantined IS NULL AND (l.drawn_total > l.captured_total OR l.reversal_total > l.reversed_total)
+WHERE (l.org, l.wallet) > ($1, $2) AND l.quarantined IS NULL
+    AND (l.drawn_total > l.captured_total
+        OR (l.reversal_total > l.reversed_total AND l.captured_total > l.reversed_total))
     AND NOT EXISTS (
         SELECT FROM lease_ops o
         WHERE o.org = l.org AND o.wallet = l.wallet AND o.answered_us IS NULL AND o.kind IN ('CAPTURE', 'REVERSE'))
-LIMIT $1
+ORDER BY l.org, l.wallet LIMIT $3
 """
 _TAKE_DRAWS: Final = f"""
 DELETE FROM lease_draws WHERE org = $1 AND wallet = $2 AND reversal = $3 AND seq IN (
@@ -264,9 +274,15 @@ async def get_op(connection: asyncpg.Connection, org: str, wallet: str, epoch: i
     return _op_of(row) if row else None
 
 
-async def answer(connection: asyncpg.Connection, op: Op, granted: int, extended: int) -> None:
-    """Stores an operation's answer; its lines are not needed any more."""
-    await connection.execute(_ANSWER, op.org, op.wallet, op.epoch, op.n, granted, extended)
+async def answer(connection: asyncpg.Connection, op: Op, granted: int, status: Status) -> bool:
+    """Stores an operation's answer and takes what the wallet says of the lease; whether more operations are open.
+
+    The operation's lines are not needed any more.
+    """
+    more: bool = await connection.fetchval(
+        _ANSWER, op.org, op.wallet, op.epoch, op.n, granted, status.extended, status.target, int(status.state)
+    )
+    return more
 
 
 async def begin_in_epoch(connection: asyncpg.Connection, op: Op, epoch: int) -> None:
@@ -285,14 +301,14 @@ async def is_quarantined(connection: asyncpg.Connection, org: str, wallet: str) 
     return bool(await connection.fetchval(_IS_QUARANTINED, org, wallet))
 
 
-async def with_open_ops(connection: asyncpg.Connection, limit: int) -> list[tuple[str, str]]:
-    """Leases with operations to send."""
-    return [(row["org"], row["wallet"]) for row in await connection.fetch(_WITH_OPEN_OPS, limit)]
+async def with_open_ops(connection: asyncpg.Connection, after: tuple[str, str], limit: int) -> list[tuple[str, str]]:
+    """The next leases by key with operations to send."""
+    return [(row["org"], row["wallet"]) for row in await connection.fetch(_WITH_OPEN_OPS, *after, limit)]
 
 
-async def with_draws(connection: asyncpg.Connection, limit: int) -> list[tuple[str, str]]:
-    """Leases with something to capture, and no capture on its way."""
-    return [(row["org"], row["wallet"]) for row in await connection.fetch(_WITH_DRAWS, limit)]
+async def with_draws(connection: asyncpg.Connection, after: tuple[str, str], limit: int) -> list[tuple[str, str]]:
+    """The next leases by key with something to capture or to reverse, and neither on its way."""
+    return [(row["org"], row["wallet"]) for row in await connection.fetch(_WITH_DRAWS, *after, limit)]
 
 
 async def take_draws(connection: asyncpg.Connection, org: str, wallet: str, *, reversal: bool) -> list[Line]:
@@ -308,9 +324,10 @@ async def put_draws(
         await connection.execute(_PUT_DRAWS, org, wallet, reversal, *zip(*lines, strict=True))
 
 
-async def forget_ops(connection: asyncpg.Connection, before_us: int, limit: int) -> None:
-    """Deletes answered operations that no audit will ask for any more; each lease's last one stays."""
-    await connection.execute(_FORGET_OPS, before_us, limit)
+async def forget_ops(connection: asyncpg.Connection, before_us: int, limit: int) -> int:
+    """Deletes answered operations that no audit asks for any more, but each lease's last one; returns how many."""
+    status: str = await connection.execute(_FORGET_OPS, before_us, limit)
+    return int(status.rpartition(" ")[2])
 
 
 async def directory(connection: asyncpg.Connection, org: str) -> Directory | None:

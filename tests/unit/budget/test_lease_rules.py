@@ -72,3 +72,13 @@ def test_more_lines_than_a_capture_may_have_wait_for_the_next() -> None:
     lines, later = lease.merge(Line("p", f"m{i}", "2026-11", 1, 1) for i in range(lease.LINES_MAX + 3))
     assert (len(lines), len(later)) == (lease.LINES_MAX, 3)
     assert not {line.model for line in lines} & {line.model for line in later}
+
+
+def test_lines_are_cut_where_they_reach_the_room() -> None:
+    lines = [Line("p", "a", "2026-11", 5, 2), Line("p", "b", "2026-11", 7, 3), Line("p", "c", "2026-11", 1, 1)]
+    assert lease.fit(lines, 8) == (
+        [Line("p", "a", "2026-11", 5, 2), Line("p", "b", "2026-11", 3, 3)],
+        [Line("p", "b", "2026-11", 4, 0), Line("p", "c", "2026-11", 1, 1)],
+    )
+    assert lease.fit(lines, 0) == ([], lines)
+    assert lease.fit(lines, 13) == (lines, [])
