@@ -47,10 +47,16 @@ class Decisions:
                 break
             again = await self._cover(items, answers, short, deadline_s)
             if again:
-                decided = await self._commit.submit_many([items[index] for index in again])
-                for index, answer in zip(again, decided, strict=True):
+                for index, answer in zip(again, await self._submit([items[index] for index in again]), strict=True):
                     answers[index] = answer
         return _finished(answers)
+
+    async def _submit(self, items: Sequence[ReserveItem]) -> Sequence[Answer | Exception]:
+        """Decides again; a full queue is the answer of these items only, since others of their call may be held."""
+        try:
+            return await self._commit.submit_many(items)
+        except PurseError as error:
+            return [error] * len(items)
 
     async def _cover(
         self, items: Sequence[ReserveItem], answers: list[Answer | Exception], short: list[int], deadline_s: float

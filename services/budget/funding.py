@@ -9,10 +9,11 @@ import asyncpg
 from services.budget.caches import Directories
 from services.budget.domain import lease as rules
 from services.budget.domain.lease import Account
-from services.budget.domain.model import Lease, Short
+from services.budget.domain.model import AMOUNT_MAX, Lease, Short
 from services.budget.domain.plan import Directory
 from services.budget.ops import Ops
 from services.budget.store import leases
+from services.budget.store.leases import Op
 from services.budget.wallets import Wallets
 from services.kit.errors import PurseError, conflict, unavailable
 from services.kit.telemetry import get_logger
@@ -111,7 +112,8 @@ class Funding:
             PurseError: UNAVAILABLE: the wallet is out of reach, or did not answer in time; QUARANTINED.
         """
         first = shorts[0]
-        need = max(1, sum(short.cost for short in shorts) - min(short.free for short in shorts))
+        # No wallet holds more than the most that can be counted: who asks for more is denied without its neighbours.
+        need = min(AMOUNT_MAX, max(1, sum(short.cost for short in shorts) - min(short.free for short in shorts)))
         task = self._extending.get(first.wallet) or self._start_extend(first.org, first.wallet, need)
         try:
             async with asyncio.timeout(timeout_s):
@@ -144,14 +146,17 @@ class Funding:
         try:
             async with asyncio.timeout(self._extend_timeout_s):
                 epoch, n = await self._write(org, wallet, need)
-                granted = await self._answered(org, wallet, epoch, n)
+                op = await self._answered(org, wallet, epoch, n)
         except TimeoutError:
             raise unavailable(f"{wallet} did not answer in time; send again with the same ids") from None
         if len(self._granted_last) >= _MEMO_MAX:
             self._granted_last.clear()
             self._empty_until_s.clear()
+        granted = op.granted or 0
         self._granted_last[wallet] = max(granted, 1)
-        if granted < max(need, 1):
+        # Empty is a wallet that gave less than it was asked for. An extension that was open already may have asked for
+        # less than `need`: what it leaves short is decided again, and asks for its own.
+        if granted < max(op.need, 1):
             self._empty_until_s[wallet] = asyncio.get_running_loop().time() + self._empty_memory_s
 
     async def _write(self, org: str, wallet: str, need: int) -> tuple[int, int]:
@@ -167,8 +172,8 @@ class Funding:
                 n = await leases.write_op(connection, lease, "EXTEND", ask=ask, need=need)
             return lease.epoch, n
 
-    async def _answered(self, org: str, wallet: str, epoch: int, n: int) -> int:
-        """Sends until the operation is answered, here or by another replica; returns what was granted."""
+    async def _answered(self, org: str, wallet: str, epoch: int, n: int) -> Op:
+        """Sends until the operation is answered, here or by another replica; returns it."""
         rest_s = _POLL_MIN_S
         losses = 0
         while True:
@@ -182,7 +187,7 @@ class Funding:
             async with self._pool.acquire() as connection:
                 op = await leases.get_op(connection, org, wallet, epoch, n)
                 if op is not None and op.answered:
-                    return op.granted or 0
+                    return op
                 if op is None or await leases.is_quarantined(connection, org, wallet):
                     # A lease that begins anew in the wallet's epoch, or that stops.
                     raise unavailable(f"the lease on {wallet} was moved or stopped; send again", retry_after_s=0.1)
