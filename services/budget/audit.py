@@ -28,6 +28,8 @@ class Audit:
         if len(request.lease_points) > _POINTS_MAX:
             raise invalid("lease_points", f"are {len(request.lease_points)}; at most {_POINTS_MAX} are compared")
         org = wire.subject_of(request.org, "org").org if request.org else None
+        for point in request.lease_points:
+            wire.check_text(point.wallet, "lease_points.wallet")
         points = [(point.wallet, point.epoch, point.n) for point in request.lease_points]
         async with (
             self._pool.acquire() as connection,

@@ -165,6 +165,11 @@ def _after(token: str, subject: Subject) -> tuple[str, str]:
         last_subject, last_id = base64.urlsafe_b64decode(token.encode()).decode().split("\n")
     except (binascii.Error, ValueError):
         raise invalid("page_token", "is none of this method's; give back `next_page_token` as it was") from None
-    if not (last_subject == subject.name or last_subject.startswith(f"{subject.name}/")):
+    if not last_id.isprintable():
+        raise invalid("page_token", "holds control characters; give back `next_page_token` as it was")
+    if (
+        not (last_subject == subject.name or last_subject.startswith(f"{subject.name}/"))
+        or not last_subject.isprintable()
+    ):
         raise invalid("page_token", "belongs to another parent; start again without one")
     return last_subject, last_id

@@ -118,6 +118,7 @@ class BudgetService(budget_pb2_grpc.BudgetServiceServicer):
             raise invalid(
                 "relay", f"must be 1 to {_RELAY_CHARS_MAX} characters: which metering database this comes from"
             )
+        wire.check_text(request.relay, "relay")
         response = budget_pb2.ApplyUsageResponse()
         items, refused = _read(request.items, wire.apply_item)
         answers = iter(await self._apply(items))

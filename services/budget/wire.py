@@ -31,6 +31,7 @@ from services.kit.windows import LIFETIME_END_US, MAX_UNIX_US, MIN_UNIX_US
 
 _US: Final = 1_000_000
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}").fullmatch
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]").search
 _TTL_DEFAULT_US: Final = 300 * _US
 _TTL_MIN_US: Final = _US
 _TTL_MAX_US: Final = 86_400 * _US
@@ -39,6 +40,7 @@ _OPERATION_CHARS_MAX: Final = 63
 _LABELS_MAX: Final = 16
 _LABEL_VALUE_CHARS_MAX: Final = 255
 _KEY_CHARS_MAX: Final = 128
+_LINE_CHARS_MAX: Final = 256
 _USES_MAX: Final = 50_000
 _NO_CALL: Final = Call()
 _COST, _TOKENS, _INPUT, _OUTPUT = (
@@ -170,13 +172,23 @@ def _call(call: Any, rates: Rates) -> Call:
     operation = call.operation
     if len(operation) > _OPERATION_CHARS_MAX:
         raise invalid("call.operation", f"is {len(operation)} characters long; the limit is {_OPERATION_CHARS_MAX}")
+    check_text(operation, "call.operation")
     provider, model = call.provider, call.model
     if len(provider) > _NAME_CHARS_MAX or len(model) > _NAME_CHARS_MAX:
         field = "call.provider" if len(provider) > _NAME_CHARS_MAX else "call.model"
         raise invalid(field, f"is longer than {_NAME_CHARS_MAX} characters")
     if provider or model:
-        provider, model = rates.name(provider, model)
+        check_text(provider, "call.provider")
+        check_text(model, "call.model")
+        # Selectors are in lower case, and so is the usage that will settle this.
+        provider, model = (name.lower() for name in rates.name(provider, model))
     return Call(provider, model, operation, labels)
+
+
+def check_text(text: str, field: str) -> None:
+    """Refuses control characters: a zero byte cannot be stored, and the others are in no name."""
+    if not text.isprintable() and _CONTROL(text):
+        raise invalid(field, "holds control characters; remove them")
 
 
 def _labels(call: Any) -> tuple[tuple[str, str], ...]:
@@ -190,6 +202,8 @@ def _labels(call: Any) -> tuple[tuple[str, str], ...]:
                 f"{key[:80]!r}: a key is 1 to {_OPERATION_CHARS_MAX} characters, "
                 f"a value at most {_LABEL_VALUE_CHARS_MAX}",
             )
+        check_text(key, "call.labels")
+        check_text(value, f"call.labels.{key}")
     return labels
 
 
@@ -203,13 +217,20 @@ def apply_item(item: budget_pb2.UsageItem) -> ApplyItem:
     if not 0 < len(item.source) <= _KEY_CHARS_MAX or not 0 < len(item.id) <= _KEY_CHARS_MAX:
         field = "id" if 0 < len(item.source) <= _KEY_CHARS_MAX else "source"
         raise invalid(field, f"must be 1 to {_KEY_CHARS_MAX} characters")
+    check_text(item.source, "source")
+    check_text(item.id, "id")
     call = item.call
+    # The statements of wallets have room for so much; what is longer was never a name. Selectors are in lower case.
+    provider, model = (name.strip().lower()[:_LINE_CHARS_MAX] for name in (call.provider, call.model))
+    check_text(provider, "call.provider")
+    check_text(model, "call.model")
     labels = tuple(sorted(call.labels.items())) if call.labels else ()
     input_tokens = _count(item.tokens.input_tokens, "tokens.input_tokens")
     output_tokens = _count(item.tokens.output_tokens, "tokens.output_tokens")
     requests = _count(item.requests, "requests") if item.HasField("requests") else int(item.final)
     rated = item.HasField("cost")
     cost, currency = (item.cost.amount_nanos, item.cost.currency_code) if rated else (0, "")
+    check_text(currency, "cost.currency_code")
     occurred_us = _occurred_us(item)
     reservation = reservation_subject = ""
     if item.reservation:
@@ -220,7 +241,7 @@ def apply_item(item: budget_pb2.UsageItem) -> ApplyItem:
         item.id,
         subject,
         digest(item),
-        Call(call.provider, call.model, call.operation, labels),
+        Call(provider, model, call.operation, labels),
         (0, cost, input_tokens + output_tokens, input_tokens, output_tokens, requests),
         rated,
         currency,

@@ -8,7 +8,13 @@ from services.kit.windows import LIFETIME_START_US
 
 
 def draft_of(budget: budget_pb2.Budget) -> Draft:
-    """A definition as the caller wrote it."""
+    """A definition as the caller wrote it.
+
+    Raises:
+        PurseError: A text holds control characters.
+    """
+    wire.check_text(budget.display_name, "budget.display_name")
+    wire.check_text(budget.window.time_zone, "budget.window.time_zone")
     return Draft(
         budget.display_name,
         budget.dimension,
@@ -25,6 +31,11 @@ def draft_of(budget: budget_pb2.Budget) -> Draft:
 
 
 def _selector_of(selector: budget_pb2.Selector) -> Selector:
+    for field in ("providers", "models", "operations"):
+        for pattern in getattr(selector, field):
+            wire.check_text(pattern, f"budget.selector.{field}")
+    for text in (*selector.labels.keys(), *selector.labels.values()):
+        wire.check_text(text, "budget.selector.labels")
     return Selector(
         tuple(selector.providers),
         tuple(selector.models),

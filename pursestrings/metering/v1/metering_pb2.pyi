@@ -192,9 +192,9 @@ class RecordedUsage(google.protobuf.message.Message):
     id: builtins.str
     """The event's id within its source."""
     provider: builtins.str
-    """The canonical provider; as given where the model is unknown."""
+    """The canonical provider; as given, in lower case, where the model is unknown."""
     model: builtins.str
-    """The canonical model; as given where it is unknown."""
+    """The canonical model; as given, in lower case, where it is unknown."""
     rate_card_version: builtins.str
     """The version of the rate card that rated it. Empty: the cost was given, or it is UNRATED."""
     duplicate: builtins.bool

@@ -386,11 +386,14 @@ def _price(given: Given, tokens: Tokens, occurred_at: datetime, cards: RateCards
 
 
 def _canonical(given: Given, card: RateCard) -> tuple[str, str]:
-    """The names of a model without a price then: it may be a known one all the same."""
+    """The names of a model without a price then: it may be a known one all the same.
+
+    A name that no table knows is told apart by neither case nor blanks, as names that are known are.
+    """
     try:
         return card.table.resolve(given.provider, given.model)
     except UnknownModelError:
-        return given.provider, given.model
+        return given.provider.strip().lower(), given.model.strip().lower()
 
 
 def _given_cost(cost: tuple[str, int], priced: Priced, *, trusted: bool) -> Priced:

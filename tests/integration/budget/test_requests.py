@@ -1,5 +1,6 @@
 """Bad input: each its own error, naming the field, and nothing changed."""
 
+import base64
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 
 from pursestrings.budget.v1 import budget_pb2
-from tests.support.budget import BOT, ORG, ask, refusal_of, rows, running_budget
+from tests.support.budget import BOT, ORG, ask, refusal_of, refusals, rows, running_budget, usage
 
 DEEP = "orgs/a" + "".join(f"/teams/t{i}" for i in range(8))
 
@@ -27,6 +28,12 @@ WRONG: dict[str, tuple[Callable[[], budget_pb2.ReserveRequest], str, str]] = {
     "long operation": (lambda: ask(operation="x" * 64), "call.operation", "INVALID_ARGUMENT"),
     "many labels": (lambda: ask(labels={str(i): "" for i in range(17)}), "call.labels", "INVALID_ARGUMENT"),
     "long label": (lambda: ask(labels={"k": "v" * 256}), "call.labels", "INVALID_ARGUMENT"),
+    "zero byte": (lambda: ask(model="m\x00"), "call.model", "INVALID_ARGUMENT"),
+    "control character in the model": (lambda: ask(model="m\x01"), "call.model", "INVALID_ARGUMENT"),
+    "control character in the provider": (lambda: ask(provider="p\x00"), "call.provider", "INVALID_ARGUMENT"),
+    "control character in the operation": (lambda: ask(operation="o\x00"), "call.operation", "INVALID_ARGUMENT"),
+    "control character in a label's key": (lambda: ask(labels={"k\x00": "v"}), "call.labels", "INVALID_ARGUMENT"),
+    "control character in a label": (lambda: ask(labels={"k": "v\x00"}), "call.labels.k", "INVALID_ARGUMENT"),
     "long model": (lambda: ask(model="m" * 257), "call.model", "INVALID_ARGUMENT"),
 }
 
@@ -66,3 +73,22 @@ async def test_unknown_reservations_are_said_to_be_unknown(database: Any, tmp_pa
         refusal = await refusal_of(budget.release("none"))
         assert (refusal.field, refusal.reason) == ("name", "MALFORMED_NAME")
         assert (await budget.get(held.reservation)).state == budget_pb2.RESERVATION_STATE_OPEN
+
+
+async def test_control_characters_are_refused_wherever_text_is_kept(database: Any, tmp_path: Path) -> None:
+    async with running_budget(database("budget"), tmp_path) as budget:
+        token = base64.urlsafe_b64encode(f"{ORG}\nb\x00".encode()).decode()
+        point = budget_pb2.LeasePoint(wallet="a\x00")
+        wrong: dict[str, Any] = {
+            "budget.display_name": budget.create(ORG, "b", display_name="a\x00b"),
+            "budget.selector.models": budget.create(ORG, "b", selector=budget_pb2.Selector(models=["a\x00"])),
+            "budget.selector.labels": budget.create(ORG, "b", selector=budget_pb2.Selector(labels={"a": "\x00"})),
+            "page_token": budget.admin.ListBudgets(budget_pb2.ListBudgetsRequest(parent=ORG, page_token=token)),
+            "relay": budget.admin.ApplyUsage(budget_pb2.ApplyUsageRequest(relay="a\x00")),
+            "lease_points.wallet": budget.admin.Audit(budget_pb2.AuditRequest(lease_points=[point])),
+        }
+        for field, call in wrong.items():
+            refusal = await refusal_of(call)
+            assert (refusal.field, refusal.code.name) == (field, "INVALID_ARGUMENT")
+        (result,) = await budget.apply(usage(currency="US\x00"))
+        assert refusals([result]) == ["INVALID_ARGUMENT"]

@@ -207,10 +207,32 @@ async def test_amounts_past_64_bits_are_refused_by_item_and_change_nothing(datab
 
 async def test_an_event_of_everything_is_reported_item_by_item(database: Any, tmp_path: Path) -> None:
     async with running_budget(database("budget"), tmp_path) as budget:
-        bad = [usage(subject="nobody"), usage(source=""), usage(cost=1), usage(input_tokens=-1)]
+        bad = [
+            usage(subject="nobody"),
+            usage(source=""),
+            usage(cost=1),
+            usage(input_tokens=-1),
+            usage("zero\x00byte"),
+            usage('"\\quoted, and {braced}', model='"\\, {}'),
+        ]
         assert refusals(await budget.apply(*bad)) == [
             "MALFORMED_SUBJECT",
             "INVALID_ARGUMENT",
             "",
             "AMOUNT_OUT_OF_RANGE",
+            "INVALID_ARGUMENT",
+            "",
         ]
+        found = await rows(budget.database, "SELECT id FROM applied_usage WHERE id LIKE '%quoted%'")
+        assert [row["id"] for row in found] == ['"\\quoted, and {braced}']
+
+
+async def test_a_selector_counts_usage_however_its_model_is_written(database: Any, tmp_path: Path) -> None:
+    async with running_budget(database("budget"), tmp_path) as budget:
+        await budget.create(ORG, "own", limit_amount=100, selector=budget_pb2.Selector(models=["MyModel*"]))
+        held = await budget.reserve(cost=60, provider="Acme", model="MyModel-1")
+        item = usage(cost=60, provider=" Acme", model="MyModel-1 ", reservation=held.reservation)
+        await budget.apply(item)
+        use = await budget.use(f"{ORG}/budgets/own")
+        assert (use.spent_amount, use.reserved_amount) == (60, 0)
+        assert (await budget.reserve(cost=60, provider="ACME", model="MYMODEL-1")).outcome == budget_pb2.OUTCOME_DENY

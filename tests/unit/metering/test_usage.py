@@ -80,6 +80,12 @@ def test_a_call_is_rated_by_the_card_in_nanos(cards: RateCards) -> None:
     assert kept.occurred_at == kept.recorded_at == NOW
 
 
+def test_names_that_no_table_knows_are_told_apart_by_neither_case_nor_blanks(cards: RateCards) -> None:
+    kept, _ = accept(given(provider=" Acme", model="MyModel-1 "), "{}", trusted=True, now=NOW, cards=cards)
+    assert (kept.provider, kept.model) == ("acme", "mymodel-1")
+    assert (kept.given_provider, kept.given_model) == (" Acme", "MyModel-1 ")
+
+
 def test_usage_of_an_unknown_model_is_kept_unrated_under_the_names_given(cards: RateCards) -> None:
     kept = accepted(cards, provider="", model="my-own-model")
 
