@@ -113,12 +113,13 @@ _QUARANTINED: Final = f"""
 SELECT count(*) OVER () AS offenders, concat(wallet, ': ', quarantined) AS name FROM leases
 WHERE quarantined IS NOT NULL AND ($1::text IS NULL OR org = $1) LIMIT {SHOWN_MAX}
 """  # noqa: S608 - of constants
-# The rows' key makes a crossing one; what can go wrong is one that is missing, or that was never told.
+# The rows' key makes a crossing one; what can go wrong is one that is missing. A change of the definition is looked at
+# in the window of then alone, so only definitions as they were made tell for every window.
 _UNALERTED: Final = f"""
 WITH newest AS (SELECT DISTINCT ON (org, budget_no) org, budget_no, window_key, spent FROM counters
     WHERE spent > 0 AND ($1::text IS NULL OR org = $1) ORDER BY org, budget_no, window_key DESC)
 SELECT count(*) OVER () AS offenders, concat({_COUNTER_NAME}, ': ', t.percent, ' % reached') AS name
-FROM newest x JOIN budgets b ON b.org = x.org AND b.budget_no = x.budget_no AND b.deleted_us IS NULL,
+FROM newest x JOIN budgets b ON b.org = x.org AND b.budget_no = x.budget_no AND b.revision = 1,
     unnest(b.thresholds) AS t (percent)
 WHERE x.spent::numeric * 100 >= t.percent::numeric * b.limit_amount AND NOT EXISTS (
     SELECT FROM crossings c WHERE c.org = x.org AND c.budget_no = x.budget_no AND c.window_key = x.window_key

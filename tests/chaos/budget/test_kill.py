@@ -12,7 +12,6 @@ from embedded.ports import free_ports
 from pursestrings.budget.v1 import budget_pb2, budget_pb2_grpc
 from services.kit.channel import channel
 from tests.support.budget import (
-    EVERYONE,
     NANOS,
     ORG,
     TEAM,
@@ -25,7 +24,7 @@ from tests.support.budget import (
     running_wallets,
     usage,
 )
-from tests.support.metering import Keys
+from tests.support.metering import EVERYONE, Keys
 from tests.support.waiting import until
 
 LIMIT = 3_000

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from pursestrings.budget.v1 import budget_pb2
 from tests.support.budget import (
@@ -70,7 +71,7 @@ async def test_a_stale_etag_changes_nothing(database: Any, tmp_path: Path) -> No
         await budget.update(created.name, limit_amount=6)
         stale = budget_pb2.UpdateBudgetRequest(
             budget=budget_pb2.Budget(name=created.name, limit_amount=7, etag=created.etag),
-            update_mask={"paths": ["limit_amount"]},
+            update_mask=FieldMask(paths=["limit_amount"]),
         )
         refusal = await refusal_of(budget.admin.UpdateBudget(stale))
         assert (refusal.reason, refusal.field) == ("ETAG_MISMATCH", "budget.etag")
@@ -143,7 +144,7 @@ async def test_checks_alone_change_nothing(database: Any, tmp_path: Path) -> Non
         created = await budget.create(ORG, "b")
         update = budget_pb2.UpdateBudgetRequest(
             budget=budget_pb2.Budget(name=created.name, limit_amount=1),
-            update_mask={"paths": ["limit_amount"]},
+            update_mask=FieldMask(paths=["limit_amount"]),
             validate_only=True,
         )
         assert (await budget.admin.UpdateBudget(update)).budget.limit_amount == 1
@@ -164,9 +165,13 @@ async def test_checks_alone_change_nothing(database: Any, tmp_path: Path) -> Non
             "UNKNOWN_TIME_ZONE",
         ),
         ({"window": budget_pb2.Window()}, "budget.window.kind", "INVALID_ARGUMENT"),
-        ({"window": budget_pb2.Window(kind=2, week_start_day=8)}, "budget.window.week_start_day", "INVALID_ARGUMENT"),
         (
-            {"window": budget_pb2.Window(kind=3, month_anchor_day=32)},
+            {"window": budget_pb2.Window(kind=budget_pb2.WINDOW_KIND_WEEK, week_start_day=8)},
+            "budget.window.week_start_day",
+            "INVALID_ARGUMENT",
+        ),
+        (
+            {"window": budget_pb2.Window(kind=MONTH, month_anchor_day=32)},
             "budget.window.month_anchor_day",
             "INVALID_ARGUMENT",
         ),
@@ -199,12 +204,12 @@ async def test_wrong_requests_name_their_field_and_change_nothing(database: Any,
             "parent": create(budget_pb2.CreateBudgetRequest(parent="acme", budget_id="c", budget=budget_of())),
             "update_mask": update(budget_pb2.UpdateBudgetRequest(budget=created)),
             "update_mask ": update(
-                budget_pb2.UpdateBudgetRequest(budget=created, update_mask={"paths": ["dimension"]})
+                budget_pb2.UpdateBudgetRequest(budget=created, update_mask=FieldMask(paths=["dimension"]))
             ),
             "budget.window": update(
                 budget_pb2.UpdateBudgetRequest(
                     budget=budget_pb2.Budget(name=created.name, window=budget_pb2.Window(kind=DAY)),
-                    update_mask={"paths": ["window"]},
+                    update_mask=FieldMask(paths=["window"]),
                 )
             ),
             "BUDGET_UNKNOWN": budget.admin.GetBudget(budget_pb2.GetBudgetRequest(name=f"{ORG}/budgets/none")),
