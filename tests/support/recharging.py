@@ -287,6 +287,8 @@ async def running_rig(
         controls = await stack.enter_async_context(twin_controls(twin_url))
         sql = await asyncpg.connect(database.owner_dsn)
         stack.push_async_callback(sql.close)
+        # A test's database is a copy of a template, and two copies must not charge with one id.
+        await sql.execute("UPDATE installation SET id = gen_random_uuid()")
         server = await stack.enter_async_context(serving(settings))
         address = f"{LOOPBACK}:{server.port}"
         wire = channel(address, files.token.read_text())

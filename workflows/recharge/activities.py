@@ -61,6 +61,7 @@ class RechargeActivities:
         """Makes the PaymentIntent, unconfirmed; the same key gives the same one."""
         recharge = decision.snapshot.recharge
         new = NewIntent(
+            installation=decision.installation,
             org=recharge.split("/", 2)[1],
             wallet=decision.snapshot.wallet,
             recharge=recharge,
@@ -152,6 +153,7 @@ def _decision(answer: pb.AuthorizeAttemptResponse) -> Decision:
         payment_method=answer.payment_method,
         amount_minor=answer.amount_minor,
         currency=answer.currency,
+        installation=answer.installation,
     )
 
 

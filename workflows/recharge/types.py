@@ -86,6 +86,7 @@ class Decision:
     payment_method: str = ""
     amount_minor: int = 0
     currency: str = ""
+    installation: str = ""
 
 
 @dataclass(frozen=True)

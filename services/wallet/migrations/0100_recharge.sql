@@ -4,6 +4,14 @@
 
 -- migrate:up
 
+-- Tells this database's charges from those of another at the same Stripe account. One row for all organisations.
+CREATE TABLE installation (
+    one boolean NOT NULL DEFAULT true CHECK (one),
+    id text NOT NULL CHECK (char_length(id) BETWEEN 1 AND 36),
+    PRIMARY KEY (one)
+);
+INSERT INTO installation (id) VALUES (gen_random_uuid());
+
 CREATE TABLE recharge_policies (
     org text NOT NULL,
     wallet text NOT NULL,
@@ -144,8 +152,11 @@ CREATE INDEX stripe_events_due ON stripe_events (due_at) WHERE done_at IS NULL;
 
 GRANT SELECT, INSERT, UPDATE ON recharge_policies, recharge_months, recharges, recharge_intents, recharge_attempts,
 stripe_events TO wallet_service;
+GRANT SELECT ON installation TO wallet_service;
 
 -- migrate:down
 
 -- squawk-ignore ban-drop-table
-DROP TABLE stripe_events, recharge_attempts, recharge_intents, recharges, recharge_months, recharge_policies;
+-- squawk-ignore ban-drop-table
+DROP TABLE stripe_events, recharge_attempts, recharge_intents, recharges, recharge_months, recharge_policies,
+installation;

@@ -131,6 +131,7 @@ def authorized_message(decided: Authorized) -> pb.AuthorizeAttemptResponse:
     match step:
         case steps.Charge():
             _fill_charge(answer, row)
+            answer.installation = decided.installation
         case steps.Observe(reason, retry_after_s):
             answer.verdict = pb.ATTEMPT_VERDICT_OBSERVE
             answer.reason = reason

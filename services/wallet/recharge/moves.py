@@ -194,7 +194,7 @@ async def note_late(connection: asyncpg.Connection, row: RechargeRow, seen: Sequ
 
 
 async def store_charge(
-    connection: asyncpg.Connection, row: RechargeRow, known: Facts, step: Charge, now: datetime
+    connection: asyncpg.Connection, row: RechargeRow, known: Facts, step: Charge, now: datetime, *, installation: str
 ) -> bool:
     """Stores what a charge needs before Stripe is asked; returns whether anything is new."""
     assert known.policy is not None, "a charge needs a policy"
@@ -216,7 +216,7 @@ async def store_charge(
     current = row.intent
     if current is None or current.status == outcomes.CANCELED:
         number = current.number + 1 if current else 1
-        key = names.create_key(row.name, number)
+        key = names.create_key(installation, row.name, number)
         await rows.add_intent(connection, row, number, create_key=key, customer=known.customer, now=now)
         mark = ""
     else:
@@ -224,7 +224,7 @@ async def store_charge(
     attempt = AttemptRow(
         number=step.number,
         intent_number=number,
-        confirm_key=names.confirm_key(row.name, number, step.number),
+        confirm_key=names.confirm_key(installation, row.name, number, step.number),
         payment_method=known.payment_method,
         state=AttemptState.OPEN,
         decline_code="",

@@ -1,9 +1,12 @@
-"""Names of recharges and the idempotency keys that are made of them."""
+"""Names of recharges and the idempotency keys that are made of them.
+
+Two installations may share a Stripe account and have recharges of the same name, so every key begins with whose it is.
+"""
 
 import hashlib
 from typing import Final
 
-_KEY_NAME_CHARS_MAX: Final = 200
+_KEY_NAME_CHARS_MAX: Final = 180
 
 
 def recharge_name(wallet: str, month: str, number: int) -> str:
@@ -12,24 +15,24 @@ def recharge_name(wallet: str, month: str, number: int) -> str:
     return f"{subject}/recharges/{wallet_id}-{month}-{number}"
 
 
-def create_key(recharge: str, intent: int) -> str:
+def create_key(installation: str, recharge: str, intent: int) -> str:
     """What a recharge's PaymentIntent number `intent` is created with: Stripe makes it once."""
-    return f"recharge/{_short(recharge)}/pi{intent}"
+    return f"recharge/{installation}/{_short(recharge)}/pi{intent}"
 
 
-def confirm_key(recharge: str, intent: int, attempt: int) -> str:
+def confirm_key(installation: str, recharge: str, intent: int, attempt: int) -> str:
     """What attempt number `attempt` confirms it with: a new attempt is a new key, a time-out keeps the old one."""
-    return f"{create_key(recharge, intent)}/{attempt}"
+    return f"{create_key(installation, recharge, intent)}/{attempt}"
 
 
-def customer_key(wallet: str) -> str:
+def customer_key(installation: str, wallet: str) -> str:
     """What a wallet's customer is created with."""
-    return f"customer/{_short(wallet)}"
+    return f"customer/{installation}/{_short(wallet)}"
 
 
-def attach_key(wallet: str, request_id: str, payment_method: str) -> str:
+def attach_key(installation: str, wallet: str, request_id: str, payment_method: str) -> str:
     """What a payment method is put on file with."""
-    return f"attach/{_digest(f'{wallet} {request_id} {payment_method}')}"
+    return f"attach/{installation}/{_digest(f'{wallet} {request_id} {payment_method}')}"
 
 
 def grant_ids(recharge: str) -> tuple[str, str]:

@@ -47,6 +47,7 @@ class Authorized:
 
     step: Step
     row: RechargeRow
+    installation: str
 
 
 class Recharges:
@@ -62,11 +63,19 @@ class Recharges:
         self._pool = pool
         self._stripe = stripe
         self._clock = clock
+        self._installation = ""
 
     @property
     def livemode(self) -> bool:
         """Whether real money is moved."""
         return self._stripe.livemode
+
+    async def installation(self) -> str:
+        """Whose recharges these are at a Stripe account that several installations share."""
+        if not self._installation:
+            async with self._pool.acquire() as connection:
+                self._installation = await rows.installation(connection)
+        return self._installation
 
     async def get(self, org: str, name: str) -> RechargeRow:
         """A recharge as stored.
@@ -113,9 +122,10 @@ class Recharges:
             PurseError: RECHARGE_UNKNOWN; UNAVAILABLE where Stripe must be asked first and does not answer.
         """
         row = await self.get(org, name)
+        installation = await self.installation()
         if row.state is State.PENDING and row.intents:
             await self.observe(org, name, signal=False)
-        return await transact(self._pool, lambda connection: self._authorize(connection, org, name))
+        return await transact(self._pool, lambda connection: self._authorize(connection, org, name, installation))
 
     async def _move(
         self, org: str, name: str, *, hint: str, report: Report | None, signal: bool, giving_up: GivingUp | None
@@ -141,13 +151,14 @@ class Recharges:
 
     async def _look(self, row: RechargeRow, hint: str) -> list[Intent]:
         """Every PaymentIntent of a recharge as Stripe has it now; an unknown creation has no id and no status."""
+        installation = await self.installation()
         seen: list[Intent] = []
         lost: list[int] = []
         for stored in row.intents:
             if stored.status == outcomes.CANCELED or stored.payment_intent is None:
                 if stored.payment_intent is None and stored.status == _UNKNOWN:
                     lost.append(stored.number)
-                seen.append(_stored_intent(row, stored))
+                seen.append(_stored_intent(row, stored, installation))
             else:
                 seen.append(replace(await self._stripe.retrieve(stored.payment_intent), number=stored.number))
         known = {intent.payment_intent for intent in seen}
@@ -157,7 +168,8 @@ class Recharges:
         elif lost:
             found += await self._list_old(row, lost)
         for intent in found:
-            if intent.recharge == row.name and intent.payment_intent not in known:
+            ours = (intent.installation, intent.recharge) == (installation, row.name)
+            if ours and intent.payment_intent not in known:
                 seen = _place(seen, intent, lost)
         return seen
 
@@ -191,7 +203,8 @@ class Recharges:
         if now >= stored.created_at + steps.KEY_LIFE:
             return replace(lost, status=outcomes.CANCELED)
         try:
-            made = await self._stripe.create_intent(_new_intent(row, stored.number, stored.customer), stored.create_key)
+            new = _new_intent(await self.installation(), row, stored.number, stored.customer)
+            made = await self._stripe.create_intent(new, stored.create_key)
         except PurseError as error:
             if error.reason != REFUSED:
                 raise
@@ -214,7 +227,7 @@ class Recharges:
             return None
         now = await self._clock(connection)
         changed = await moves.store_intents(connection, row, seen, now)
-        expected = row.expected(livemode=self._stripe.livemode)
+        expected = row.expected(self._installation, livemode=self._stripe.livemode)
         if row.state is not State.PENDING:
             changed |= await moves.note_late(connection, row, seen)
         else:
@@ -241,21 +254,21 @@ class Recharges:
             await rows.signal(connection, row.org, row.name, "stripe")
         return await rows.get(connection, row.org, row.name)
 
-    async def _authorize(self, connection: asyncpg.Connection, org: str, name: str) -> Authorized:
+    async def _authorize(self, connection: asyncpg.Connection, org: str, name: str, installation: str) -> Authorized:
         row = _known(await rows.lock(connection, org, name), name)
         now = await self._clock(connection)
         known = (await policies.facts(connection, org, [row.wallet], now))[0]
         step = steps.next_step(row.standing(), moves.circumstances(known), now)
         changed = False
         if isinstance(step, Charge):
-            changed = await moves.store_charge(connection, row, known, step, now)
+            changed = await moves.store_charge(connection, row, known, step, now, installation=installation)
         elif isinstance(step, Wait) and step.cap is not None:
             await policies.lock_month(connection, org, row.wallet, known.month)
             await policies.alert_cap(connection, org, known, step.cap)
         rest_s = 0.0 if isinstance(step, Charge | GiveUp | steps.Ended) else step.retry_after_s
         check_at = now + min(timedelta(seconds=rest_s), _CHECK_MAX) + policies.NO_PROGRESS
         await rows.touch(connection, row, check_at, changed=changed)
-        return Authorized(step, _known(await rows.get(connection, org, name), name))
+        return Authorized(step, _known(await rows.get(connection, org, name), name), installation)
 
 
 def _known(row: RechargeRow | None, name: str) -> RechargeRow:
@@ -264,7 +277,7 @@ def _known(row: RechargeRow | None, name: str) -> RechargeRow:
     return row
 
 
-def _stored_intent(row: RechargeRow, stored: rows.IntentRow) -> Intent:
+def _stored_intent(row: RechargeRow, stored: rows.IntentRow, installation: str) -> Intent:
     return Intent(
         number=stored.number,
         payment_intent=stored.payment_intent or "",
@@ -274,6 +287,7 @@ def _stored_intent(row: RechargeRow, stored: rows.IntentRow) -> Intent:
         livemode=False,
         wallet=row.wallet,
         recharge=row.name,
+        installation=installation,
         error_code=stored.error_code,
         error_mark=stored.error_mark,
     )
@@ -287,5 +301,5 @@ def _place(seen: list[Intent], intent: Intent, lost: Sequence[int]) -> list[Inte
     return [*seen, replace(intent, number=max((one.number for one in seen), default=0) + 1)]
 
 
-def _new_intent(row: RechargeRow, number: int, customer: str) -> NewIntent:
-    return NewIntent(row.org, row.wallet, row.name, number, customer, row.amount_minor, row.currency)
+def _new_intent(installation: str, row: RechargeRow, number: int, customer: str) -> NewIntent:
+    return NewIntent(installation, row.org, row.wallet, row.name, number, customer, row.amount_minor, row.currency)

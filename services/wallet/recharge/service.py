@@ -75,12 +75,12 @@ class RechargeMethods:
             return stored
         if wallet.state == "CLOSED":
             raise conflict("WALLET_CLOSED", f"{wallet.name} is closed for good; create another wallet", field="wallet")
+        installation = await self.recharges.installation()
         customer = wallet.stripe_customer or await self._stripe.create_customer(
-            org, wallet.name, names.customer_key(wallet.name)
+            installation, org, wallet.name, names.customer_key(installation, wallet.name)
         )
-        method = await self._stripe.attach(
-            request.payment_method, customer, names.attach_key(wallet.name, request.request_id, request.payment_method)
-        )
+        attach_key = names.attach_key(installation, wallet.name, request.request_id, request.payment_method)
+        method = await self._stripe.attach(request.payment_method, customer, attach_key)
         answer = await transact(
             self._pool, lambda connection: self._put_method(connection, key, request.wallet, customer, method)
         )

@@ -50,6 +50,7 @@ class Answer:
 class NewIntent:
     """What a PaymentIntent is created with. The same key must always come with the same content."""
 
+    installation: str
     org: str
     wallet: str
     recharge: str
@@ -107,12 +108,12 @@ class Stripe:
         """Closes the connections."""
         await self._http.close_async()  # type: ignore[no-untyped-call]
 
-    async def create_customer(self, org: str, wallet: str, key: str) -> str:
+    async def create_customer(self, installation: str, org: str, wallet: str, key: str) -> str:
         """A customer that holds a wallet's payment methods; returns its id."""
+        metadata = _metadata(installation=installation, org=org, wallet=wallet)
         customer = await _ask_or_refuse(
             lambda: self._client.v1.customers.create_async(
-                {"description": f"Wallet {wallet}"[:350], "metadata": _metadata(org=org, wallet=wallet)},
-                {"idempotency_key": key},
+                {"description": f"Wallet {wallet}"[:350], "metadata": metadata}, {"idempotency_key": key}
             )
         )
         return str(customer.id)
@@ -163,7 +164,11 @@ class Stripe:
                     "automatic_payment_methods": {"enabled": True, "allow_redirects": "never"},
                     "description": f"Recharge {new.recharge}"[:350],
                     "metadata": _metadata(
-                        org=new.org, wallet=new.wallet, recharge=new.recharge, intent=str(new.number)
+                        installation=new.installation,
+                        org=new.org,
+                        wallet=new.wallet,
+                        recharge=new.recharge,
+                        intent=str(new.number),
                     ),
                 },
                 {"idempotency_key": key},
@@ -353,6 +358,7 @@ def _facts(intent: Mapping[str, Any]) -> Intent:
         livemode=bool(intent["livemode"]),
         wallet=_joined(metadata, "wallet"),
         recharge=_joined(metadata, "recharge"),
+        installation=_joined(metadata, "installation"),
         error_code=str(error.get("decline_code") or error.get("code") or ""),
         error_mark=mark,
     )

@@ -26,6 +26,7 @@ async def start(rig: Rig, card: str = "pm_card_visa") -> str:
 async def create(rig: Rig, asked: pb.AuthorizeAttemptResponse) -> str:
     """What the worker sends; the same key gives the same PaymentIntent."""
     new = NewIntent(
+        installation=asked.installation,
         org=asked.recharge.name.split("/")[1],
         wallet=asked.recharge.wallet,
         recharge=asked.recharge.name,

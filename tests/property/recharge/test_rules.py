@@ -145,6 +145,7 @@ intents = st.builds(
     livemode=st.booleans(),
     wallet=st.just("w"),
     recharge=st.just("r"),
+    installation=st.just("i"),
     error_code=st.sampled_from(["", "generic_decline"]),
     error_mark=st.sampled_from(["", "ch_1", "ch_2"]),
 )
@@ -155,7 +156,7 @@ open_attempts = st.none() | st.builds(
 
 @given(st.lists(intents, max_size=3), open_attempts)
 def test_an_outcome_always_has_its_reason(seen: list[outcomes.Intent], attempt: outcomes.OpenAttempt | None) -> None:
-    result = outcomes.judge(seen, outcomes.Expected("r", "w", "USD", livemode=False, amount_minor=2000), attempt)
+    result = outcomes.judge(seen, outcomes.Expected("i", "r", "w", "USD", livemode=False, amount_minor=2000), attempt)
     paid = [intent for intent in seen if intent.status == "succeeded"]
     assert bool(paid) == isinstance(result, outcomes.Succeeded | outcomes.Mismatch)
     if isinstance(result, outcomes.Succeeded):

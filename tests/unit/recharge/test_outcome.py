@@ -16,8 +16,8 @@ from services.wallet.recharge.domain.outcome import (
     judge,
 )
 
-EXPECTED = Expected("orgs/a/recharges/m-2026-11-1", "orgs/a/wallets/m", "USD", livemode=False, amount_minor=2000)
-OPEN = Intent(1, "pi_1", "requires_payment_method", 0, "USD", False, EXPECTED.wallet, EXPECTED.recharge)
+EXPECTED = Expected("i1", "orgs/a/recharges/m-2026-11-1", "orgs/a/wallets/m", "USD", livemode=False, amount_minor=2000)
+OPEN = Intent(1, "pi_1", "requires_payment_method", 0, "USD", False, EXPECTED.wallet, EXPECTED.recharge, "i1")
 PAID = replace(OPEN, status="succeeded", amount_received_minor=2000)
 REFUSED = replace(OPEN, error_code="generic_decline", error_mark="ch_1")
 FRESH = OpenAttempt("")
@@ -32,6 +32,7 @@ def test_a_success_is_a_success_whatever_else_is_there() -> None:
 @pytest.mark.parametrize(
     "change",
     [
+        {"installation": "i2"},
         {"currency": "EUR"},
         {"livemode": True},
         {"wallet": "orgs/b/wallets/m"},
@@ -81,7 +82,7 @@ def test_nothing_else_is_an_outcome(status: str) -> None:
 
 def test_only_all_canceled_is_canceled() -> None:
     canceled = replace(OPEN, status="canceled")
-    lost = Intent(2, "", "", 0, "USD", False, EXPECTED.wallet, EXPECTED.recharge)
+    lost = Intent(2, "", "", 0, "USD", False, EXPECTED.wallet, EXPECTED.recharge, "i1")
     assert judge([canceled], EXPECTED, FRESH) == AllCanceled()
     assert judge([canceled, lost], EXPECTED, FRESH) == StillOpen(lost)
     assert judge([], EXPECTED, FRESH) == StillOpen(None)

@@ -26,6 +26,7 @@ class Intent:
         livemode: Whether it moved real money.
         wallet: The wallet that its metadata names.
         recharge: The recharge that its metadata names.
+        installation: The installation that its metadata names: the database whose recharge it is.
         error_code: Why its last confirmation was declined, the decline code before the error's; empty: it was not.
         error_mark: Tells one refused confirmation from another; empty where none was refused.
     """
@@ -38,6 +39,7 @@ class Intent:
     livemode: bool
     wallet: str
     recharge: str
+    installation: str
     error_code: str = ""
     error_mark: str = ""
 
@@ -46,6 +48,7 @@ class Intent:
 class Expected:
     """What a PaymentIntent must agree with before its money is granted."""
 
+    installation: str
     recharge: str
     wallet: str
     currency: str
@@ -139,6 +142,7 @@ def _decline_code(current: Intent, attempt: OpenAttempt) -> str:
 def mismatch(intent: Intent, expected: Expected) -> str:
     """What of a succeeded PaymentIntent does not fit the recharge; empty where all does."""
     pairs = (
+        ("installation", intent.installation, expected.installation),
         ("recharge", intent.recharge, expected.recharge),
         ("wallet", intent.wallet, expected.wallet),
         ("currency", intent.currency, expected.currency),

@@ -84,6 +84,7 @@ WHERE org = $1 AND name = $2
 """
 _FAIL = "UPDATE recharges SET state = 'FAILED', failure_reason = $3, ended_at = $4 WHERE org = $1 AND name = $2"
 _WAITS = "SELECT EXISTS (SELECT FROM outbox WHERE org = $1 AND topic = $2 AND key = $3)"
+_INSTALLATION = "SELECT id FROM installation"
 _PROBLEM = "UPDATE recharges SET problem = $3 WHERE org = $1 AND name = $2 AND problem = '' RETURNING 1"
 
 
@@ -174,14 +175,20 @@ class RechargeRow:
             problem=self.problem,
         )
 
-    def expected(self, *, livemode: bool) -> Expected:
+    def expected(self, installation: str, *, livemode: bool) -> Expected:
         """What its PaymentIntents must agree with."""
-        return Expected(self.name, self.wallet, self.currency, livemode, self.amount_minor)
+        return Expected(installation, self.name, self.wallet, self.currency, livemode, self.amount_minor)
 
     def question(self) -> OpenAttempt | None:
         """The open attempt as the rule of outcomes takes it."""
         attempt = self.open_attempt
         return None if attempt is None else OpenAttempt(attempt.mark, attempt.answered, attempt.answered_code)
+
+
+async def installation(connection: asyncpg.Connection) -> str:
+    """What tells this database's charges from those of another at the same Stripe account."""
+    found: str = await connection.fetchval(_INSTALLATION)
+    return found
 
 
 async def get(connection: asyncpg.Connection, org: str, name: str) -> RechargeRow | None:
