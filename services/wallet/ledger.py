@@ -17,9 +17,10 @@ from services.kit import outbox
 from services.kit.errors import Code, PurseError, already_exists, conflict, invalid
 from services.kit.groupcommit import Redo
 from services.wallet.domain import commands, leases, sizing
+from services.wallet.domain.accounts import TransferKind
 from services.wallet.domain.book import Book, Lot
 from services.wallet.domain.commands import Command, PutGrant, Reclaim, RequestKey, SetState
-from services.wallet.domain.leases import AnyOp, Capture, Extend, Reverse, StoredOp, Totals
+from services.wallet.domain.leases import AnyOp, Extend, Reverse, StoredOp, Totals
 from services.wallet.domain.refusals import Refusal
 from services.wallet.store import books as books_store
 from services.wallet.store import wallets as wallets_store
@@ -161,13 +162,17 @@ class Ledger:
 
     def _lease_op(self, batch: _Batch, book: Book, op: AnyOp) -> LeaseAnswer:
         lease = book.leases.get(op.holder)
+        balance, posted = book.balance, len(book.changes.transfers)
         try:
             done = leases.find_stored(lease, op, batch.stored.get(op.key))
             if done is None:
                 done = leases.apply(book, op, batch.now, self._lease_floor)
                 batch.stored[op.key] = done
                 batch.additions.ops.append((op, done))
-                if isinstance(op, Capture) or (isinstance(op, Extend) and done.amount < max(1, op.need)):
+                # Every operation may expire what is due, not only those that spend.
+                expired = any(transfer.kind is TransferKind.EXPIRE for transfer in book.changes.transfers[posted:])
+                unfilled = isinstance(op, Extend) and done.amount < max(1, op.need)
+                if expired or unfilled or book.balance < balance:
                     batch.touched[op.org].add(op.wallet)
         except Refusal as refusal:
             if refusal.quarantine and lease is not None and lease.quarantine is None:

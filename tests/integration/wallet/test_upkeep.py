@@ -9,7 +9,7 @@ from services.kit.database import transact
 from services.wallet.domain.commands import RequestKey
 from services.wallet.store.wallets import find_keys, forget_keys, insert_keys
 from tests.support.databases import Database
-from tests.support.wallets import Books, capture, extend, give_up, wallet_name
+from tests.support.wallets import Books, assert_sound, capture, extend, give_up, reverse, wallet_name
 
 PAST = datetime.now(UTC) - timedelta(days=1)
 
@@ -44,6 +44,27 @@ async def test_expiry_takes_what_is_free_and_never_what_is_leased(books: Books, 
     # The leased part is still spent; what comes back of it expires in the transaction that brings it.
     await books.run(capture(wallet, 2, 1, 1), give_up(wallet, 3, 2))
     assert [(0, 1, 1, 8), (10, 0, 0, 0)] == await lots(books, wallet)
+
+
+async def test_whatever_expires_on_the_way_the_policy_is_asked(books: Books, fresh: Database) -> None:
+    """A return, a reversal and an extension expire what is due, so the balance falls where nothing was spent."""
+    soon = datetime.now(UTC) + timedelta(days=1)
+    returned, reversed_, extended = names = [wallet_name(number) for number in range(3)]
+    for number, name in enumerate(names):
+        await books.create(name)
+        await books.grant(name, f"g{number}", 10, expires_at=soon)
+    await books.run(extend(returned, 1, 4), extend(reversed_, 1, 4), capture(reversed_, 2, 4, 4))
+    await books.grant(extended, "later", 10)
+    for name in names:
+        await age(books, fresh, name)
+    books.hooked.clear()
+    for step in (give_up(returned, 2, 4), reverse(reversed_, 3, 4, 4), extend(extended, 1, 5)):
+        await books.run(step)
+    assert [("acme", [name]) for name in names] == books.hooked
+    # What expires nothing and is filled asks nobody.
+    await books.run(extend(extended, 2, 1), give_up(extended, 3, 1))
+    assert len(names) == len(books.hooked)
+    await assert_sound(books.pool)
 
 
 async def test_expiry_passes_over_wallets_that_someone_works_on(books: Books, fresh: Database) -> None:
