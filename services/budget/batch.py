@@ -8,7 +8,7 @@ import asyncpg
 
 from services.budget.caches import Directories, Policies
 from services.budget.domain import alerts as alert_rules
-from services.budget.domain.apply import apply, expire, release
+from services.budget.domain.apply import apply, expire, named_reservation, release
 from services.budget.domain.decide import Batch, UsageRow, decide
 from services.budget.domain.model import (
     FOREVER_US,
@@ -305,12 +305,26 @@ class _Binder:
             estimate = self._batch.reservations.get(key) or self._asked.get(key)
             currency = estimate.currency if estimate is not None else ""
         plan = policy.plan(item.subject, currency, item.call, actual=True)
-        at_us = item.occurred_us
+        at_us = self._used_us(item) if item.reservation else item.occurred_us
         counters = tuple(self._window(b, at_us) for b in plan if b.from_us <= at_us < b.until_us)
         item.binding = (
             self._fund(counters, item.subject, currency, directory, policy) if currency else Binding(counters)
         )
         item.wallet = item.binding.lease.wallet if item.binding.lease is not None else ""
+
+    def _used_us(self, item: ApplyItem) -> int:
+        """When an event that settles a reservation counts: not before the reservation was made, whatever its time says.
+
+        Counted in a window that was over by then, it would free what the reservation holds in the running one, and a
+        limit could be spent again and again.
+        """
+        found = named_reservation(self._batch, item)
+        if found is not None:
+            return max(item.occurred_us, found.created_us)
+        asked = self._asked.get((item.org, item.reservation))
+        if asked is None or asked.subject.name != item.reservation_subject:
+            return item.occurred_us
+        return max(item.occurred_us, self._guess_us)
 
     def _fund(
         self, counters: tuple[Counter, ...], subject: Subject, currency: str, directory: Directory, policy: Policy

@@ -42,7 +42,7 @@ def apply(batch: Batch, item: ApplyItem) -> Applied | PurseError:
             _spend(counter, amount)
             effects += (counter.no, counter.key, amount)
     if is_open and named is not None:
-        _settle(batch, item, named, amounts)
+        _settle(batch, item, named, amounts, currency)
     _draw(batch, item, wallet, cost)
     _notice(batch, item, named, wallet, cost)
     answer = Applied(
@@ -80,7 +80,7 @@ def _cost_of(item: ApplyItem, named: Reservation | None) -> tuple[int, str]:
         return item.amounts[_COST], item.currency
     if named is None or named.state is not State.OPEN or named.cost is None or not item.final:
         return 0, ""
-    return max(0, named.cost - named.settled), named.currency
+    return min(AMOUNT_MAX, max(0, named.cost - named.settled)), named.currency
 
 
 def _payer(batch: Batch, item: ApplyItem, named: Reservation | None, currency: str) -> str | None:
@@ -96,7 +96,8 @@ def _overflow(batch: Batch, item: ApplyItem, amounts: tuple[int, ...], wallet: s
     too_large = any(abs(c.spent + amounts[c.dimension]) > AMOUNT_MAX for c in item.binding.counters)
     if wallet is not None:
         lease = batch.leases[wallet]
-        too_large = too_large or lease.drawn + abs(amounts[_COST]) > AMOUNT_MAX
+        cost = amounts[_COST]
+        too_large = too_large or max(lease.drawn + cost, lease.reversal - cost) > AMOUNT_MAX
     if not too_large:
         return None
     return conflict("AMOUNT_OUT_OF_RANGE", f"usage {item.source}/{item.id} takes a total past {AMOUNT_MAX}")
@@ -107,8 +108,13 @@ def _spend(counter: Counter, amount: int) -> None:
     counter.peak = max(counter.peak, counter.spent)
 
 
-def _settle(batch: Batch, item: ApplyItem, named: Reservation, amounts: tuple[int, ...]) -> None:
-    """Lowers each hold by what was really used of it; the final event gives back the rest."""
+def _settle(batch: Batch, item: ApplyItem, named: Reservation, amounts: tuple[int, ...], currency: str) -> None:
+    """Lowers each hold by what was really used of it; the final event gives back the rest.
+
+    A cost in another currency than the reservation's uses nothing of what it holds as cost.
+    """
+    own = _currency_of(batch, named)
+    cost = amounts[_COST] if not own or currency == own else 0
     counted = {counter.no: amounts[counter.dimension] for counter in item.binding.counters}
     holds = named.holds
     for at in range(0, len(holds), _FIELDS):
@@ -117,14 +123,22 @@ def _settle(batch: Batch, item: ApplyItem, named: Reservation, amounts: tuple[in
         if lower:
             batch.counters[(holds[at], holds[at + 1])].reserved -= lower
             holds[at + 3] = held - lower
-    lower = named.funding_held if item.final else min(max(0, amounts[_COST]), named.funding_held)
+    lower = named.funding_held if item.final else min(max(0, cost), named.funding_held)
     if lower and named.wallet is not None:
         batch.leases[named.wallet].reserved -= lower
         named.funding_held -= lower
-    named.settled += amounts[_COST]
+    # No book is made of it, so at the edge of 64 bits it stops rather than refuse what was really used.
+    named.settled = max(-AMOUNT_MAX, min(AMOUNT_MAX, named.settled + cost))
     if item.final:
         named.state = State.SETTLED
     named.changed = True
+
+
+def _currency_of(batch: Batch, named: Reservation) -> str:
+    """The currency of a reservation; that of its wallet where its cost is unknown, which may be none."""
+    if named.currency or named.wallet is None:
+        return named.currency
+    return batch.leases[named.wallet].currency
 
 
 def _draw(batch: Batch, item: ApplyItem, wallet: str | None, cost: int) -> None:
