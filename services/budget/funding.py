@@ -15,6 +15,7 @@ from services.budget.ops import Ops
 from services.budget.store import leases
 from services.budget.store.leases import Op
 from services.budget.wallets import Wallets
+from services.kit.database import is_certain_rollback, is_connection_lost
 from services.kit.errors import PurseError, conflict, unavailable
 from services.kit.telemetry import get_logger
 
@@ -145,8 +146,7 @@ class Funding:
         """Writes an extension, or joins the one that is open; sends it; returns once it is answered."""
         try:
             async with asyncio.timeout(self._extend_timeout_s):
-                epoch, n = await self._write(org, wallet, need)
-                op = await self._answered(org, wallet, epoch, n)
+                op = await self._until_answered(org, wallet, need)
         except TimeoutError:
             raise unavailable(f"{wallet} did not answer in time; send again with the same ids") from None
         if len(self._granted_last) >= _MEMO_MAX:
@@ -158,6 +158,17 @@ class Funding:
         # less than `need`: what it leaves short is decided again, and asks for its own.
         if granted < max(op.need, 1):
             self._empty_until_s[wallet] = asyncio.get_running_loop().time() + self._empty_memory_s
+
+    async def _until_answered(self, org: str, wallet: str, need: int) -> Op:
+        """The answered extension. A lost connection only means to look again: one that was written is found open."""
+        for _ in range(_LOSSES_MAX):
+            try:
+                return await self._answered(org, wallet, *await self._write(org, wallet, need))
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                if not (is_connection_lost(error) or is_certain_rollback(error)):
+                    raise
+                _log.warning("extension is looked for again", wallet=wallet, error=repr(error))
+        raise unavailable("the database is out of reach; send again with the same ids", retry_after_s=0.5)
 
     async def _write(self, org: str, wallet: str, need: int) -> tuple[int, int]:
         async with self._pool.acquire() as connection, connection.transaction():
