@@ -41,6 +41,7 @@ class Decisions:
         deadline_s = asyncio.get_running_loop().time() + wait_s
         await self._funding.know(list({item.org for item in items}))
         answers: list[Answer | Exception] = list(await self._commit.submit_many(items))
+        await self._look(items, answers, deadline_s)
         for _ in range(_ROUNDS_MAX):
             short = [index for index, answer in enumerate(answers) if isinstance(answer, Short)]
             if not short:
@@ -50,6 +51,32 @@ class Decisions:
                 for index, answer in zip(again, await self._submit([items[index] for index in again]), strict=True):
                     answers[index] = answer
         return _finished(answers)
+
+    async def _look(self, items: Sequence[ReserveItem], answers: list[Answer | Exception], deadline_s: float) -> None:
+        """Answers short spends that hold nothing: by what their wallets have now, without moving it.
+
+        An ALLOW says that the lease and what the wallet has available cover the spend; others may take it before the
+        spend is asked for in earnest.
+        """
+        short = {
+            index: answer
+            for index, answer in enumerate(answers)
+            if isinstance(answer, Short) and answer.allowed is not None
+        }
+        if not short:
+            return
+        wallets = sorted({answer.wallet for answer in short.values()})
+        left_s = max(0.001, deadline_s - asyncio.get_running_loop().time())
+        looks = (self._funding.available(wallet, left_s) for wallet in wallets)
+        found = dict(zip(wallets, await asyncio.gather(*looks, return_exceptions=True), strict=True))
+        for index, answer in short.items():
+            available = found[answer.wallet]
+            if isinstance(available, Exception):
+                answers[index] = available
+            elif isinstance(available, int) and answer.allowed is not None and answer.cost <= answer.free + available:
+                answers[index] = answer.allowed
+            else:
+                answers[index] = deny_for_funds(items[index], answer.wallet)
 
     async def _submit(self, items: Sequence[ReserveItem]) -> Sequence[Answer | Exception]:
         """Decides again; a full queue is the answer of these items only, since others of their call may be held."""

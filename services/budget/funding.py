@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 
@@ -56,6 +56,7 @@ class Funding:
         self._extend_timeout_s = extend_timeout_s
         self._extending: dict[str, asyncio.Task[None]] = {}
         self._syncing: dict[str, asyncio.Task[None]] = {}
+        self._looking: dict[str, asyncio.Task[int]] = {}
         self._granted_last: dict[str, int] = {}
         self._empty_until_s: dict[str, float] = {}
 
@@ -121,6 +122,33 @@ class Funding:
                 await asyncio.shield(task)
         except TimeoutError:
             raise unavailable(f"{first.wallet} did not answer in time; send again with the same ids") from None
+
+    async def available(self, wallet: str, timeout_s: float) -> int:
+        """What the wallet could lease now, in nano-units; moves nothing. Callers at the same time share one call.
+
+        Args:
+            wallet: Its name.
+            timeout_s: How long the caller can wait.
+
+        Raises:
+            PurseError: The wallet is out of reach, or did not answer in time.
+        """
+        if self._wallets is None:
+            raise unavailable(f"{wallet} cannot be asked: this service runs without a wallet service")
+        task = self._looking.get(wallet)
+        if task is None:
+            task = self._looking[wallet] = asyncio.create_task(self._wallets.available(wallet), name=f"look {wallet}")
+            task.add_done_callback(lambda done: self._forget_look(wallet, done))
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.shield(task)
+        except TimeoutError:
+            raise unavailable(f"{wallet} did not answer in time; send again") from None
+
+    def _forget_look(self, wallet: str, done: asyncio.Task[int]) -> None:
+        self._looking.pop(wallet, None)
+        if not done.cancelled() and (error := done.exception()) is not None:
+            _log.warning("balance unknown", wallet=wallet, error=repr(error))
 
     def note(self, lease: Lease) -> None:
         """Looks at a lease that a batch has changed, and asks for more before any spend has to wait."""
@@ -207,7 +235,9 @@ class Funding:
 
     async def close(self) -> None:
         """Ends what is under way."""
-        tasks = [*self._extending.values(), *self._syncing.values()]
+        tasks: list[asyncio.Task[Any]] = [
+            *self._extending.values(), *self._syncing.values(), *self._looking.values()
+        ]  # fmt: skip
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -59,6 +59,15 @@ class Wallets:
         answer = await self._call("SyncLeases", request)
         return [_status_of(lease) for lease in answer.leases], [_directory_of(d) for d in answer.directories]
 
+    async def available(self, wallet: str) -> int:
+        """What a wallet could lease now, in nano-units.
+
+        Raises:
+            PurseError: The wallet's refusal, or that it is out of reach.
+        """
+        answer = await self._call("GetBalance", wallet_pb2.GetBalanceRequest(name=wallet))
+        return int(answer.available_nanos)
+
     async def _call(self, method: str, request: object) -> Any:
         try:
             return await getattr(self._stub, method)(request, timeout=self._timeout_s)

@@ -137,6 +137,11 @@ class FakeWallets:
 
         return await self._apply("REVERSE", request, context, run)
 
+    async def GetBalance(self, request: Any, context: Any) -> Any:
+        if self.down:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "told to be down")
+        return wallet_pb2.GetBalanceResponse(name=request.name, available_nanos=self.available.get(request.name, 0))
+
     async def SyncLeases(self, request: Any, context: Any) -> Any:
         self.syncs += 1
         if self.down:

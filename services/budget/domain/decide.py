@@ -84,8 +84,17 @@ def decide(batch: Batch, item: ReserveItem) -> Answer | PurseError:
         return _decide_tight(batch, item, binding)
     refusal = _refuse_funding(item, binding)
     if refusal is not None:
-        return refusal
+        return _with_answer(batch, item, binding, refusal)
     return _allow(batch, item, binding)
+
+
+def _with_answer(
+    batch: Batch, item: ReserveItem, binding: Binding, refusal: Decision | Short | PurseError
+) -> Decision | Short | PurseError:
+    """Gives a short spend that holds nothing its answer, as it is not decided again."""
+    if item.validate_only and isinstance(refusal, Short):
+        refusal.allowed = _allow(batch, item, binding)
+    return refusal
 
 
 def _allow(batch: Batch, item: ReserveItem, binding: Binding) -> Decision:
@@ -210,12 +219,15 @@ def _decide_tight(batch: Batch, item: ReserveItem, binding: Binding) -> Answer |
             rate_version=item.rate_version,
         )
     refusal = _refuse_funding(item, binding)
-    if refusal is not None:
-        return refusal
-    decision = _allow(batch, item, binding)
-    decision.warnings = warnings
-    decision.unchecked = unchecked
-    return decision
+    if refusal is None:
+        answer: Decision | Short | PurseError = _allow(batch, item, binding)
+    else:
+        answer = _with_answer(batch, item, binding, refusal)
+    allowed = answer.allowed if isinstance(answer, Short) else answer
+    if isinstance(allowed, Decision) and allowed.denied is DeniedReason.NONE:
+        allowed.warnings = warnings
+        allowed.unchecked = unchecked
+    return answer
 
 
 def _refuse_funding(item: ReserveItem, binding: Binding) -> Decision | Short | PurseError | None:

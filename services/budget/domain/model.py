@@ -306,6 +306,7 @@ class Short:
     Attributes:
         cost: What the spend needs, at least 1.
         free: What the lease had free; below 0 after overage.
+        allowed: The answer if the wallet has what is short; only to a spend that holds nothing.
     """
 
     org: str
@@ -313,6 +314,7 @@ class Short:
     currency: str
     cost: int
     free: int
+    allowed: Decision | None = None
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 
 from pursestrings.budget.v1 import budget_pb2
-from tests.support.budget import WALLET, FakeWallets, ask, refusals, rows, running_budget
+from tests.support.budget import ORG, WALLET, FakeWallets, ask, refusal_of, refusals, rows, running_budget
 from tests.support.waiting import until
 
 ALLOW, DENY = budget_pb2.OUTCOME_ALLOW, budget_pb2.OUTCOME_DENY
@@ -51,6 +51,31 @@ async def test_an_absurd_amount_is_denied_without_its_neighbours(database: Any, 
         assert [r.decision.outcome for r in response.results] == [DENY, DENY, ALLOW]
         assert response.results[0].decision.denied_reason == budget_pb2.DENIED_REASON_INSUFFICIENT_FUNDS
         await budget.audit()
+
+
+async def test_a_spend_that_holds_nothing_moves_no_money(database: Any, tmp_path: Path) -> None:
+    wallets = FakeWallets({WALLET: 1000})
+    base = database("budget")
+    async with running_budget(base, tmp_path, wallets, sync_interval_s=5) as budget:
+        await budget.create(ORG, "warn", limit_amount=10, on_exceed=budget_pb2.ON_EXCEED_WARN)
+
+        async def dry(cost: int) -> budget_pb2.Decision:
+            return await budget.reserve(cost=cost, validate_only=True, request_id="")
+
+        allowed = await dry(1000)
+        assert (allowed.outcome, allowed.reservation, allowed.wallet) == (ALLOW, "", WALLET)
+        assert [use.budget for use in allowed.warnings] == [f"{ORG}/budgets/warn"]
+        denied = await dry(1001)
+        assert denied.denied_reason == budget_pb2.DENIED_REASON_INSUFFICIENT_FUNDS
+        wallets.down = True
+        assert (await refusal_of(dry(1000))).reason == "UNAVAILABLE"
+        wallets.down = False
+        assert (wallets.seen, wallets.available[WALLET]) == ([], 1000)
+        assert await rows(base, "SELECT FROM lease_ops") == []
+        # What the lease has free counts too, and what it holds does not.
+        assert (await budget.reserve(cost=100)).outcome == ALLOW
+        assert (await dry(900)).outcome == ALLOW
+        assert (await dry(901)).outcome == DENY
 
 
 class HeldWallets(FakeWallets):

@@ -138,3 +138,22 @@ async def test_a_correction_gives_captured_money_back(database: Any, tmp_path: P
 
         await eventually(corrected)
         await agree(budget, wallet)
+
+
+async def test_a_dry_run_is_answered_by_the_balance_and_an_absurd_spend_alone_is_denied(
+    database: Any, tmp_path: Path
+) -> None:
+    async with both(database, tmp_path, 10 * NANOS) as (budget, wallet):
+        dry = [ask(cost=cost, validate_only=True, request_id="") for cost in (10 * NANOS, 10 * NANOS + 1)]
+        response = await budget.admin.BatchReserve(budget_pb2.BatchReserveRequest(requests=dry))
+        assert refusals(response.results) == ["", ""]
+        outcomes = [result.decision.outcome for result in response.results]
+        assert outcomes == [budget_pb2.OUTCOME_ALLOW, budget_pb2.OUTCOME_DENY]
+        untouched = await balance(wallet)
+        assert (untouched.available_nanos, untouched.escrow_nanos) == (10 * NANOS, 0)
+        absurd = [ask(cost=cost) for cost in (2**63 - 1, 2**63 - 1, 5)]
+        response = await budget.admin.BatchReserve(budget_pb2.BatchReserveRequest(requests=absurd))
+        assert refusals(response.results) == ["", "", ""]
+        outcomes = [result.decision.outcome for result in response.results]
+        assert outcomes == [budget_pb2.OUTCOME_DENY, budget_pb2.OUTCOME_DENY, budget_pb2.OUTCOME_ALLOW]
+        await agree(budget, wallet)
