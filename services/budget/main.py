@@ -1,5 +1,6 @@
 """Starts budget: the only place that wires its parts."""
 
+import gc
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
@@ -139,7 +140,18 @@ async def main() -> None:
     settings = BudgetSettings()
     configure_logging(settings.log_level, "budget")
     async with serving(settings) as server:
+        _calm_collector()
         await server.wait_stopped()
+
+
+def _calm_collector() -> None:
+    """Makes the garbage collector look rarely, and not at what stays for ever.
+
+    A batch makes thousands of objects that reference counts free; looking through them took a tenth of the time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 if __name__ == "__main__":
