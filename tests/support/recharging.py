@@ -218,11 +218,13 @@ class Rig:
             await connection.close()
 
     async def sweep(self) -> None:
-        """What the wallet service's own loop does, now."""
+        """What the wallet service's own loops do, now."""
         async with asyncpg.create_pool(self.sql_dsn, min_size=1, max_size=2) as pool:
             provider = Stripe(self.settings)
             try:
-                await recharge_loops(self.settings, pool, provider).sweep()
+                loops = recharge_loops(self.settings, pool, provider)
+                await loops.sweep_policies()
+                await loops.sweep_recharges()
             finally:
                 await provider.close()
 

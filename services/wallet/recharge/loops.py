@@ -1,9 +1,10 @@
-"""The loops of recharges in the wallet service: relays to Temporal, the inbox of Stripe's events, the sweep.
+"""The loops of recharges in the wallet service: relays to Temporal, the inbox of Stripe's events, the sweeps.
 
 All are safe with several replicas, and none is needed for the truth: Temporal only moves what the rows say.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import asyncpg
@@ -28,6 +29,7 @@ _RELAY_BATCH_MAX: Final = 16
 _EVENTS_AT_ONCE: Final = 4
 _SWEEP_BATCH_MAX: Final = 100
 _INBOX_INTERVAL_S: Final = 1.0
+_SWEEP_AT_ONCE: Final = 4
 _SWEEP_INTERVAL_S: Final = 15.0
 _TRY_LATER: Final = frozenset({Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.DEADLINE_EXCEEDED})
 
@@ -64,8 +66,13 @@ class RechargeLoops:
         self._start = Relay(pool, TOPIC_START, temporal.start, batch_max=_RELAY_BATCH_MAX)
         self._signal = Relay(pool, TOPIC_SIGNAL, temporal.signal, batch_max=_RELAY_BATCH_MAX)
         self._inbox = Loop("stripe inbox", self.process_inbox, _INBOX_INTERVAL_S)
-        self._sweep = Loop("recharge sweep", self.sweep, _SWEEP_INTERVAL_S)
-        self.loops = [self._start.loop, self._signal.loop, self._inbox, self._sweep]
+        self.loops = [
+            self._start.loop,
+            self._signal.loop,
+            self._inbox,
+            Loop("recharge policies", self.sweep_policies, _SWEEP_INTERVAL_S),
+            Loop("recharges", self.sweep_recharges, _SWEEP_INTERVAL_S),
+        ]
 
     def wake(self) -> None:
         """Says that there may be something to relay or to process; called after a commit."""
@@ -107,34 +114,56 @@ class RechargeLoops:
         row = await self._recharges.observe(*place, hint=event.payment_intent)
         return f"{row.name} is {row.state.value}"
 
-    async def sweep(self) -> bool:
-        """Evaluates policies whose time has come, and looks after recharges that nothing happens to."""
-        async with self._pool.acquire() as connection:
-            now = await self._clock(connection)
-            due = await policies.due(connection, now, _SWEEP_BATCH_MAX)
-        for org, wallet in due:
-            await transact(self._pool, lambda connection, o=org, w=wallet: self._evaluate(connection, o, w))  # type: ignore[misc]
-        async with self._pool.acquire() as connection:
-            stalled = await rows.take_stalled(connection, now, _SWEEP_BATCH_MAX)
-        for org, name in stalled:
-            await self._look_after(org, name)
-        if due or stalled:
+    async def sweep_policies(self) -> bool:
+        """Evaluates policies whose time has come; returns whether more may be due."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            due = await policies.take_due(connection, await self._clock(connection), _SWEEP_BATCH_MAX)
+        await self._each(due, self._evaluate, "a policy cannot be evaluated")
+        if due:
             self._start.wake()
-        return len(due) == _SWEEP_BATCH_MAX or len(stalled) == _SWEEP_BATCH_MAX
+        return len(due) == _SWEEP_BATCH_MAX
 
-    async def _evaluate(self, connection: asyncpg.Connection, org: str, wallet: str) -> None:
-        await wallets_store.lock_wallet(connection, org, wallet)
-        now = await self._clock(connection)
-        await policies.swept(connection, org, wallet, now)
-        await policies.evaluate(connection, org, [wallet], now)
+    async def sweep_recharges(self) -> bool:
+        """Looks after pending recharges that nothing happens to; returns whether there may be more."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            stalled = await rows.take_stalled(connection, await self._clock(connection), _SWEEP_BATCH_MAX)
+        await self._each(stalled, self._look_after, "a stalled recharge cannot be looked at")
+        if stalled:
+            self._start.wake()
+            self._signal.wake()
+        return len(stalled) == _SWEEP_BATCH_MAX
+
+    async def _each(
+        self, items: Sequence[tuple[str, str]], work: Callable[[str, str], Awaitable[None]], trouble: str
+    ) -> None:
+        """Works on several at once, each by itself: whatever is wrong with one, its next look was put off already."""
+        at_once = asyncio.Semaphore(_SWEEP_AT_ONCE)
+
+        async def one(org: str, name: str) -> None:
+            async with at_once:
+                try:
+                    await work(org, name)
+                except Exception as error:
+                    _log.warning(trouble, name=name, error=repr(error))
+
+        await asyncio.gather(*(one(org, name) for org, name in items))
+
+    async def _evaluate(self, org: str, wallet: str) -> None:
+        async def run(connection: asyncpg.Connection) -> None:
+            await wallets_store.lock_wallet(connection, org, wallet)
+            now = await self._clock(connection)
+            await policies.swept(connection, org, wallet, now)
+            await policies.evaluate(connection, org, [wallet], now)
+
+        await transact(self._pool, run)
 
     async def _look_after(self, org: str, name: str) -> None:
-        """Asks Stripe, and starts the workflow again where it was lost: one that runs is left as it is."""
-        try:
-            row = await self._recharges.observe(org, name)
-        except PurseError as error:
-            _log.warning("a stalled recharge cannot be looked at", recharge=name, error=repr(error))
-            row = await self._recharges.get(org, name)
+        """Starts the workflow again where it was lost (one that runs is left as it is), then asks Stripe.
+
+        In this order: a Stripe that does not answer must not keep a lost workflow lost.
+        """
+        row = await self._recharges.get(org, name)
         if row.state is State.PENDING:
             async with self._pool.acquire() as connection:
                 await rows.start_again(connection, row)
+            await self._recharges.observe(org, name)

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
@@ -10,7 +10,9 @@ import stripe
 
 from pursestrings.wallet.v1 import wallet_pb2 as pb
 from services.kit.database import transact
+from services.wallet.recharge.loops import recharge_loops
 from services.wallet.recharge.store import evaluate
+from services.wallet.recharge.stripe import Stripe
 from services.wallet.store.wallets import clock, lock_wallet
 from tests.integration.recharge.test_observe import FAILED, PENDING, SUCCEEDED, WAIT, confirm, create, pay
 from tests.support.recharging import USD, Rig, usd
@@ -163,6 +165,41 @@ async def test_a_lost_workflow_is_started_again(rig: Rig) -> None:
     await rig.sql.execute("UPDATE recharges SET check_at = clock_timestamp()")
     await rig.sweep()
     assert await rig.sql.fetchval("SELECT count(*) FROM outbox WHERE topic = 'recharge'") == 1
+
+
+async def test_one_wallet_that_cannot_be_looked_at_holds_up_no_other(rig: Rig) -> None:
+    """One wallet is locked for long; the policies and recharges of the others get their turn in the same sweep."""
+    wallets = [rig.wallet, await rig.create_wallet("second")]
+    for wallet in wallets:
+        await rig.card(wallet=wallet)
+        await rig.policy(wallet=wallet)
+    names = [(await rig.recharges(wallet))[0].name for wallet in wallets]
+    await rig.sql.execute("DELETE FROM outbox WHERE topic = 'recharge'")
+    for number, (wallet, name) in enumerate(zip(wallets, names, strict=True)):
+        due = datetime.now(UTC) - timedelta(hours=2 - number)
+        await rig.sql.execute("UPDATE recharge_policies SET check_at = $2 WHERE wallet = $1", wallet, due)
+        await rig.sql.execute("UPDATE recharges SET check_at = $2 WHERE name = $1", name, due)
+    limited = {"lock_timeout": "300"}
+    async with asyncpg.create_pool(rig.sql_dsn, min_size=1, max_size=3, server_settings=limited) as pool:
+        provider = Stripe(rig.settings)
+        loops = recharge_loops(rig.settings, pool, provider)
+        try:
+            async with rig.sql.transaction():
+                await rig.sql.execute("SELECT 1 FROM wallets WHERE name = $1 FOR UPDATE", rig.wallet)
+                await loops.sweep_policies()
+                await loops.sweep_recharges()
+        finally:
+            await provider.close()
+    looked = {
+        row["wallet"]: row["next"]
+        for row in await rig.sql.fetch("SELECT wallet, check_at - clock_timestamp() AS next FROM recharge_policies")
+    }
+    # What could not be looked at was put off, the other was looked at and comes back after the usual while.
+    assert timedelta(0) < looked[wallets[0]]
+    assert timedelta(minutes=2) < looked[wallets[1]]
+    # A lost workflow is started although nobody could be asked about its charge.
+    started = {row["key"] for row in await rig.sql.fetch("SELECT key FROM outbox WHERE topic = 'recharge'")}
+    assert started == set(names)
 
 
 async def test_the_audit_finds_what_is_wrong(rig: Rig) -> None:

@@ -25,6 +25,7 @@ SWEEP_EVERY = timedelta(minutes=10)
 """How long after an evaluation the sweep looks at a policy again, whatever happens in between."""
 NO_PROGRESS = timedelta(minutes=10)
 """After how long without a change a pending recharge is looked at, and its workflow started again if it is gone."""
+_DUE_AGAIN = timedelta(minutes=1)
 
 # Balance = available + escrow − debt; a debt account's credits − debits is minus the debt.
 _FACTS = """
@@ -75,7 +76,13 @@ _ALERTED = {
     "WHERE org = $1 AND wallet = $2 AND month = $3 AND NOT amount_alerted RETURNING 1",
 }
 _DUE = """
-SELECT org, wallet FROM recharge_policies WHERE enabled AND check_at <= $1 ORDER BY check_at LIMIT $2
+UPDATE recharge_policies p SET check_at = $1 + $3::interval
+FROM (
+    SELECT org, wallet FROM recharge_policies WHERE enabled AND check_at <= $1
+    ORDER BY check_at LIMIT $2 FOR UPDATE SKIP LOCKED
+) due
+WHERE p.org = due.org AND p.wallet = due.wallet
+RETURNING p.org, p.wallet
 """
 _PUT = """
 INSERT INTO recharge_policies
@@ -302,9 +309,9 @@ async def release(
     await connection.execute(_RELEASE, org, wallet, month, amount_nanos, count)
 
 
-async def due(connection: asyncpg.Connection, now: datetime, limit: int) -> list[tuple[str, str]]:
-    """(org, wallet) of policies that the sweep should look at, the longest due first."""
-    return [(row["org"], row["wallet"]) for row in await connection.fetch(_DUE, now, limit)]
+async def take_due(connection: asyncpg.Connection, now: datetime, limit: int) -> list[tuple[str, str]]:
+    """(org, wallet) of policies that the sweep should look at; should that fail, each comes back a little later."""
+    return [(row["org"], row["wallet"]) for row in await connection.fetch(_DUE, now, limit, _DUE_AGAIN)]
 
 
 async def swept(connection: asyncpg.Connection, org: str, wallet: str, now: datetime) -> None:
