@@ -91,6 +91,7 @@ class _Batch:
     new_keys: list[tuple[RequestKey, bytes]] = field(default_factory=list)
     alerts: list[outbox.OutboxRow] = field(default_factory=list)
     touched: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    unblocked: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     bumped: set[str] = field(default_factory=set)
 
 
@@ -101,6 +102,8 @@ class Ledger:
         on_balance_change: Evaluates recharges.
         encode_grant: Makes a grant's answer storable under its request id.
         lease_floor: What a lease without history may hold, in nano-units.
+        on_unblocked: Called before that for wallets whose state, or whose money without being spent, has changed: what
+            a recharge that is under way waited for may have happened, or it is not needed any more.
     """
 
     def __init__(
@@ -109,10 +112,12 @@ class Ledger:
         encode_grant: Encode,
         *,
         lease_floor: int = sizing.FLOOR_NANOS,
+        on_unblocked: OnBalanceChange | None = None,
     ) -> None:
         self._on_balance_change = on_balance_change
         self._encode_grant = encode_grant
         self._lease_floor = lease_floor
+        self._on_unblocked = on_unblocked
 
     async def run_batch(self, conn: asyncpg.Connection, items: Sequence[Command]) -> list[Answer | Exception]:
         """Runs commands in order inside the caller's transaction; one answer or refusal each.
@@ -155,6 +160,7 @@ class Ledger:
             if commands.set_state(book, item):
                 batch.bumped.add(item.org)
                 batch.touched[item.org].add(item.wallet)
+                batch.unblocked[item.org].add(item.wallet)
             return None
         if isinstance(item, Reclaim):
             return self._reclaim(batch, book, item)
@@ -200,6 +206,7 @@ class Ledger:
                 EndedEpoch(item.org, item.wallet, item.holder, before, reclaimed, item.reason)
             )
             batch.touched[item.org].add(item.wallet)
+            batch.unblocked[item.org].add(item.wallet)
         return self._lease_answer(book, item.holder, batch.now, reclaimed, leases.totals_of(lease))
 
     def _put_grant(self, batch: _Batch, book: Book, grant: PutGrant) -> Answer:
@@ -236,6 +243,9 @@ class Ledger:
             raise Redo
         await books_store.save(conn, batch.books.values(), batch.additions, batch.now)
         await outbox.put(conn, batch.alerts)
+        if self._on_unblocked is not None:
+            for org in sorted(batch.unblocked):
+                await self._on_unblocked(conn, org, sorted(batch.unblocked[org]), batch.now)
         for org in sorted(batch.touched):
             await self._on_balance_change(conn, org, sorted(batch.touched[org]), batch.now)
         if batch.bumped:
@@ -339,6 +349,7 @@ def _put(batch: _Batch, book: Book, item: PutGrant) -> Lot:
     batch.taken.add((item.org, item.name))
     batch.additions.grants.append(item)
     batch.touched[item.org].add(item.wallet)
+    batch.unblocked[item.org].add(item.wallet)
     return lot
 
 

@@ -1,5 +1,6 @@
 """The gRPC face of recharges: translate, call, answer. Mixed into the wallet's servicer."""
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -34,6 +35,10 @@ from services.wallet.store import wallets as wallets_store
 _METHOD_CHARS_MAX: Final = 255
 _REASON_CHARS_MAX: Final = 256
 Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class _OtherFirstError(Exception):
+    """Another request, about another wallet, took the request id meanwhile: roll back, and find its answer stored."""
 
 
 class RechargeMethods:
@@ -81,9 +86,12 @@ class RechargeMethods:
         )
         attach_key = names.attach_key(installation, wallet.name, request.request_id, request.payment_method)
         method = await self._stripe.attach(request.payment_method, customer, attach_key)
-        answer = await transact(
-            self._pool, lambda connection: self._put_method(connection, key, request.wallet, customer, method)
-        )
+        answer = None
+        while answer is None:
+            with contextlib.suppress(_OtherFirstError):
+                answer = await transact(
+                    self._pool, lambda connection: self._put_method(connection, key, request.wallet, customer, method)
+                )
         self._wake()
         return answer
 
@@ -98,12 +106,13 @@ class RechargeMethods:
         await policies.set_payment_method(connection, key.org, name, customer, method)
         await wallets_store.bump_directory(connection, [key.org])
         await policies.end_failure_pause(connection, key.org, name)
-        await _wake_pending(connection, key.org, name, "a payment method was put on file")
+        await rows.wake_pending(connection, key.org, [name], now, "a payment method was put on file")
         await policies.evaluate(connection, key.org, [name], now)
         answer = pb.SetupPaymentMethodResponse(
             wallet=convert.wallet_message(replace(wallet, payment_method=method)), customer=customer
         )
-        await wallets_store.insert_keys(connection, [(key, answer.SerializeToString())], now)
+        if not await wallets_store.insert_keys(connection, [(key, answer.SerializeToString())], now):
+            raise _OtherFirstError
         return answer
 
     async def SetRechargePolicy(
@@ -129,7 +138,7 @@ class RechargeMethods:
         policy = checked_policy(request.policy, wallet.currency)
         now = await self._clock(connection)
         await policies.put(connection, org, name, policy, now, resume=request.resume)
-        await _wake_pending(connection, org, name, "the policy was changed")
+        await rows.wake_pending(connection, org, [name], now, "the policy was changed")
         await policies.evaluate(connection, org, [name], now)
         known = (await policies.facts(connection, org, [name], now))[0]
         return pb.SetRechargePolicyResponse(policy=policy_message(known))
@@ -231,9 +240,3 @@ async def _stored_answer(connection: asyncpg.Connection, key: RequestKey) -> pb.
     if found.payload != key.payload:
         raise ledger.request_id_reused(key)
     return pb.SetupPaymentMethodResponse.FromString(found.answer)
-
-
-async def _wake_pending(connection: asyncpg.Connection, org: str, wallet: str, why: str) -> None:
-    pending = await rows.pending_of(connection, org, wallet)
-    if pending is not None:
-        await rows.signal(connection, org, pending, why)

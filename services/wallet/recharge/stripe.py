@@ -249,7 +249,8 @@ class Stripe:
             stripe.WebhookSignature.verify_header(
                 text, signature, self._webhook_secret, stripe.Webhook.DEFAULT_TOLERANCE
             )
-        except (stripe.SignatureVerificationError, UnicodeDecodeError):
+        except (stripe.SignatureVerificationError, ValueError, TypeError, OverflowError):
+            # Text that is no text, numbers that are none, and characters that no digest has are all no signature.
             raise invalid("signature", "does not fit the payload and the webhook's secret", "BAD_SIGNATURE") from None
         return parse_event(text)
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 
+import pytest
 import stripe
 
 from pursestrings.wallet.v1 import wallet_pb2 as pb
@@ -36,6 +37,13 @@ async def test_what_is_not_signed_is_not_stored(rig: Rig) -> None:
     error = await refusal(rig.stub.IngestStripeEvent(bad))
     assert (error.code, error.reason, error.field) == (Code.INVALID_ARGUMENT, "BAD_SIGNATURE", "signature")
     assert await rig.sql.fetchval("SELECT count(*) FROM stripe_events") == 0
+
+
+@pytest.mark.parametrize("signature", ["t=1,v1=éé", "t=9999999999999999999999,v1=aa", "x", "t=1,v1=aa", "t=,v1=", "é"])
+async def test_whatever_stands_in_the_header_is_a_bad_signature_at_worst(rig: Rig, signature: str) -> None:
+    bad = pb.IngestStripeEventRequest(payload=event("evt_1"), signature=signature)
+    error = await refusal(rig.stub.IngestStripeEvent(bad))
+    assert (error.code, error.reason) == (Code.INVALID_ARGUMENT, "BAD_SIGNATURE")
 
 
 async def test_an_event_is_stored_once_and_no_other_takes_its_name(rig: Rig) -> None:

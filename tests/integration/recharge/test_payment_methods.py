@@ -1,7 +1,15 @@
 """Payment methods: refused by the bank, repeated, replaced."""
 
+import asyncio
+from collections.abc import Awaitable
+from typing import Any
+
+import asyncpg
+import grpc
+
 from pursestrings.wallet.v1 import wallet_pb2 as pb
 from services.kit.errors import Code
+from services.kit.status import from_rpc_error
 from tests.support.recharging import Rig, refusal
 
 
@@ -54,3 +62,34 @@ async def test_another_card_keeps_the_customer_and_tells_the_budget_service(rig:
     directory = (await rig.stub.SyncLeases(sync)).directories[0]
     assert directory.version > before
     assert directory.wallets[0].payment_method
+
+
+async def test_two_wallets_cannot_both_take_one_request_id(rig: Rig) -> None:
+    """Both have looked for a stored answer before either stores one."""
+    wallets = [rig.wallet, await rig.create_wallet("second")]
+    watcher = await asyncpg.connect(rig.owner_dsn)
+    try:
+        async with asyncio.timeout(30), asyncio.TaskGroup() as group, rig.sql.transaction():
+            await rig.sql.execute("SELECT 1 FROM directories FOR UPDATE")
+            requests = [
+                pb.SetupPaymentMethodRequest(wallet=wallet, payment_method="pm_card_visa", request_id="same")
+                for wallet in wallets
+            ]
+            calls = [group.create_task(settled(rig.stub.SetupPaymentMethod(request))) for request in requests]
+            while await watcher.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted") < len(wallets):
+                await asyncio.sleep(0.02)
+    finally:
+        await watcher.close()
+    answers = [call.result() for call in calls]
+    assert sorted(answers) == ["", "REQUEST_ID_REUSED"]
+    on_file = {row["name"]: row["payment_method"] for row in await rig.sql.fetch("SELECT * FROM wallets")}
+    assert [bool(on_file[wallet]) for wallet in wallets] == [not reason for reason in answers]
+
+
+async def settled(call: Awaitable[Any]) -> str:
+    """The reason of a refusal; empty where it was none."""
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        return from_rpc_error(error).reason
+    return ""

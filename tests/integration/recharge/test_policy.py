@@ -26,6 +26,32 @@ BAD: list[tuple[str, str, dict[str, Any]]] = [
 ]
 
 
+async def signals(rig: Rig) -> int:
+    """How many signals have been written since the last question."""
+    rows = await rig.sql.fetch("DELETE FROM outbox WHERE topic = 'recharge-signal' RETURNING key")
+    return len(rows)
+
+
+async def test_what_ends_a_block_wakes_the_recharge_that_waits(rig: Rig) -> None:
+    await rig.card()
+    await rig.policy()
+    (one,) = await rig.recharges()
+    assert await signals(rig) == 0
+    await rig.stub.SetWalletState(
+        pb.SetWalletStateRequest(name=rig.wallet, state=pb.WALLET_STATE_FROZEN, reason="a dispute")
+    )
+    assert await signals(rig) == 1
+    assert (await rig.authorize(one.name)).reason == "the wallet is frozen"
+    await rig.stub.SetWalletState(pb.SetWalletStateRequest(name=rig.wallet, state=pb.WALLET_STATE_OPEN))
+    assert await signals(rig) == 1
+    await rig.spend(1, 1, total=1)
+    assert await signals(rig) == 0
+    await rig.grant(2)
+    assert await signals(rig) == 1
+    await rig.stub.ReclaimLease(pb.ReclaimLeaseRequest(wallet=rig.wallet, holder="test", reason="its database is lost"))
+    assert await signals(rig) == 1
+
+
 async def test_a_policy_that_cannot_work_changes_nothing(rig: Rig) -> None:
     for field, reason, fields in BAD:
         error = await refusal(rig.policy(**fields))

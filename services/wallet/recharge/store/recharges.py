@@ -36,7 +36,9 @@ SELECT name FROM recharges
 WHERE org = $1 AND wallet = $2 AND ($3::timestamptz IS NULL OR (created_at, name) < ($3, $4))
 ORDER BY created_at DESC, name DESC LIMIT $5
 """
-_PENDING_OF = "SELECT name FROM recharges WHERE org = $1 AND wallet = $2 AND state = 'PENDING'"
+_PENDING_OF = """
+SELECT name FROM recharges WHERE org = $1 AND wallet = ANY($2::text[]) AND state = 'PENDING' ORDER BY name
+"""
 _OF_INTENT = "SELECT org, recharge FROM recharge_intents WHERE payment_intent = $1 LIMIT 1"
 _TOUCH = """
 UPDATE recharges SET version = version + $4, check_at = $3 WHERE org = $1 AND name = $2
@@ -240,12 +242,6 @@ async def page(
     return await get_many(connection, org, names)
 
 
-async def pending_of(connection: asyncpg.Connection, org: str, wallet: str) -> str | None:
-    """The wallet's pending recharge."""
-    name: str | None = await connection.fetchval(_PENDING_OF, org, wallet)
-    return name
-
-
 async def of_intent(connection: asyncpg.Connection, payment_intent: str) -> tuple[str, str] | None:
     """(org, recharge) that a PaymentIntent is stored under."""
     row = await connection.fetchrow(_OF_INTENT, payment_intent)
@@ -350,6 +346,18 @@ async def set_problem(connection: asyncpg.Connection, row: RechargeRow, problem:
 async def signal(connection: asyncpg.Connection, org: str, name: str, why: str) -> None:
     """Wakes the recharge's workflow once this transaction is committed."""
     await outbox.put(connection, [OutboxRow(org, TOPIC_SIGNAL, name, why.encode())])
+
+
+async def wake_pending(
+    connection: asyncpg.Connection,
+    org: str,
+    wallets: Sequence[str],
+    now: datetime,  # noqa: ARG001 - called by the ledger like the evaluation
+    why: str = "its wallet has changed",
+) -> None:
+    """Wakes the workflows of the wallets' pending recharges once this transaction is committed."""
+    names = [row["name"] for row in await connection.fetch(_PENDING_OF, org, list(wallets))]
+    await outbox.put(connection, [OutboxRow(org, TOPIC_SIGNAL, name, why.encode()) for name in names])
 
 
 async def start_again(connection: asyncpg.Connection, row: RechargeRow) -> None:
