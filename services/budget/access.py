@@ -13,7 +13,7 @@ _OPERATORS: Final = ("operator",)
 
 def _usage_subjects(request: Any) -> Iterable[str]:
     """The items' subjects; a report of what was delivered concerns everyone, so it takes a credential for all."""
-    if request.HasField("delivered_through"):
+    if request.HasField("delivered_through") or request.held_back:
         return ("orgs/-",)
     return by_items("items", "subject")(request)
 

@@ -119,6 +119,7 @@ class BudgetService(budget_pb2_grpc.BudgetServiceServicer):
                 "relay", f"must be 1 to {_RELAY_CHARS_MAX} characters: which metering database this comes from"
             )
         wire.check_text(request.relay, "relay")
+        held_back = wire.held_back(request)
         response = budget_pb2.ApplyUsageResponse()
         items, refused = _read(request.items, wire.apply_item)
         answers = iter(await self._apply(items))
@@ -131,10 +132,9 @@ class BudgetService(budget_pb2_grpc.BudgetServiceServicer):
                 assert isinstance(answer, Exception)
                 result.error.CopyFrom(_status(answer))
         if request.HasField("delivered_through"):
-            through = request.delivered_through
-            async with self._pool.acquire() as connection:
+            async with self._pool.acquire() as connection, connection.transaction():
                 await reservations.set_delivered(
-                    connection, request.relay, through.seconds * 1_000_000 + through.nanos // 1000
+                    connection, request.relay, wire.time_us(request.delivered_through), held_back
                 )
         return response
 

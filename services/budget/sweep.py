@@ -18,7 +18,8 @@ class Sweep:
     """Looks for overdue holds and gives them back through the shared transactions.
 
     A hold goes back when `expires_at + grace` lies before what metering's relays have delivered. While that is unknown
-    it stays, up to a maximum, with an alert: a relay that is down must not resell money that is spent already.
+    it stays, up to a maximum, with an alert: a relay that is down must not resell money that is spent already. Usage
+    that cannot be delivered keeps back the holds of its own organisation only.
 
     Args:
         pool: Budget's database.
@@ -43,17 +44,21 @@ class Sweep:
             delivered_us = min(through_us or 0, now_us) - self._grace_us
             forced_us = now_us - self._grace_us - self._wait_max_us
             before_us = max(delivered_us, forced_us)
-            keys = await reservations.overdue(connection, before_us, _BATCH)
-        if not keys:
+            found = await reservations.overdue(connection, delivered_us, forced_us, self._grace_us, _BATCH)
+        if not found:
             return False
-        answers = await self._commit.submit_many([ExpireItem(org, id_, before_us) for org, id_ in keys])
-        expired = [key for key, answer in zip(keys, answers, strict=True) if answer is True]
-        if forced_us > delivered_us and expired:
-            await self._tell(expired, now_us)
+        answers = await self._commit.submit_many([ExpireItem(org, id_, before_us) for org, id_, _ in found])
+        unproved = [
+            (org, id_)
+            for (org, id_, proved), answer in zip(found, answers, strict=True)
+            if answer is True and not proved
+        ]
+        if unproved:
+            await self._tell(unproved, now_us)
         for answer in answers:
             if isinstance(answer, Exception):
                 raise answer
-        return len(keys) == _BATCH
+        return len(found) == _BATCH
 
     async def _tell(self, expired: list[tuple[str, str]], now_us: int) -> None:
         _log.warning("holds expired without word from the relay", holds=len(expired))

@@ -25,6 +25,7 @@ from services.budget.domain.model import (
 from services.budget.rates import Rates
 from services.kit.errors import invalid
 from services.kit.money import CURRENCIES
+from services.kit.outbox import HELD_BACK_MAX
 from services.kit.rating import MAX_COUNT, Tokens
 from services.kit.subject import Subject, SubjectError, parse, parse_resource
 from services.kit.windows import LIFETIME_END_US, MAX_UNIX_US, MIN_UNIX_US
@@ -260,6 +261,25 @@ def _reservation(name: str, org: str) -> tuple[str, str]:
     except SubjectError:
         return "", ""
     return (subject.name, id_) if subject.org == org else ("", "")
+
+
+def held_back(request: budget_pb2.ApplyUsageRequest) -> dict[str, int]:
+    """Bare ids of organisations with usage that was not delivered, and up to when theirs was, in microseconds.
+
+    Raises:
+        PurseError: The field at fault.
+    """
+    if len(request.held_back) > HELD_BACK_MAX:
+        raise invalid("held_back", f"are {len(request.held_back)}; at most {HELD_BACK_MAX} are held back singly")
+    if request.held_back and not request.HasField("delivered_through"):
+        raise invalid("delivered_through", "is required with held_back")
+    return {subject_of(one.org, "held_back.org").org: time_us(one.delivered_through) for one in request.held_back}
+
+
+def time_us(timestamp: Any) -> int:
+    """A timestamp in microseconds since 1970."""
+    us: int = timestamp.seconds * _US + timestamp.nanos // 1000
+    return us
 
 
 def _occurred_us(item: budget_pb2.UsageItem) -> int:

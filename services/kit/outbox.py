@@ -19,6 +19,10 @@ relied on (the order of a sequence is not the order of commits). Each service's 
     );
     CREATE INDEX outbox_due ON outbox (topic, due_at, id) WHERE parked_at IS NULL;
 
+and where DeliveredThrough is used
+
+    CREATE INDEX outbox_failed ON outbox (topic, org, created_at) WHERE last_error IS NOT NULL;
+
 with SELECT, INSERT, UPDATE and DELETE granted to the service's role.
 """
 
@@ -37,8 +41,19 @@ from services.kit.telemetry import OUTBOX_FAILED, OUTBOX_PARKED, OUTBOX_SENT, ge
 _log = get_logger(__name__)
 _BACKOFF_MAX_S = 300
 _ERROR_CHARS_MAX = 500
-# Failures of the receiver's reachability say nothing of the row, so they never park it.
-_NOT_THE_ROWS_FAULT = frozenset({Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.DEADLINE_EXCEEDED, Code.CANCELLED})
+_UNEXPLAINED_WAIT_MAX_S = 60
+HELD_BACK_MAX = 1_000
+"""The most organisations that are held back singly; with more, all are."""
+# Only what says that the row itself is wrong counts as a try and may park it. A receiver that is out of reach, or that
+# fails for reasons of its own, will take the row once it is mended.
+_THE_ROWS_FAULT = frozenset({
+    Code.INVALID_ARGUMENT,
+    Code.NOT_FOUND,
+    Code.ALREADY_EXISTS,
+    Code.FAILED_PRECONDITION,
+    Code.OUT_OF_RANGE,
+})  # fmt: skip
+_OUT_OF_REACH = frozenset({Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.DEADLINE_EXCEEDED, Code.CANCELLED})
 
 _PUT = """
 INSERT INTO outbox (org, topic, key, payload)
@@ -53,17 +68,28 @@ _DELETE = """
 DELETE FROM outbox o USING unnest($1::text[], $2::bigint[]) AS sent(org, id)
 WHERE o.org = sent.org AND o.id = sent.id
 """
-_FAIL = """
+# What fails without an explanation waits a quarter of its age, for there are no tries to go by.
+_FAIL = f"""
 UPDATE outbox o
 SET tries = o.tries + f.counts, last_error = f.error,
-    due_at = clock_timestamp() + make_interval(secs => f.wait_s),
+    due_at = clock_timestamp() + make_interval(secs => coalesce(f.wait_s, least({_UNEXPLAINED_WAIT_MAX_S},
+        greatest(1, extract(epoch FROM clock_timestamp() - o.created_at) / 4)))),
     parked_at = CASE WHEN o.tries + f.counts >= $6 THEN clock_timestamp() END
 FROM unnest($1::text[], $2::bigint[], $3::integer[], $4::float8[], $5::text[]) AS f(org, id, counts, wait_s, error)
 WHERE o.org = f.org AND o.id = f.id
-"""
+"""  # noqa: S608 - a constant
 _PENDING = """
 SELECT count(*) FILTER (WHERE parked_at IS NULL) AS waiting, count(parked_at) AS parked FROM outbox WHERE topic = $1
 """
+_HELD_BACK = """
+SELECT org, min(created_at) AS through FROM outbox WHERE topic = $1 AND last_error IS NOT NULL GROUP BY org LIMIT $2
+"""
+_PROVED = """
+SELECT clock_timestamp() AS now, pg_current_xact_id() AS next_xid,
+    $2::xid8 IS NOT NULL AND pg_snapshot_xmin(pg_current_snapshot()) >= $2::xid8
+    AND NOT EXISTS (SELECT FROM outbox WHERE topic = $1 AND xid < $2::xid8 AND last_error IS NULL) AS proved
+"""
+# The error stays: until it is delivered, the row holds its organisation back.
 _REQUEUE = """
 UPDATE outbox SET parked_at = NULL, tries = 0, due_at = clock_timestamp() WHERE topic = $1 AND parked_at IS NOT NULL
 """
@@ -147,7 +173,7 @@ class Relay:
         topic: Which rows.
         send: Delivers a batch and returns, row by row, None or why it was refused. What it raises counts for all.
         batch_max: The most rows a delivery.
-        tries_max: After how many refusals a row is parked. A receiver out of reach is no refusal.
+        tries_max: After how many refusals of the row itself it is parked; other failures never park it.
         interval_s: How often to look without being woken.
     """
 
@@ -205,11 +231,8 @@ class Relay:
         return results
 
     async def _postpone(self, connection: asyncpg.Connection, failed: list[tuple[OutboxMessage, Exception]]) -> None:
-        counts = [0 if _is_out_of_reach(error) else 1 for _, error in failed]
-        waits_s = [
-            1.0 if count == 0 else float(min(_BACKOFF_MAX_S, 2 ** min(message.tries, 10)))
-            for count, (message, _) in zip(counts, failed, strict=True)
-        ]
+        counts = [int(_is_the_rows_fault(error)) for _, error in failed]
+        waits_s = [_wait_s(message, error) for message, error in failed]
         parked = sum(m.tries + c >= self._tries_max for c, (m, _) in zip(counts, failed, strict=True))
         _log.warning(
             "outbox delivery failed",
@@ -236,14 +259,22 @@ def rows_in_order(rows: Sequence[asyncpg.Record]) -> list[asyncpg.Record]:
     return sorted(rows, key=lambda row: row["id"])
 
 
-def _is_out_of_reach(error: Exception) -> bool:
-    if isinstance(error, PurseError):
-        return error.code in _NOT_THE_ROWS_FAULT
-    return is_connection_lost(error)
+def _is_the_rows_fault(error: Exception) -> bool:
+    return isinstance(error, PurseError) and error.code in _THE_ROWS_FAULT
+
+
+def _wait_s(message: OutboxMessage, error: Exception) -> float | None:
+    """How long until the next try; None: by the row's age."""
+    if _is_the_rows_fault(error):
+        return float(min(_BACKOFF_MAX_S, 2 ** min(message.tries, 10)))
+    out_of_reach = error.code in _OUT_OF_REACH if isinstance(error, PurseError) else is_connection_lost(error)
+    return 1.0 if out_of_reach else None
 
 
 class DeliveredThrough:
-    """Up to which instant all that was written is delivered.
+    """Up to which instant all that was written is delivered, but for the rows that failed.
+
+    A row that failed, parked or not, holds back its own organisation only: see `held_back`.
 
     A transaction that writes an outbox row may commit long after another that began later, so ids and times of rows
     prove nothing. Instead: note (now, a new transaction id); once no transaction below that id is in flight and no row
@@ -260,19 +291,19 @@ class DeliveredThrough:
         self._proved: datetime | None = None
 
     async def observe(self, connection: asyncpg.Connection) -> datetime | None:
-        """The latest instant that is proved; None until the first is. Parked rows hold it back."""
-        row = await connection.fetchrow(
-            """
-            SELECT clock_timestamp() AS now, pg_current_xact_id() AS next_xid,
-                   $2::xid8 IS NOT NULL AND pg_snapshot_xmin(pg_current_snapshot()) >= $2::xid8
-                   AND NOT EXISTS (SELECT FROM outbox WHERE topic = $1 AND xid < $2::xid8) AS proved
-            """,
-            self._topic,
-            self._noted[1] if self._noted else None,
-        )
+        """The latest instant that is proved; None until the first is."""
+        row = await connection.fetchrow(_PROVED, self._topic, self._noted[1] if self._noted else None)
         if self._noted is not None and row["proved"]:
             self._proved = self._noted[0]
             self._noted = None
         if self._noted is None:
             self._noted = (row["now"], row["next_xid"])
         return self._proved
+
+    async def held_back(self, connection: asyncpg.Connection) -> list[tuple[str, datetime]] | None:
+        """Organisations with rows that failed, and when the oldest of those was written; None: too many of them.
+
+        Called after `observe`: what it proved holds for these organisations only up to their own instants.
+        """
+        rows = await connection.fetch(_HELD_BACK, self._topic, HELD_BACK_MAX + 1)
+        return None if len(rows) > HELD_BACK_MAX else [(row["org"], row["through"]) for row in rows]

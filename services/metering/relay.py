@@ -12,9 +12,11 @@ from services.kit.errors import Code, PurseError, unavailable
 from services.kit.loops import Loop
 from services.kit.outbox import DeliveredThrough, OutboxMessage, Relay
 from services.kit.status import from_rpc_error, from_rpc_status
+from services.kit.telemetry import get_logger
 from services.metering.store.recording import TOPIC
 from services.metering.wire import timestamp_of
 
+_log = get_logger(__name__)
 CALL_BYTES_MAX: Final = 3 * 1024 * 1024
 """The most bytes of events a call: the receiver's limit is 4 MiB."""
 
@@ -80,8 +82,13 @@ class UsageRelay:
         """Tells up to when all is delivered, once that is known; returns False: nothing more to do at once."""
         async with self._pool.acquire() as connection:
             through = await self._delivered.observe(connection)
-        if through is not None:
+            held_back = await self._delivered.held_back(connection)
+        if held_back is None:
+            _log.warning("usage fails in too many organisations to say what is delivered")
+        elif through is not None:
             request = budget_pb2.ApplyUsageRequest(relay=self._name, delivered_through=timestamp_of(through))
+            for org, org_through in held_back:
+                request.held_back.add(org=f"orgs/{org}", delivered_through=timestamp_of(org_through))
             try:
                 await self._budget.ApplyUsage(request, timeout=self._timeout_s)
             except grpc.aio.AioRpcError as error:
@@ -107,8 +114,8 @@ class UsageRelay:
             request.relay = self._name
             response = await self._budget.ApplyUsage(request, timeout=self._timeout_s)
         except (DecodeError, grpc.aio.AioRpcError) as failure:
-            error = from_rpc_error(failure) if isinstance(failure, grpc.aio.AioRpcError) else failure
-            if isinstance(error, PurseError) and error.code in _NOT_THE_EVENTS_FAULT:
+            error = from_rpc_error(failure) if isinstance(failure, grpc.aio.AioRpcError) else _unreadable(failure)
+            if error.code in _NOT_THE_EVENTS_FAULT:
                 return [unavailable(f"budget: {error.code.name}: {error.message}")] * len(items)
             if len(items) == 1:
                 return [error]
@@ -121,6 +128,10 @@ class UsageRelay:
             from_rpc_status(result.error) if result.WhichOneof("result") == "error" else None
             for result in response.results
         ]
+
+
+def _unreadable(error: DecodeError) -> PurseError:
+    return PurseError(Code.INVALID_ARGUMENT, "UNREADABLE", f"the stored message cannot be read: {error}")
 
 
 def _request_of(items: Sequence[bytes]) -> budget_pb2.ApplyUsageRequest:

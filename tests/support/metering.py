@@ -39,6 +39,7 @@ class FakeBudget(budget_pb2_grpc.BudgetServiceServicer):
         refused_ids: Ids that are refused each time.
         breaking_ids: Ids that make their whole call fail with INTERNAL.
         delivered_through: The last report, and `relay` who made it.
+        held_back: The organisations of the last report, and up to when theirs is delivered.
     """
 
     applied: dict[tuple[str, str], budget_pb2.UsageItem] = field(default_factory=dict)
@@ -49,6 +50,7 @@ class FakeBudget(budget_pb2_grpc.BudgetServiceServicer):
     refused_ids: set[str] = field(default_factory=set)
     breaking_ids: set[str] = field(default_factory=set)
     delivered_through: datetime | None = None
+    held_back: dict[str, datetime] = field(default_factory=dict)
     relay: str = ""
 
     async def ApplyUsage(
@@ -56,6 +58,7 @@ class FakeBudget(budget_pb2_grpc.BudgetServiceServicer):
     ) -> budget_pb2.ApplyUsageResponse:
         if not request.items:
             self.delivered_through = request.delivered_through.ToDatetime(UTC)
+            self.held_back = {one.org: one.delivered_through.ToDatetime(UTC) for one in request.held_back}
             self.relay = request.relay
             return budget_pb2.ApplyUsageResponse()
         self.calls.append(len(request.items))

@@ -946,6 +946,7 @@ class ApplyUsageRequest(google.protobuf.message.Message):
     ITEMS_FIELD_NUMBER: builtins.int
     RELAY_FIELD_NUMBER: builtins.int
     DELIVERED_THROUGH_FIELD_NUMBER: builtins.int
+    HELD_BACK_FIELD_NUMBER: builtins.int
     relay: builtins.str
     """Which metering database this comes from; 1 to 63 characters."""
     @property
@@ -954,7 +955,15 @@ class ApplyUsageRequest(google.protobuf.message.Message):
 
     @property
     def delivered_through(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """All usage that the relay's database began to record before this instant has been delivered. Absent: nothing to say."""
+        """All usage that the relay's database began to record before this instant has been delivered. Absent: nothing to say.
+        But for the organisations in `held_back`.
+        """
+
+    @property
+    def held_back(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___HeldBack]:
+        """Organisations with usage that could not be delivered, at most 1,000; all of them, as of `delivered_through`. Their
+        holds expire by their own instants. Only with `delivered_through`.
+        """
 
     def __init__(
         self,
@@ -962,11 +971,37 @@ class ApplyUsageRequest(google.protobuf.message.Message):
         items: collections.abc.Iterable[Global___UsageItem] | None = ...,
         relay: builtins.str = ...,
         delivered_through: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        held_back: collections.abc.Iterable[Global___HeldBack] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["delivered_through", b"delivered_through"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["delivered_through", b"delivered_through", "items", b"items", "relay", b"relay"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["delivered_through", b"delivered_through", "held_back", b"held_back", "items", b"items", "relay", b"relay"]) -> None: ...
 
 Global___ApplyUsageRequest: typing_extensions.TypeAlias = ApplyUsageRequest
+
+@typing.final
+class HeldBack(google.protobuf.message.Message):
+    """An organisation whose usage could not be delivered."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ORG_FIELD_NUMBER: builtins.int
+    DELIVERED_THROUGH_FIELD_NUMBER: builtins.int
+    org: builtins.str
+    """The organisation, `orgs/ID`."""
+    @property
+    def delivered_through(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """All of its usage that the relay's database began to record before this instant has been delivered."""
+
+    def __init__(
+        self,
+        *,
+        org: builtins.str = ...,
+        delivered_through: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["delivered_through", b"delivered_through"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["delivered_through", b"delivered_through", "org", b"org"]) -> None: ...
+
+Global___HeldBack: typing_extensions.TypeAlias = HeldBack
 
 @typing.final
 class ApplyUsageResult(google.protobuf.message.Message):

@@ -216,6 +216,14 @@ CREATE TABLE relay_watermark (
     PRIMARY KEY (relay)
 );
 
+-- What some organisations wait for longer than the others: usage of theirs that metering could not deliver.
+CREATE TABLE relay_held_back (
+    org text COLLATE "C" NOT NULL,
+    relay text NOT NULL,
+    delivered_through_us bigint NOT NULL,
+    PRIMARY KEY (org, relay)
+);
+
 CREATE TABLE rate_table (
     one boolean NOT NULL DEFAULT true CHECK (one),
     version text NOT NULL,
@@ -237,8 +245,9 @@ GRANT SELECT, INSERT, DELETE ON lease_draws TO budget_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON outbox TO budget_service;
 GRANT SELECT ON holder TO budget_service;
 GRANT DELETE ON lease_ops TO budget_service;
+GRANT SELECT, INSERT, UPDATE, DELETE ON relay_held_back TO budget_service;
 
 -- migrate:down
 -- squawk-ignore ban-drop-table
-DROP TABLE holder, rate_table, relay_watermark, outbox, alerts, crossings, wallet_directory, lease_draws, lease_ops,
+DROP TABLE holder, rate_table, relay_held_back, relay_watermark, outbox, alerts, crossings, wallet_directory, lease_draws, lease_ops,
 leases, applied_usage, reservations, counters, budgets, org_policy;

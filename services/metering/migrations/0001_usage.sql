@@ -129,6 +129,7 @@ CREATE TABLE outbox (
     PRIMARY KEY (org, id)
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000);
 CREATE INDEX outbox_due ON outbox (topic, due_at, id) WHERE parked_at IS NULL;
+CREATE INDEX outbox_failed ON outbox (topic, org, created_at) WHERE last_error IS NOT NULL;
 
 -- Makes the partitions of the months from `first_at` to `last_at`, both included, and returns how many were missing.
 -- The service's role may call it but owns no table. A month that already has rows in the default partition stays

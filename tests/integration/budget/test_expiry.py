@@ -2,7 +2,9 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
@@ -19,10 +21,14 @@ from tests.support.budget import NANOS, ORG, refusal_of, rows, running_budget, u
 OPEN, EXPIRED = budget_pb2.RESERVATION_STATE_OPEN, budget_pb2.RESERVATION_STATE_EXPIRED
 
 
-async def report(budget: Any, relay: str, ahead_s: float = 0.0) -> None:
-    through = Timestamp()
-    through.FromMicroseconds(int((time.time() + ahead_s) * 1_000_000))
-    await budget.admin.ApplyUsage(budget_pb2.ApplyUsageRequest(relay=relay, delivered_through=through))
+async def report(
+    budget: Any, relay: str, ahead_s: float = 0.0, held_back: Mapping[str, float] = MappingProxyType({})
+) -> None:
+    request = budget_pb2.ApplyUsageRequest(relay=relay)
+    request.delivered_through.FromMicroseconds(int((time.time() + ahead_s) * 1_000_000))
+    for org, through in held_back.items():
+        request.held_back.add(org=org).delivered_through.FromMicroseconds(int(through * 1_000_000))
+    await budget.admin.ApplyUsage(request)
 
 
 async def state(budget: Any, name: str) -> int:
@@ -64,6 +70,57 @@ async def test_expiry_waits_for_every_relay(database: Any, tmp_path: Path) -> No
         use = await budget.use(f"{ORG}/budgets/org")
         assert (use.spent_amount, use.reserved_amount) == (NANOS, 0)
         await budget.audit()
+
+
+async def test_usage_that_cannot_be_delivered_keeps_back_the_holds_of_its_organisation_alone(
+    database: Any, tmp_path: Path
+) -> None:
+    async with running_budget(database("budget"), tmp_path, sweep_interval_s=60) as budget:
+        early = time.time()
+        mine = await budget.reserve(cost=NANOS)
+        other = await budget.reserve(cost=NANOS, subject="orgs/other")
+        await age(budget)
+        await report(budget, "relay", held_back={ORG: early})
+        await sweep(budget)
+        assert await state(budget, mine.reservation) == OPEN
+        assert await state(budget, other.reservation) == EXPIRED
+        # A word that was on its way for long frees nothing.
+        await report(budget, "relay", ahead_s=-10)
+        await sweep(budget)
+        assert await state(budget, mine.reservation) == OPEN
+        await report(budget, "relay")
+        await sweep(budget)
+        assert await state(budget, mine.reservation) == EXPIRED
+        assert await rows(budget.database, "SELECT FROM alerts") == []
+
+
+async def test_a_hold_that_is_kept_back_expires_after_the_maximum_with_an_alert(database: Any, tmp_path: Path) -> None:
+    async with running_budget(database("budget"), tmp_path, sweep_interval_s=60) as budget:
+        early = time.time()
+        mine = await budget.reserve(cost=NANOS)
+        other = await budget.reserve(cost=NANOS, subject="orgs/other")
+        await age(budget)
+        await report(budget, "relay", held_back={ORG: early})
+        await sweep(budget, wait_max_s=0)
+        assert await state(budget, mine.reservation) == await state(budget, other.reservation) == EXPIRED
+        found = await rows(budget.database, "SELECT org, kind FROM alerts")
+        assert [tuple(row) for row in found] == [("acme", "EXPIRY_UNPROVED")]
+
+
+async def test_who_is_held_back_is_said_with_what_is_delivered(database: Any, tmp_path: Path) -> None:
+    async with running_budget(database("budget"), tmp_path) as budget:
+        wrong = {
+            "delivered_through": budget_pb2.ApplyUsageRequest(relay="r", held_back=[budget_pb2.HeldBack(org=ORG)]),
+            "held_back": budget_pb2.ApplyUsageRequest(relay="r", held_back=[budget_pb2.HeldBack(org=ORG)] * 1001),
+            "held_back.org": budget_pb2.ApplyUsageRequest(
+                relay="r", delivered_through=Timestamp(seconds=1), held_back=[budget_pb2.HeldBack(org="acme")]
+            ),
+        }
+        for field, request in wrong.items():
+            assert (await refusal_of(budget.admin.ApplyUsage(request))).field == field
+        mine = budget.stub_for(ORG, "service")
+        refusal = await refusal_of(mine.ApplyUsage(wrong["delivered_through"]))
+        assert refusal.code.name == "PERMISSION_DENIED"
 
 
 async def test_the_service_sweeps_by_itself(database: Any, tmp_path: Path) -> None:

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Sequence
 
 import asyncpg
+import pytest
 
 from services.kit import outbox
-from services.kit.errors import invalid, unavailable
+from services.kit.errors import Code, PurseError, invalid, unavailable
 from services.kit.loops import Loops
 from services.kit.outbox import DeliveredThrough, OutboxMessage, OutboxRow, Pending, Relay
 
@@ -98,6 +99,25 @@ async def test_a_receiver_out_of_reach_never_parks_a_row(pool: asyncpg.Pool) -> 
     assert Pending(1, 0) == await left(pool)
 
 
+@pytest.mark.parametrize(
+    "error", [PurseError(code, code.name, "its own fault") for code in (Code.INTERNAL, Code.UNKNOWN, Code.DATA_LOSS)]
+)
+async def test_a_fault_of_the_receiver_never_parks_a_row_but_is_seen(pool: asyncpg.Pool, error: PurseError) -> None:
+    receiver = Receiver({"b": error})
+    relay = Relay(pool, "t", receiver, tries_max=2)
+    await put(pool, "b")
+    await pool.execute("UPDATE outbox SET created_at = clock_timestamp() - interval '40 s'")
+
+    for _ in range(5):
+        await relay.step()
+        waits_s = await pool.fetchval("SELECT extract(epoch FROM due_at - clock_timestamp()) FROM outbox")
+        assert 5 < waits_s < 60
+        await pool.execute("UPDATE outbox SET due_at = clock_timestamp()")
+
+    assert Pending(1, 0) == await left(pool)
+    assert error.code.name in await pool.fetchval("SELECT last_error FROM outbox")
+
+
 async def test_a_send_that_raises_keeps_every_row(pool: asyncpg.Pool) -> None:
     async def send(_: list[OutboxMessage]) -> Sequence[Exception | None]:
         raise ConnectionError("gone")
@@ -159,11 +179,17 @@ async def test_delivered_through_waits_for_a_transaction_in_flight(pool: asyncpg
         assert later > noted
 
 
-async def test_a_parked_row_holds_the_watermark_back(pool: asyncpg.Pool) -> None:
+async def test_a_row_that_failed_holds_back_its_own_organisation_alone(pool: asyncpg.Pool) -> None:
     through = DeliveredThrough("t")
     await put(pool, "b")
-    await pool.execute("UPDATE outbox SET parked_at = clock_timestamp()")
+    await Relay(pool, "t", Receiver({"b": invalid("b", "is refused")}), tries_max=1).step()
+    assert Pending(0, 1) == await left(pool)
 
     async with pool.acquire() as connection:
-        for _ in range(3):
-            assert await through.observe(connection) is None
+        written = await connection.fetchval("SELECT created_at FROM outbox")
+        assert await through.observe(connection) is None
+        proved = await through.observe(connection)
+        assert proved is not None
+        assert proved > written
+        assert await through.held_back(connection) == [("acme", written)]
+

@@ -164,15 +164,12 @@ async def test_what_a_call_may_hold_is_bounded_in_bytes(relays: Relays, monkeypa
 
 
 async def test_delivered_through_waits_for_what_is_not_delivered(relays: Relays) -> None:
-    relays.budget.refuse_calls = 1
     await relays.record("a")
     recorded = datetime.now(UTC)
-    await relays.deliver()
     for _ in range(3):
         await relays.relay.report()
     assert relays.budget.delivered_through is None or relays.budget.delivered_through < recorded
 
-    await relays.hurry()
     await relays.deliver()
     for _ in range(3):
         await relays.relay.report()
@@ -180,6 +177,62 @@ async def test_delivered_through_waits_for_what_is_not_delivered(relays: Relays)
     assert relays.budget.relay == "metering-test"
     assert relays.budget.delivered_through is not None
     assert relays.budget.delivered_through > recorded
+
+
+@pytest.mark.parametrize("parked", [False, True])
+async def test_usage_that_fails_holds_back_its_own_organisation_alone(relays: Relays, *, parked: bool) -> None:
+    before = datetime.now(UTC)
+    relays.budget.refused_ids = {"bad"}
+    await relays.record("bad")
+    recorded = datetime.now(UTC)
+    for _ in range(3 if parked else 1):
+        await relays.deliver()
+        await relays.hurry()
+    assert await relays.pending() == Pending(1 - parked, parked)
+    for _ in range(3):
+        await relays.relay.report()
+
+    assert relays.budget.delivered_through is not None
+    assert relays.budget.delivered_through > recorded
+    assert list(relays.budget.held_back) == ["orgs/acme"]
+    assert before < relays.budget.held_back["orgs/acme"] < recorded
+
+    # Sent again it is not delivered yet; delivered, it holds back nothing.
+    relays.budget.refused_ids = set()
+    async with relays.pool.acquire() as connection:
+        await requeue(connection, TOPIC)
+    await relays.relay.report()
+    assert list(relays.budget.held_back) == ["orgs/acme"]
+    await relays.deliver()
+    await relays.relay.report()
+    assert relays.budget.held_back == {}
+
+
+async def test_with_too_many_organisations_held_back_nothing_is_said(
+    relays: Relays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.kit.outbox.HELD_BACK_MAX", 0)
+    relays.budget.refused_ids = {"bad"}
+    await relays.record("bad")
+    await relays.deliver()
+    for _ in range(3):
+        await relays.relay.report()
+    assert relays.budget.delivered_through is None
+
+
+async def test_a_budget_service_with_a_fault_of_its_own_parks_nothing(relays: Relays) -> None:
+    relays.budget.breaking_ids = {"a"}
+    await relays.record("a", "b")
+
+    for _ in range(10):
+        await relays.deliver()
+        await relays.hurry()
+
+    assert await relays.pending() == Pending(1, 0)
+    assert "INTERNAL" in await relays.pool.fetchval("SELECT last_error FROM outbox")
+    relays.budget.breaking_ids = set()
+    await relays.deliver()
+    assert await relays.pending() == Pending(0, 0)
 
 
 async def test_delivered_through_waits_for_what_is_not_committed(relays: Relays) -> None:
