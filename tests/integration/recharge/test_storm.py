@@ -108,7 +108,7 @@ async def end(rig: Rig) -> None:
         assert (await rig.fail(one.name)).state in {SUCCEEDED, FAILED}
 
 
-@pytest.mark.parametrize("seed", range(1, 4))
+@pytest.mark.parametrize("seed", range(1, 3))
 async def test_what_was_charged_is_what_was_granted(rig: Rig, seed: int) -> None:
     customer = await rig.card()
     await rig.policy(threshold=usd(10_000), max_count_per_month=5)

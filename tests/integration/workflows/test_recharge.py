@@ -29,6 +29,9 @@ async def test_a_person_reads_it_in_the_ui(rig: Rig, temporal: Client) -> None:
         (started,) = await rig.recharges()
         handle = temporal.get_workflow_handle(started.name)
         async with asyncio.timeout(30):
+            # From here on the relay has started the workflow.
+            while not (await rig.recharge(started.name)).decline_code:
+                await asyncio.sleep(0.03)
             while True:
                 about = await handle.describe()
                 if about.typed_search_attributes and "WAITING" in str(about.typed_search_attributes):
