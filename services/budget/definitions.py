@@ -8,7 +8,7 @@ import asyncpg
 
 from services.budget.domain import alerts as alert_rules
 from services.budget.domain import policy
-from services.budget.domain.model import Budget, Use, key_number
+from services.budget.domain.model import Budget, Use, countable, key_number
 from services.budget.domain.policy import Draft
 from services.budget.store import alerts, budgets
 from services.kit.database import transact
@@ -127,7 +127,7 @@ class Definitions:
             key = key_number(window.key)
             spent, reserved = await budgets.counter(connection, budget.org, budget.no, key)
             crossed = await alerts.crossed(connection, budget.org, budget.no, key)
-        left = budget.limit - spent - reserved
+        left = countable(budget.limit - spent - reserved)
         use = Use(budget, key, spent, reserved, 0, left, max(0, -left), min(window.end_us, budget.until_us))
         return budget, use, window.start_us, crossed
 

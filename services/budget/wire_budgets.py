@@ -2,7 +2,7 @@
 
 from pursestrings.budget.v1 import budget_pb2
 from services.budget import wire
-from services.budget.domain.model import Budget, Selector, Use
+from services.budget.domain.model import Budget, Selector, Use, countable
 from services.budget.domain.policy import KIND_NUMBERS, Draft, etag
 from services.kit.windows import LIFETIME_START_US
 
@@ -80,5 +80,6 @@ def status_message(budget: Budget, use: Use, start_us: int, crossed: list[int]) 
     if start_us > LIFETIME_START_US:
         wire.set_time(message.window_start_time, start_us)
     # Of a limit of 0 any use is all of it, and more has no percentage.
-    message.used_bps = use.spent * 10_000 // budget.limit if budget.limit else (10_000 if use.spent > 0 else 0)
+    used_bps = use.spent * 10_000 // budget.limit if budget.limit else (10_000 if use.spent > 0 else 0)
+    message.used_bps = countable(used_bps)
     return message

@@ -14,6 +14,7 @@ from services.budget.domain.model import (
     ReleaseItem,
     Reservation,
     State,
+    countable,
 )
 from services.kit.errors import PurseError, conflict, not_found
 
@@ -128,7 +129,7 @@ def _settle(batch: Batch, item: ApplyItem, named: Reservation, amounts: tuple[in
         batch.leases[named.wallet].reserved -= lower
         named.funding_held -= lower
     # No book is made of it, so at the edge of 64 bits it stops rather than refuse what was really used.
-    named.settled = max(-AMOUNT_MAX, min(AMOUNT_MAX, named.settled + cost))
+    named.settled = countable(named.settled + cost)
     if item.final:
         named.state = State.SETTLED
     named.changed = True

@@ -21,6 +21,7 @@ from services.budget.domain.model import (
     State,
     Use,
     WalletState,
+    countable,
 )
 from services.kit.errors import PurseError, conflict, invalid
 
@@ -158,6 +159,7 @@ def _tightest(counters: tuple[Counter, ...], asks: tuple[int, ...]) -> Use | Non
     if best is None:
         return None
     asked = asks[best.dimension]
+    best_room = countable(best_room)
     overage = -best_room if best_room < 0 else 0
     return Use(
         _defined(best), best.key, best.spent, best.reserved + asked, asked, best_room, overage, best.window_end_us
@@ -174,8 +176,8 @@ def _use_before(counter: Counter, asked: int) -> Use:
     """The window as it stands, for a spend that does not fit."""
     left = counter.limit - counter.spent - counter.reserved
     return Use(
-        _defined(counter), counter.key, counter.spent, counter.reserved, asked, left, max(0, asked - left),
-        counter.window_end_us,
+        _defined(counter), counter.key, counter.spent, counter.reserved, asked, countable(left),
+        countable(max(0, asked - left)), counter.window_end_us,
     )  # fmt: skip
 
 

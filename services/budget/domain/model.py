@@ -19,6 +19,11 @@ FOREVER_US: Final = 2**62
 """Later than any instant."""
 
 
+def countable(amount: int) -> int:
+    """The amount, or where it is past what can be counted the nearest that is not."""
+    return max(-AMOUNT_MAX, min(AMOUNT_MAX, amount))
+
+
 class Dimension(IntEnum):
     """What a budget counts; the numbers of the contract, and the places in an item's amounts."""
 
@@ -270,7 +275,7 @@ class Reservation:
 
 
 class Use(NamedTuple):
-    """One budget's window, seen from one spend."""
+    """One budget's window, seen from one spend. What remains and the overage stop at what can be counted."""
 
     budget: Budget
     key: int

@@ -62,3 +62,17 @@ async def test_no_amount_is_too_large_to_be_applied(database: Any, tmp_path: Pat
             assert refusals(await budget.apply(event)) == [""]
         assert (await budget.get(held.reservation)).settled_nanos == 2**63 - 1
         assert len(await rows(base, "SELECT FROM applied_usage")) == 3
+
+
+async def test_what_is_left_is_told_also_where_it_is_past_what_can_be_counted(database: Any, tmp_path: Path) -> None:
+    async with running_budget(database("budget"), tmp_path) as budget:
+        warn = {"limit_amount": 100, "on_exceed": budget_pb2.ON_EXCEED_WARN}
+        await budget.create(ORG, "org", **warn)
+        await budget.reserve(cost=200)
+        await budget.apply(usage(cost=2**63 - 1))
+        use = await budget.use(f"{ORG}/budgets/org")
+        assert (use.remaining_amount, use.overage_amount) == (-(2**63 - 1), 2**63 - 1)
+        # Corrections can leave a window with more room than its limit has.
+        await budget.create("orgs/beta", "org", limit_amount=2**63 - 1)
+        await budget.apply(usage(cost=-(2**62), subject="orgs/beta"))
+        assert (await budget.reserve(cost=5, subject="orgs/beta")).tightest.remaining_amount == 2**63 - 1
