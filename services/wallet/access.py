@@ -33,7 +33,7 @@ ACCESS: Final[Mapping[str, Rule]] = {
     f"{_SERVICE}/ListRecharges": rule(by_name("wallet", "wallets"), *_READERS),
     f"{_SERVICE}/AuthorizeAttempt": rule(any_org(), "service"),
     f"{_SERVICE}/ReportAttempt": rule(any_org(), "service"),
-    f"{_SERVICE}/FailRecharge": rule(any_org(), "service"),
+    f"{_SERVICE}/FailRecharge": rule(any_org(), "operator", "service"),
     f"{_SERVICE}/IngestStripeEvent": rule(any_org(), "service"),
     f"{_SERVICE}/Audit": rule(by_org("org"), *_BOOKKEEPERS),
 }

@@ -144,11 +144,15 @@ CREATE TABLE stripe_events (
     received_at timestamptz NOT NULL,
     due_at timestamptz NOT NULL,
     tries bigint NOT NULL DEFAULT 0,
+    -- How often processing it failed for no foreseen reason, and when it was therefore put aside. It keeps its payload.
+    failures bigint NOT NULL DEFAULT 0,
+    parked_at timestamptz,
     done_at timestamptz,
     outcome text NOT NULL DEFAULT '',
     PRIMARY KEY (org, id)
 );
-CREATE INDEX stripe_events_due ON stripe_events (due_at) WHERE done_at IS NULL;
+CREATE INDEX stripe_events_due ON stripe_events (due_at) WHERE done_at IS NULL AND parked_at IS NULL;
+CREATE INDEX stripe_events_parked ON stripe_events (org, id) WHERE parked_at IS NOT NULL;
 
 GRANT SELECT, INSERT, UPDATE ON recharge_policies, recharge_months, recharges, recharge_intents, recharge_attempts,
 stripe_events TO wallet_service;

@@ -15,6 +15,7 @@ _WORDS: Final = {
     "I7.months_within_caps": "every month is within the caps that were in force when something was last let in",
     "I8.one_grant": "every succeeded recharge is one grant of what was received, and no other has one",
     "I8.one_charge": "every succeeded recharge has one succeeded PaymentIntent, and no other has any",
+    "I8.events_processed": "no event of Stripe was put aside because processing it fails",
     "I8.no_problems": "nothing was charged that does not fit its recharge",
 }
 

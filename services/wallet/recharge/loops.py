@@ -9,7 +9,7 @@ from typing import Final
 
 import asyncpg
 
-from services.kit.database import transact
+from services.kit.database import is_connection_lost, transact
 from services.kit.errors import Code, PurseError
 from services.kit.loops import Loop
 from services.kit.outbox import Relay
@@ -97,6 +97,13 @@ class RechargeLoops:
                 return
             _log.error("a Stripe event cannot be processed", event_id=event.id, type=event.type, error=repr(error))
             outcome = f"failed: {error.reason}"
+        except Exception as error:
+            if is_connection_lost(error):
+                return
+            async with self._pool.acquire() as connection:
+                parked = await inbox.failed(connection, event, f"failed: {error!r}")
+            _log.exception("processing a Stripe event failed", event_id=event.id, type=event.type, parked=parked)
+            return
         async with self._pool.acquire() as connection:
             await inbox.done(connection, event, outcome)
 

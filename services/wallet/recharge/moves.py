@@ -47,10 +47,12 @@ class GivingUp:
     Attributes:
         reason: For people.
         advised: AuthorizeAttempt said so, as opposed to a person: then why is decided again, since it may have changed.
+        by_operator: A person who may end a recharge whose PaymentIntent Stripe does not know any more.
     """
 
     reason: str
     advised: bool = False
+    by_operator: bool = False
 
 
 def circumstances(known: Facts) -> Circumstances:
@@ -147,6 +149,18 @@ async def decline(connection: asyncpg.Connection, row: RechargeRow, code: str, n
         )
 
 
+def may_end(row: RechargeRow, seen: Sequence[Intent], why: GivingUp, now: datetime) -> bool:
+    """Whether nothing of a recharge can be paid any more.
+
+    A PaymentIntent that Stripe does not know cannot be read as canceled. It may be that only the key is another
+    account's for now, so ending it takes an operator, or the whole time that a recharge has.
+    """
+    if all(intent.status == outcomes.CANCELED for intent in seen):
+        return True
+    gone = all(intent.status in {outcomes.CANCELED, outcomes.MISSING} for intent in seen)
+    return gone and (why.by_operator or now >= row.created_at + steps.MAX_AGE)
+
+
 async def fail(connection: asyncpg.Connection, row: RechargeRow, why: GivingUp, now: datetime) -> None:
     """Gives back what it held, and starts over where a charge that was not needed is needed again.
 
@@ -154,7 +168,8 @@ async def fail(connection: asyncpg.Connection, row: RechargeRow, why: GivingUp, 
     then the policy is paused while the balance is low.
     """
     await rows.end_attempt(connection, row, AttemptState.CANCELED, "", now)
-    await rows.fail(connection, row, why.reason, now)
+    reason = f"{why.reason}; {row.problem}" if row.problem else why.reason
+    await rows.fail(connection, row, reason, now)
     await policies.release(connection, row.org, row.wallet, row.month, row.amount_nanos)
     known = (await policies.facts(connection, row.org, [row.wallet], now))[0]
     policy = known.policy
@@ -190,7 +205,8 @@ async def note_late(connection: asyncpg.Connection, row: RechargeRow, seen: Sequ
     charged = [intent.payment_intent for intent in seen if intent.status == outcomes.SUCCEEDED]
     if len(charged) <= (row.state is State.SUCCEEDED):
         return False
-    return await note_problem(connection, row, f"charged after it had ended: {', '.join(charged)}")
+    what = "charged more than once" if row.state is State.SUCCEEDED else "charged after it had failed"
+    return await note_problem(connection, row, f"{what}: {', '.join(charged)}")
 
 
 async def store_charge(

@@ -13,6 +13,7 @@ import asyncpg
 
 from services.kit.database import transact
 from services.kit.errors import PurseError, conflict, not_found, unavailable
+from services.kit.telemetry import get_logger
 from services.wallet.recharge import moves
 from services.wallet.recharge.domain import attempts as steps
 from services.wallet.recharge.domain import outcome as outcomes
@@ -24,12 +25,20 @@ from services.wallet.recharge.domain.attempts import (
     Step,
     Wait,
 )
-from services.wallet.recharge.domain.outcome import AllCanceled, Declined, Intent, Mismatch, Succeeded
+from services.wallet.recharge.domain.outcome import (
+    AllCanceled,
+    Declined,
+    Expected,
+    Intent,
+    Mismatch,
+    Missing,
+    Succeeded,
+)
 from services.wallet.recharge.moves import GivingUp, Report
 from services.wallet.recharge.store import policies
 from services.wallet.recharge.store import recharges as rows
 from services.wallet.recharge.store.recharges import RechargeRow
-from services.wallet.recharge.stripe import REFUSED, NewIntent, Stripe
+from services.wallet.recharge.stripe import MISSING, REFUSED, NewIntent, Stripe
 from services.wallet.store import wallets as wallets_store
 
 Clock = Callable[[asyncpg.Connection], Awaitable[datetime]]
@@ -39,6 +48,9 @@ _LOOKS_MAX: Final = 4
 _CLOCK_SKEW: Final = timedelta(hours=1)
 _CHECK_MAX: Final = timedelta(hours=1)
 _UNKNOWN: Final = ""
+_TERMINAL: Final = frozenset({outcomes.SUCCEEDED, outcomes.CANCELED})
+
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +144,15 @@ class Recharges:
     ) -> RechargeRow:
         for _ in range(_LOOKS_MAX):
             before = await self.get(org, name)
-            known = {one.payment_intent for one in before.intents}
-            if before.state is not State.PENDING and report is None and (not hint or hint in known):
+            settled = {one.payment_intent for one in before.intents if one.status in _TERMINAL}
+            if before.state is not State.PENDING and report is None and (not hint or hint in settled):
                 return before
             seen = await self._look(before, report.payment_intent if report else hint)
             if giving_up or before.state is not State.PENDING:
                 # What a late worker made for a recharge that has ended must not be paid any more.
                 seen = await self._cancel(before, seen)
+            elif isinstance(outcomes.judge(seen, await self._expected(before), None), Succeeded):
+                seen = await self._cancel_rest(before, seen)
             after = await transact(
                 self._pool,
                 lambda connection, before=before, seen=seen: self._settle(  # type: ignore[misc]
@@ -160,7 +174,7 @@ class Recharges:
                     lost.append(stored.number)
                 seen.append(_stored_intent(row, stored, installation))
             else:
-                seen.append(replace(await self._stripe.retrieve(stored.payment_intent), number=stored.number))
+                seen.append(await self._retrieve(stored.payment_intent, _stored_intent(row, stored, installation)))
         known = {intent.payment_intent for intent in seen}
         found = []
         if hint and hint not in known:
@@ -173,6 +187,19 @@ class Recharges:
                 seen = _place(seen, intent, lost)
         return seen
 
+    async def _expected(self, row: RechargeRow) -> Expected:
+        return row.expected(await self.installation(), livemode=self._stripe.livemode)
+
+    async def _retrieve(self, payment_intent: str, stored: Intent) -> Intent:
+        """A PaymentIntent of ours as it is now, or as it was stored where Stripe says that there is none."""
+        try:
+            found = await self._stripe.retrieve(payment_intent)
+        except PurseError as error:
+            if error.reason != REFUSED or error.metadata.get("code") != MISSING:
+                raise
+            return replace(stored, status=outcomes.MISSING)
+        return replace(found, number=stored.number)
+
     async def _list_old(self, row: RechargeRow, lost: Sequence[int]) -> list[Intent]:
         """Past the life of a key a replay proves nothing; a list does."""
         oldest = next(stored for stored in row.intents if stored.number in lost)
@@ -182,6 +209,14 @@ class Recharges:
             return []
         return await self._stripe.find(row.name, oldest.customer, oldest.created_at - _CLOCK_SKEW)
 
+    async def _cancel_rest(self, row: RechargeRow, seen: list[Intent]) -> list[Intent]:
+        """Cancels what is left beside a success, whose grant does not wait for it: a later event tries again."""
+        try:
+            return await self._cancel(row, seen)
+        except PurseError as error:
+            _log.warning("what is left of a paid recharge is not canceled", recharge=row.name, error=repr(error))
+            return seen
+
     async def _cancel(self, row: RechargeRow, seen: Sequence[Intent]) -> list[Intent]:
         """Cancels what can be; what never existed counts as canceled, since nothing unknown to us is confirmed."""
         after = []
@@ -189,7 +224,7 @@ class Recharges:
             now = intent
             if not now.payment_intent and now.status == _UNKNOWN:
                 now = await self._make_known(row, now)
-            if now.payment_intent and now.status not in {outcomes.CANCELED, outcomes.SUCCEEDED}:
+            if now.payment_intent and now.status not in _TERMINAL | {outcomes.MISSING}:
                 await self._stripe.cancel(now.payment_intent)
                 now = replace(await self._stripe.retrieve(now.payment_intent), number=intent.number)
             after.append(now)
@@ -227,17 +262,20 @@ class Recharges:
             return None
         now = await self._clock(connection)
         changed = await moves.store_intents(connection, row, seen, now)
-        expected = row.expected(self._installation, livemode=self._stripe.livemode)
+        expected = await self._expected(row)
         if row.state is not State.PENDING:
             changed |= await moves.note_late(connection, row, seen)
         else:
             question = await moves.take_report(connection, row, report)
             result = outcomes.judge(seen, expected, question)
+            if row.problem and not isinstance(result, Mismatch | Missing):
+                changed |= await rows.clear_problem(connection, row)
             match result:
                 case Succeeded(intent):
                     await moves.succeed(connection, row, intent, now)
+                    await moves.note_late(connection, replace(row, state=State.SUCCEEDED), seen)
                     changed = True
-                case Mismatch(_, problem):
+                case Mismatch(_, problem) | Missing(_, problem):
                     changed |= await moves.note_problem(connection, row, problem)
                 case Declined(_, code):
                     await moves.decline(connection, row, code, now)
@@ -246,7 +284,7 @@ class Recharges:
                     if row.open_attempt is not None:
                         await rows.end_attempt(connection, row, AttemptState.CANCELED, "", now)
                         changed = True
-            if giving_up and (isinstance(result, AllCanceled) or not seen):
+            if giving_up and moves.may_end(row, seen, giving_up, now):
                 await moves.fail(connection, row, giving_up, now)
                 changed = True
         await rows.touch(connection, row, now + policies.NO_PROGRESS, changed=changed)

@@ -10,6 +10,7 @@ import asyncpg
 import grpc
 
 from pursestrings.wallet.v1 import wallet_pb2 as pb
+from services.kit.auth import identity
 from services.kit.database import transact
 from services.kit.errors import conflict, invalid, not_found
 from services.wallet import convert, ledger
@@ -34,6 +35,7 @@ from services.wallet.store import wallets as wallets_store
 
 _METHOD_CHARS_MAX: Final = 255
 _REASON_CHARS_MAX: Final = 256
+_MAY_END_MISSING: Final = frozenset({"operator", "admin"})
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -201,7 +203,9 @@ class RechargeMethods:
         org = recharge_key(request.recharge, "recharge")[0]
         if not 0 < len(request.reason) <= _REASON_CHARS_MAX:
             raise invalid("reason", f"is required, at most {_REASON_CHARS_MAX} characters")
-        row = await self.recharges.give_up(org, request.recharge, GivingUp(request.reason, request.advised))
+        by_operator = bool(_MAY_END_MISSING & identity().roles)
+        why = GivingUp(request.reason, request.advised, by_operator)
+        row = await self.recharges.give_up(org, request.recharge, why)
         self._wake()
         return pb.FailRechargeResponse(recharge=recharge_message(row))
 

@@ -23,6 +23,8 @@ API_VERSION: Final = "2026-10-28.endive"
 """Pinned: an answer's shape never changes under a running service."""
 REFUSED: Final = "STRIPE_REFUSED"
 """The reason of an error that says for certain: Stripe has not done it."""
+MISSING: Final = "resource_missing"
+"""The `code` of such an error: Stripe has nothing of that name."""
 STRIPE_URL: Final = "https://api.stripe.com"
 PAYLOAD_BYTES_MAX: Final = 256 * 1024
 """The largest webhook event taken."""
@@ -362,6 +364,7 @@ def _facts(intent: Mapping[str, Any]) -> Intent:
         installation=_joined(metadata, "installation"),
         error_code=str(error.get("decline_code") or error.get("code") or ""),
         error_mark=mark,
+        customer=str(intent.get("customer") or ""),
     )
 
 

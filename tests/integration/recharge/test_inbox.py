@@ -8,6 +8,7 @@ import stripe
 
 from pursestrings.wallet.v1 import wallet_pb2 as pb
 from services.kit.errors import Code
+from services.wallet.recharge.store.inbox import FAILURES_MAX
 from tests.integration.recharge.test_observe import PENDING, SUCCEEDED, confirm, create, start
 from tests.support.recharging import WEBHOOK_SECRET, Rig, refusal
 
@@ -54,6 +55,27 @@ async def test_an_event_is_stored_once_and_no_other_takes_its_name(rig: Rig) -> 
     other = await refusal(ingest(rig, event("evt_1", "payment_intent.canceled")))
     assert other.reason == "EVENT_ID_REUSED"
     assert await rig.sql.fetchval("SELECT count(*) FROM stripe_events") == 1
+
+
+async def test_an_event_that_always_fails_is_put_aside_and_shown(rig: Rig) -> None:
+    name = await start(rig)
+    intent = await create(rig, await rig.authorize(name))
+    # No code foresees this: the database refuses to store what was seen.
+    await rig.sql.execute("ALTER TABLE recharge_intents ADD CONSTRAINT broken CHECK (status = '') NOT VALID")
+    await ingest(rig, event("evt_1", id=intent, metadata={"org": rig.org, "recharge": name}))
+    async with asyncio.timeout(30):
+        while not await rig.sql.fetchval("SELECT parked_at IS NOT NULL FROM stripe_events"):
+            await rig.sql.execute("UPDATE stripe_events SET due_at = clock_timestamp()")
+            # Another event wakes the loop.
+            await ingest(rig, event("evt_2", "customer.created", object="customer", id="cus_1"))
+            await asyncio.sleep(0.02)
+    stored = await rig.sql.fetchrow("SELECT failures, payload, outcome FROM stripe_events WHERE id = 'evt_1'")
+    assert stored["failures"] == FAILURES_MAX
+    assert stored["payload"]
+    assert "broken" in stored["outcome"]
+    (failure,) = await rig.audit_failures()
+    assert failure.startswith("I8.events_processed")
+    assert "evt_1" in failure
 
 
 async def test_what_is_not_ours_is_stored_and_done(rig: Rig) -> None:

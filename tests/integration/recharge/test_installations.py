@@ -49,6 +49,62 @@ async def test_recharges_of_the_same_name_are_charged_each_for_itself(
     assert customers[0] != customers[1]
 
 
+async def test_a_charge_of_ours_that_no_attempt_is_known_of_is_adopted(rig: Rig) -> None:
+    """As after a restore of the database: the metadata says whose it is, and nothing is stored of it."""
+    name = await start(rig)
+    customer = await rig.sql.fetchval("SELECT stripe_customer FROM wallets")
+    intent = await charge_by_hand(rig, customer, name, installation=await rows.installation(rig.sql))
+    await ingest(rig, event("evt_1", id=intent, metadata={"org": rig.org, "recharge": name}))
+    assert await outcome(rig, "evt_1") == f"{name} is SUCCEEDED"
+    stored = await rig.sql.fetchrow("SELECT number, customer, payment_intent FROM recharge_intents")
+    assert tuple(stored) == (1, customer, intent)
+    assert await rig.balance() == 20 * USD
+    assert await rig.audit_failures() == []
+
+
+async def test_a_second_charge_is_told_and_what_is_left_open_is_canceled(rig: Rig) -> None:
+    name = await start(rig)
+    await rig.authorize(name)
+    customer = await rig.sql.fetchval("SELECT stripe_customer FROM wallets")
+    installation = await rows.installation(rig.sql)
+    first, second = [await charge_by_hand(rig, customer, name, installation=installation) for _ in range(2)]
+    third = await rig.twin.api.v1.payment_intents.create_async(
+        {"amount": 2000, "currency": "usd", "customer": customer, "metadata": {"recharge": name}}
+    )
+    await rig.sql.execute("UPDATE recharge_intents SET payment_intent = $1, status = 'processing'", first)
+    for number, intent in ((2, second), (3, third.id)):
+        await rig.sql.execute(
+            "INSERT INTO recharge_intents SELECT org, recharge, $1, 'by hand', customer, $2, 'processing', '', '', "
+            "created_at FROM recharge_intents WHERE number = 1",
+            number,
+            intent,
+        )
+    paid = await rig.report(name, 1)
+    assert paid.state == SUCCEEDED
+    assert second in paid.failure_reason
+    assert len(await rig.alerts("RECHARGE_PROBLEM")) == 1
+    assert await rig.balance() == 20 * USD
+    assert (await rig.twin.api.v1.payment_intents.retrieve_async(third.id)).status == "canceled"
+    assert {line.partition(":")[0] for line in await rig.audit_failures()} == {"I8.one_charge", "I8.no_problems"}
+
+
+async def test_a_charge_that_succeeds_after_the_end_is_told(rig: Rig) -> None:
+    """It is known to the recharge and was at the bank when that ended, so it could not be canceled."""
+    name = await start(rig)
+    assert (await pay(rig, name)).state == SUCCEEDED
+    customer = await rig.sql.fetchval("SELECT stripe_customer FROM wallets")
+    late = await charge_by_hand(rig, customer, name, installation=await rows.installation(rig.sql))
+    await rig.sql.execute(
+        "INSERT INTO recharge_intents SELECT org, recharge, 2, 'by hand', customer, $1, 'processing', '', '', "
+        "created_at FROM recharge_intents WHERE number = 1",
+        late,
+    )
+    await ingest(rig, event("evt_1", id=late, metadata={"org": rig.org, "recharge": name}))
+    assert await outcome(rig, "evt_1") == f"{name} is SUCCEEDED"
+    assert len(await rig.alerts("RECHARGE_PROBLEM")) == 1
+    assert await rig.balance() == 20 * USD
+
+
 async def test_what_another_installation_charged_is_not_adopted(rig: Rig) -> None:
     name = await start(rig)
     await rig.authorize(name)

@@ -3,11 +3,14 @@
 import asyncio
 from datetime import timedelta
 
+import asyncpg
 import pytest
 import stripe
 
 from pursestrings.wallet.v1 import wallet_pb2 as pb
-from services.kit.errors import Code
+from services.kit.errors import Code, PurseError
+from services.wallet.recharge.moves import GivingUp
+from services.wallet.recharge.observe import Recharges
 from services.wallet.recharge.stripe import NewIntent, Stripe
 from tests.support.recharging import USD, Rig, refusal
 
@@ -295,6 +298,55 @@ async def test_money_that_does_not_fit_is_not_granted(rig: Rig) -> None:
     await rig.twin.api.v1.payment_intents.update_async(intent, {"metadata": {"wallet": rig.wallet}})
     assert (await rig.authorize(name)).verdict == ENDED
     assert await rig.balance() == 20 * USD
+    assert await rig.audit_failures() == []
+
+
+async def lose(rig: Rig) -> tuple[str, str]:
+    """A pending recharge whose PaymentIntent Stripe does not know; returns its name and the true PaymentIntent."""
+    name = await start(rig)
+    asked = await rig.authorize(name)
+    intent = await create(rig, asked)
+    await rig.report(name, 1, intent)
+    await rig.sql.execute("UPDATE recharge_intents SET payment_intent = 'pi_gone'")
+    waiting = await rig.authorize(name)
+    assert waiting.verdict == WAIT
+    assert "pi_gone" in waiting.reason
+    assert len(await rig.alerts("RECHARGE_PROBLEM")) == 1
+    return name, intent
+
+
+async def test_an_operator_ends_what_stripe_does_not_know(rig: Rig) -> None:
+    name, _ = await lose(rig)
+    failed = await rig.fail(name, "its account is gone")
+    assert failed.state == FAILED
+    assert "pi_gone" in failed.failure_reason
+    await rig.policy(resume=True)
+    assert [one.state for one in await rig.recharges()] == [PENDING, FAILED]
+    assert await rig.audit_failures() == []
+
+
+async def test_by_itself_it_ends_after_30_days_and_not_before(rig: Rig) -> None:
+    name, _ = await lose(rig)
+    provider = Stripe(rig.settings)
+    try:
+        async with asyncpg.create_pool(rig.sql_dsn, min_size=1, max_size=2) as pool:
+            recharges = Recharges(pool, provider)
+            with pytest.raises(PurseError, match="pi_gone"):
+                await recharges.give_up(rig.org, name, GivingUp("it is not needed", advised=True))
+            await rig.sql.execute("UPDATE recharges SET created_at = created_at - interval '31 days'")
+            advice = await rig.authorize(name)
+            assert advice.verdict == GIVE_UP
+            ended = await recharges.give_up(rig.org, name, GivingUp(advice.reason, advised=True))
+    finally:
+        await provider.close()
+    assert ended.state == "FAILED"
+    assert await rig.audit_failures() == []
+
+
+async def test_with_the_right_key_again_it_goes_on(rig: Rig) -> None:
+    name, intent = await lose(rig)
+    await rig.sql.execute("UPDATE recharge_intents SET payment_intent = $1", intent)
+    assert (await pay(rig, name)).state == SUCCEEDED
     assert await rig.audit_failures() == []
 
 

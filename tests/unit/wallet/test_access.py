@@ -18,7 +18,8 @@ def test_what_moves_leases_or_recharges_takes_a_credential_of_a_service_for_ever
     )
     for name in names.split():
         row = ACCESS[f"/{SERVICE.full_name}/{name}"]
-        assert frozenset({"service"}) == row.roles
+        # Giving a recharge up is also what a person does about one that is stuck.
+        assert {"service"} | ({"operator"} if name == "FailRecharge" else set()) == row.roles
         request = getattr(wallet_pb2, f"{name}Request")()
         assert (ANY_ORG,) == tuple(row.subjects(request))
 

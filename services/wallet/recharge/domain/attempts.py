@@ -177,7 +177,7 @@ def next_step(recharge: Standing, world: Circumstances, now: datetime) -> Step:
         return Ended()
     deadline = recharge.created_at + MAX_AGE
     if recharge.problem:
-        return Wait(f"a person must look: {recharge.problem}", _until(deadline, now, _WAIT_FOR_HUMAN_S))
+        return _with_problem(recharge, now, deadline)
     if recharge.intent_status in outcome.AT_THE_BANK:
         return Observe("the bank has not answered yet", _observe_s(recharge, now))
     stop = _not_needed(world) or (_TOO_OLD if now >= deadline else "")
@@ -187,6 +187,13 @@ def next_step(recharge: Standing, world: Circumstances, now: datetime) -> Step:
     if blocked:
         return Wait(blocked, _until(deadline, now, _WAIT_FOR_STATE_S))
     return _attempt(recharge, world, now, deadline)
+
+
+def _with_problem(recharge: Standing, now: datetime, deadline: datetime) -> Step:
+    if now >= deadline and recharge.intent_status == outcome.MISSING:
+        return GiveUp(_TOO_OLD)
+    wait_s = _WAIT_FOR_HUMAN_S if now >= deadline else _until(deadline, now, _WAIT_FOR_HUMAN_S)
+    return Wait(f"a person must look: {recharge.problem}", wait_s)
 
 
 def exhausted(recharge: Standing, now: datetime) -> bool:

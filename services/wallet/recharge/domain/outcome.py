@@ -6,6 +6,8 @@ from typing import Final
 
 SUCCEEDED: Final = "succeeded"
 CANCELED: Final = "canceled"
+MISSING: Final = "missing"
+"""Our word, not Stripe's: Stripe says for certain that it has no such PaymentIntent."""
 AT_THE_BANK: Final = frozenset({"processing", "requires_capture"})
 """Somebody else's move; the charge may still succeed."""
 REQUIRES_ACTION: Final = "requires_action"
@@ -29,6 +31,7 @@ class Intent:
         installation: The installation that its metadata names: the database whose recharge it is.
         error_code: Why its last confirmation was declined, the decline code before the error's; empty: it was not.
         error_mark: Tells one refused confirmation from another; empty where none was refused.
+        customer: Whom it charges; empty where it has none.
     """
 
     number: int
@@ -42,6 +45,7 @@ class Intent:
     installation: str
     error_code: str = ""
     error_mark: str = ""
+    customer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,14 @@ class Mismatch:
 
 
 @dataclass(frozen=True, slots=True)
+class Missing:
+    """Stripe does not know a PaymentIntent that it once made: another account's key, or deleted test data."""
+
+    intent: Intent
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
 class Declined:
     """The open attempt ended without a charge."""
 
@@ -106,7 +118,7 @@ class StillOpen:
     intent: Intent | None
 
 
-Outcome = Succeeded | Mismatch | Declined | AllCanceled | StillOpen
+Outcome = Succeeded | Mismatch | Missing | Declined | AllCanceled | StillOpen
 
 
 def judge(intents: Sequence[Intent], expected: Expected, attempt: OpenAttempt | None) -> Outcome:
@@ -114,10 +126,14 @@ def judge(intents: Sequence[Intent], expected: Expected, attempt: OpenAttempt | 
 
     A success counts whichever PaymentIntent it is on; anything else is read off the latest.
     """
+    paid = [(intent, mismatch(intent, expected)) for intent in intents if intent.status == SUCCEEDED]
+    if paid:
+        # One that fits comes first; the others are a person's business.
+        intent, problem = min(paid, key=lambda pair: bool(pair[1]))
+        return Mismatch(intent, problem) if problem else Succeeded(intent)
     for intent in intents:
-        if intent.status == SUCCEEDED:
-            problem = mismatch(intent, expected)
-            return Mismatch(intent, problem) if problem else Succeeded(intent)
+        if intent.status == MISSING:
+            return Missing(intent, f"{intent.payment_intent} is unknown to Stripe under the key in use")
     if not intents:
         return StillOpen(None)
     if all(intent.status == CANCELED for intent in intents):

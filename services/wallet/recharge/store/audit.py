@@ -57,6 +57,10 @@ WHERE ($1::text IS NULL OR r.org = $1)
 AND coalesce(i.count, 0) <> CASE WHEN r.state = 'SUCCEEDED' THEN 1 ELSE 0 END
 ORDER BY 1 LIMIT $2
 """,
+    "I8.events_processed": """
+SELECT format('%s: %s', id, outcome) FROM stripe_events
+WHERE parked_at IS NOT NULL AND ($1::text IS NULL OR org = $1) ORDER BY 1 LIMIT $2
+""",
     "I8.no_problems": """
 SELECT format('%s: %s', name, problem) FROM recharges
 WHERE problem <> '' AND ($1::text IS NULL OR org = $1) ORDER BY 1 LIMIT $2

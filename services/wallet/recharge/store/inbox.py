@@ -19,7 +19,7 @@ _HASH = "SELECT payload_hash FROM stripe_events WHERE org = $1 AND id = $2"
 _TAKE = """
 UPDATE stripe_events e SET tries = e.tries + 1, due_at = clock_timestamp() + $2::interval * least(e.tries + 1, 60)
 FROM (
-    SELECT org, id FROM stripe_events WHERE done_at IS NULL AND due_at <= clock_timestamp()
+    SELECT org, id FROM stripe_events WHERE done_at IS NULL AND parked_at IS NULL AND due_at <= clock_timestamp()
     ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED
 ) due
 WHERE e.org = due.org AND e.id = due.id
@@ -28,8 +28,15 @@ RETURNING e.org, e.id, e.type, e.livemode, e.payment_intent, e.recharge
 _DONE = """
 UPDATE stripe_events SET done_at = clock_timestamp(), outcome = $3, payload = NULL WHERE org = $1 AND id = $2
 """
-_WAITING = "SELECT count(*) FROM stripe_events WHERE done_at IS NULL"
+_FAILED = """
+UPDATE stripe_events
+SET failures = failures + 1, outcome = $3, parked_at = CASE WHEN failures + 1 >= $4 THEN clock_timestamp() END
+WHERE org = $1 AND id = $2 RETURNING parked_at IS NOT NULL
+"""
+_WAITING = "SELECT count(*) FROM stripe_events WHERE done_at IS NULL AND parked_at IS NULL"
 
+FAILURES_MAX = 10
+"""How often an event may fail for no foreseen reason before it is parked."""
 _AGAIN_AFTER = timedelta(seconds=10)
 
 
@@ -69,6 +76,12 @@ async def take(connection: asyncpg.Connection, limit: int) -> list[EventRow]:
 async def done(connection: asyncpg.Connection, row: EventRow, outcome: str) -> None:
     """Ends an event with what became of it, and lets its payload go."""
     await connection.execute(_DONE, row.org, row.id, outcome)
+
+
+async def failed(connection: asyncpg.Connection, row: EventRow, error: str) -> bool:
+    """Counts a failure that nobody foresaw; returns whether the event is parked now: the audit lists it."""
+    parked: bool = await connection.fetchval(_FAILED, row.org, row.id, error[:500], FAILURES_MAX)
+    return parked
 
 
 async def waiting(connection: asyncpg.Connection) -> int:

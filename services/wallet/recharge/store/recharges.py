@@ -68,7 +68,7 @@ WHERE org = $1 AND recharge = $2 AND number = $3
 _ADOPT_INTENT = """
 INSERT INTO recharge_intents
     (org, recharge, number, create_key, customer, payment_intent, status, error_code, error_mark, created_at)
-SELECT $1, $2, max(number) + 1, 'adopted', min(customer), $3, $4, $5, $6, $7
+SELECT $1, $2, coalesce(max(number), 0) + 1, 'adopted', coalesce(nullif($8, ''), min(customer), ''), $3, $4, $5, $6, $7
 FROM recharge_intents WHERE org = $1 AND recharge = $2
 """
 _ANSWERED = """
@@ -84,10 +84,13 @@ _SUCCEED = """
 UPDATE recharges SET state = 'SUCCEEDED', received_nanos = $3, grant_name = $4, ended_at = $5, problem = ''
 WHERE org = $1 AND name = $2
 """
-_FAIL = "UPDATE recharges SET state = 'FAILED', failure_reason = $3, ended_at = $4 WHERE org = $1 AND name = $2"
+_FAIL = """
+UPDATE recharges SET state = 'FAILED', failure_reason = $3, ended_at = $4, problem = '' WHERE org = $1 AND name = $2
+"""
 _WAITS = "SELECT EXISTS (SELECT FROM outbox WHERE org = $1 AND topic = $2 AND key = $3)"
 _INSTALLATION = "SELECT id FROM installation"
-_PROBLEM = "UPDATE recharges SET problem = $3 WHERE org = $1 AND name = $2 AND problem = '' RETURNING 1"
+_PROBLEM = "UPDATE recharges SET problem = $3 WHERE org = $1 AND name = $2 AND problem <> $3 RETURNING 1"
+_CLEAR = "UPDATE recharges SET problem = '' WHERE org = $1 AND name = $2 AND problem <> '' RETURNING 1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,6 +309,7 @@ async def adopt_intent(connection: asyncpg.Connection, row: RechargeRow, seen: I
         seen.error_code,
         seen.error_mark,
         now,
+        seen.customer,
     )
 
 
@@ -341,6 +345,11 @@ async def fail(connection: asyncpg.Connection, row: RechargeRow, reason: str, no
 async def set_problem(connection: asyncpg.Connection, row: RechargeRow, problem: str) -> bool:
     """Stores what does not fit; returns whether that is new."""
     return await connection.fetchval(_PROBLEM, row.org, row.name, problem) is not None
+
+
+async def clear_problem(connection: asyncpg.Connection, row: RechargeRow) -> bool:
+    """Forgets a problem that the latest look does not find any more; returns whether there was one."""
+    return await connection.fetchval(_CLEAR, row.org, row.name) is not None
 
 
 async def signal(connection: asyncpg.Connection, org: str, name: str, why: str) -> None:
