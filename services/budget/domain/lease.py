@@ -7,7 +7,7 @@ from services.budget.domain.model import AMOUNT_MAX, WalletState
 
 LINES_MAX: Final = 1000
 """The most lines of one capture; what is left over is the next one's."""
-_COMFORT_FACTOR: Final = 4
+_COMFORT_FACTOR: Final = 64
 _SLACK_SHARE: Final = 4
 
 
@@ -37,11 +37,13 @@ class Account(NamedTuple):
 
 
 def ask(account: Account, need: int) -> int:
-    """How much to ask for when `need` more is wanted: some more spends like these, or as much as is held by now.
+    """How much to ask for when `need` more is wanted: many more spends like these, or up to what the wallet wants held.
 
-    The wallet gives less where that is more than the recent burn calls for, or than it can spare.
+    The wallet gives less where that is more than the recent burn calls for, or than it can spare. Asking for little
+    would only mean asking often: an extension costs both services a transaction, and a spend may wait for it.
     """
-    return min(max(need * _COMFORT_FACTOR, account.reserved, need), AMOUNT_MAX)
+    wanted = 0 if account.target is None else account.target - account.unspent
+    return min(max(need * _COMFORT_FACTOR, account.reserved, wanted), AMOUNT_MAX)
 
 
 def is_low(account: Account, granted_last: int) -> bool:

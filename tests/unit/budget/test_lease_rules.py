@@ -25,8 +25,9 @@ def test_free_is_what_is_neither_returned_nor_drawn_nor_held() -> None:
 
 
 def test_an_extension_asks_for_at_least_what_is_needed() -> None:
-    assert lease.ask(account(), 7) == 28
-    assert lease.ask(account(reserved=90), 7) == 90
+    assert lease.ask(account(), 7) == 7 * 64
+    assert lease.ask(account(reserved=900), 7) == 900
+    assert lease.ask(account(target=1_000), 7) == 900
     assert lease.ask(account(), AMOUNT_MAX) == AMOUNT_MAX
 
 
