@@ -7,7 +7,7 @@ from weakref import WeakValueDictionary
 import asyncpg
 
 from services.budget.store import alerts, budgets, leases
-from services.budget.store.leases import Op, Status
+from services.budget.store.leases import LeaseRow, Op, Status
 from services.budget.wallets import Wallets
 from services.kit.errors import Code, PurseError
 from services.kit.telemetry import get_logger
@@ -74,6 +74,10 @@ class Ops:
             # This database has never had a lease here: it begins in the wallet's epoch.
             await leases.begin_in_epoch(connection, op, epoch)
             return True
+        lease = await leases.lock(connection, op.org, op.wallet)
+        if error.reason == "LEASE_EPOCH" and error.metadata.get("last_n") == "0" and lease and epoch > lease.epoch:
+            await begin_anew(connection, lease, epoch)
+            return False
         await quarantine(
             connection, op.org, op.wallet, f"{op.kind} {op.n} was refused: {error.reason}: {error.message}"
         )
@@ -86,3 +90,18 @@ async def quarantine(connection: asyncpg.Connection, org: str, wallet: str, why:
         _log.error("lease quarantined", wallet=wallet, why=why)
         at_us = await budgets.now_us(connection)
         await alerts.add_notices(connection, [(org, "LEASE_QUARANTINED", f"{wallet}@{at_us}", why)], at_us)
+
+
+async def begin_anew(connection: asyncpg.Connection, lease: LeaseRow, epoch: int) -> None:
+    """Follows an operator who ended the lease's epoch by force, and tells people what may be missing; see `leases`."""
+    unanswered = await leases.begin_anew(connection, lease, epoch)
+    if unanswered is None:
+        return
+    unknown = sum(line.amount for op in unanswered if op.kind == "CAPTURE" for line in op.lines)
+    why = (
+        f"epoch {lease.epoch} was ended by an operator at operation {lease.last_n}; epoch {epoch} begins. "
+        f"{len(unanswered)} operations had no answer; captures of {unknown} nanos among them may not be in the wallet"
+    )
+    _log.warning("lease began anew", wallet=lease.wallet, epoch=epoch, unanswered=len(unanswered), nanos=unknown)
+    at_us = await budgets.now_us(connection)
+    await alerts.add_notices(connection, [(lease.org, "LEASE_BEGAN_ANEW", f"{lease.wallet}@{epoch}", why)], at_us)

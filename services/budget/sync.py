@@ -9,7 +9,7 @@ import asyncpg
 
 from services.budget.caches import Directories
 from services.budget.domain import lease as rules
-from services.budget.ops import Ops, quarantine
+from services.budget.ops import Ops, begin_anew, quarantine
 from services.budget.store import leases
 from services.budget.store.leases import LeaseRow, Status
 from services.budget.wallets import Wallets
@@ -78,7 +78,8 @@ class Sync:
         for chunk in _chunks(news):
             by_wallet = {status.wallet: status for status in chunk}
             keys = [(known[wallet].org, wallet) for wallet in by_wallet]
-            await transact(self._pool, lambda c, k=keys, b=by_wallet: _adopt(c, k, b))  # type: ignore[misc]
+            asked = {wallet: known[wallet].epoch for wallet in by_wallet}
+            await transact(self._pool, lambda c, k=keys, b=by_wallet, a=asked: _adopt(c, k, b, a))  # type: ignore[misc]
         await self._give_back([known[status.wallet] for status in statuses if status.wallet in known], statuses)
 
     async def _give_back(self, rows: Sequence[LeaseRow], statuses: Sequence[Status]) -> None:
@@ -122,12 +123,23 @@ def _is_news(row: LeaseRow, status: Status) -> bool:
     )
 
 
-async def _adopt(connection: asyncpg.Connection, keys: list[tuple[str, str]], statuses: dict[str, Status]) -> None:
+async def _adopt(
+    connection: asyncpg.Connection,
+    keys: list[tuple[str, str]],
+    statuses: dict[str, Status],
+    asked: dict[str, int],
+) -> None:
     for lease in await leases.lock_many(connection, keys):
         status = statuses[lease.wallet]
-        if lease.quarantined is not None:
+        if lease.epoch != asked[lease.wallet]:
+            # It began anew after the question: the answer may be older than that.
             continue
-        if why := _conflict(lease, status):
+        if lease.last_n and status.epoch > lease.epoch and status.n == 0 and not status.quarantined:
+            # Only an operator ends an epoch, which settles whatever was wrong in it.
+            await begin_anew(connection, lease, status.epoch)
+        elif lease.quarantined is not None:
+            continue
+        elif why := _conflict(lease, status):
             await quarantine(connection, lease.org, lease.wallet, why)
         else:
             await leases.adopt(connection, lease, status)

@@ -147,6 +147,23 @@ CREATE TABLE lease_ops (
 CREATE UNIQUE INDEX lease_ops_one_extend ON lease_ops (org, wallet) WHERE kind = 'EXTEND' AND answered_us IS NULL;
 CREATE INDEX lease_ops_open ON lease_ops (org, wallet, n) WHERE answered_us IS NULL;
 
+-- Where a lease stood when an operator ended its epoch by force. What was drawn until then is what was captured; draws
+-- that waited went over to the next epoch.
+CREATE TABLE lease_epochs (
+    org text COLLATE "C" NOT NULL,
+    wallet text COLLATE "C" NOT NULL,
+    epoch bigint NOT NULL,
+    last_n bigint NOT NULL,
+    extended_total bigint NOT NULL,
+    returned_total bigint NOT NULL,
+    captured_total bigint NOT NULL,
+    reversed_total bigint NOT NULL,
+    reserved bigint NOT NULL,
+    ended_us bigint NOT NULL,
+    PRIMARY KEY (org, wallet, epoch)
+);
+COMMENT ON COLUMN lease_epochs.captured_total IS 'of all captures written, whether they reached the wallet or not';
+
 -- Drawn and not yet captured, a line a batch, wallet, model and month. The capture writer consumes them.
 CREATE TABLE lease_draws (
     org text COLLATE "C" NOT NULL,
@@ -240,7 +257,7 @@ INSERT INTO holder (id) VALUES ('budget-' || gen_random_uuid());
 
 GRANT SELECT, INSERT, UPDATE ON org_policy, budgets, counters, reservations, leases, lease_ops, wallet_directory,
 alerts, relay_watermark, rate_table TO budget_service;
-GRANT SELECT, INSERT ON applied_usage, crossings TO budget_service;
+GRANT SELECT, INSERT ON applied_usage, crossings, lease_epochs TO budget_service;
 GRANT SELECT, INSERT, DELETE ON lease_draws TO budget_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON outbox TO budget_service;
 GRANT SELECT ON holder TO budget_service;
@@ -249,5 +266,5 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON relay_held_back TO budget_service;
 
 -- migrate:down
 -- squawk-ignore ban-drop-table
-DROP TABLE holder, rate_table, relay_held_back, relay_watermark, outbox, alerts, crossings, wallet_directory, lease_draws, lease_ops,
+DROP TABLE holder, rate_table, relay_held_back, relay_watermark, outbox, alerts, crossings, wallet_directory, lease_draws, lease_epochs, lease_ops,
 leases, applied_usage, reservations, counters, budgets, org_policy;

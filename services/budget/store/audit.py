@@ -67,18 +67,26 @@ WHERE l.reserved <> coalesce(h.amount, 0) AND ($1::text IS NULL OR l.org = $1) L
 """  # noqa: S608 - of constants
 _LEASE_OVERSOLD: Final = f"""
 SELECT count(*) OVER () AS offenders,
-    concat(wallet, ': reserved ', reserved, ' of ', extended_total - returned_total, ' leased') AS name
-FROM leases WHERE reserved > extended_total - returned_total AND ($1::text IS NULL OR org = $1) LIMIT {SHOWN_MAX}
+    concat(l.wallet, ': reserved ', l.reserved, ' of ', l.extended_total - l.returned_total, ' leased') AS name
+FROM leases l LEFT JOIN lease_epochs e ON e.org = l.org AND e.wallet = l.wallet AND e.epoch = (
+    SELECT max(m.epoch) FROM lease_epochs m WHERE m.org = l.org AND m.wallet = l.wallet)
+WHERE l.reserved > greatest(l.extended_total - l.returned_total, e.reserved) AND ($1::text IS NULL OR l.org = $1)
+LIMIT {SHOWN_MAX}
 """  # noqa: S608 - of constants
 _DRAWN: Final = f"""
 WITH used AS (
     SELECT org, wallet, sum(greatest(drawn_nanos, 0)) AS drawn, sum(greatest(-drawn_nanos, 0)) AS reversal
-    FROM applied_usage WHERE wallet IS NOT NULL AND ($1::text IS NULL OR org = $1) GROUP BY 1, 2)
+    FROM applied_usage WHERE wallet IS NOT NULL AND ($1::text IS NULL OR org = $1) GROUP BY 1, 2),
+ended AS (
+    SELECT org, wallet, sum(captured_total) AS drawn, sum(reversed_total) AS reversal FROM lease_epochs
+    WHERE $1::text IS NULL OR org = $1 GROUP BY 1, 2)
 SELECT count(*) OVER () AS offenders,
-    concat(l.wallet, ': drawn ', l.drawn_total, ' and reversed ', l.reversal_total, ', applied usage ',
+    concat(l.wallet, ': drawn ', l.drawn_total + coalesce(e.drawn, 0), ' and reversed ',
+        l.reversal_total + coalesce(e.reversal, 0), ', applied usage ',
         coalesce(u.drawn, 0), ' and ', coalesce(u.reversal, 0)) AS name
-FROM leases l LEFT JOIN used u USING (org, wallet)
-WHERE (l.drawn_total, l.reversal_total) <> (coalesce(u.drawn, 0), coalesce(u.reversal, 0))
+FROM leases l LEFT JOIN used u USING (org, wallet) LEFT JOIN ended e USING (org, wallet)
+WHERE (l.drawn_total + coalesce(e.drawn, 0), l.reversal_total + coalesce(e.reversal, 0))
+    <> (coalesce(u.drawn, 0), coalesce(u.reversal, 0))
     AND ($1::text IS NULL OR l.org = $1)
 LIMIT {SHOWN_MAX}
 """  # noqa: S608 - of constants
@@ -170,7 +178,10 @@ _LAST: Final = f"""
     SELECT max(a.n) FROM lease_ops a WHERE a.org = o.org AND a.wallet = o.wallet AND a.epoch = o.epoch
         AND a.answered_us IS NOT NULL)
     AND o.epoch = l.epoch AND ($1::text IS NULL OR o.org = $1)
-ORDER BY o.wallet
+UNION ALL
+SELECT wallet, epoch, last_n, extended_total, captured_total, returned_total, reversed_total FROM lease_epochs
+WHERE $1::text IS NULL OR org = $1
+ORDER BY wallet, epoch
 """  # noqa: S608 - of constants
 _AT: Final = f"""
 {_POINT} JOIN unnest($2::text[], $3::bigint[], $4::bigint[]) AS p (wallet, epoch, n)
@@ -222,7 +233,7 @@ class Snapshot:
         return list(await self._connection.fetch(_UNCAPTURED, self._org))
 
     async def lease_points(self, points: Sequence[tuple[str, int, int]]) -> list[asyncpg.Record]:
-        """Totals at these (wallet, epoch, n); without any, at each lease's last answered operation."""
+        """Totals at these (wallet, epoch, n); without any, at each lease's last answer and the ends of epochs."""
         if points:
             return list(await self._connection.fetch(_AT, self._org, *zip(*points, strict=True)))
         return list(await self._connection.fetch(_LAST, self._org))

@@ -67,6 +67,28 @@ SELECT EXISTS (SELECT FROM lease_ops WHERE org = $1 AND wallet = $2 AND answered
 """  # noqa: S608 - a constant
 _REKEY: Final = "UPDATE lease_ops SET epoch = $4 WHERE org = $1 AND wallet = $2 AND epoch = $3"
 _SET_EPOCH: Final = "UPDATE leases SET epoch = $3 WHERE org = $1 AND wallet = $2"
+_OPEN_OPS: Final = f"""
+SELECT {_OP} FROM lease_ops WHERE org = $1 AND wallet = $2 AND answered_us IS NULL ORDER BY n FOR UPDATE SKIP LOCKED
+"""  # noqa: S608 - a constant
+_COUNT_OPEN_OPS: Final = "SELECT count(*) FROM lease_ops WHERE org = $1 AND wallet = $2 AND answered_us IS NULL"
+# The lines stay: an operator may have to tell what did not arrive.
+_CLOSE_OPS: Final = f"""
+UPDATE lease_ops SET answered_us = {_NOW_US}, granted_nanos = 0
+WHERE org = $1 AND wallet = $2 AND answered_us IS NULL
+"""  # noqa: S608 - a constant
+_BEGIN_ANEW: Final = f"""
+WITH ended AS (
+    INSERT INTO lease_epochs (org, wallet, epoch, last_n, extended_total, returned_total, captured_total,
+        reversed_total, reserved, ended_us)
+    SELECT org, wallet, epoch, last_n, extended_total, returned_total, captured_total, reversed_total, reserved,
+        {_NOW_US}
+    FROM leases WHERE org = $1 AND wallet = $2
+)
+UPDATE leases SET epoch = $3, last_n = 0, extended_total = 0, returned_total = 0, captured_total = 0,
+    reversed_total = 0, drawn_total = drawn_total - captured_total, reversal_total = reversal_total - reversed_total,
+    target_nanos = NULL, quarantined = NULL
+WHERE org = $1 AND wallet = $2
+"""  # noqa: S608 - a constant
 _QUARANTINE: Final = """
 UPDATE leases SET quarantined = $3 WHERE org = $1 AND wallet = $2 AND quarantined IS NULL RETURNING 1
 """
@@ -100,7 +122,7 @@ SELECT $1, $2, $3, * FROM unnest($4::text[], $5::text[], $6::text[], $7::bigint[
 _FORGET_OPS: Final = """
 DELETE FROM lease_ops WHERE (org, wallet, epoch, n) IN (
     SELECT o.org, o.wallet, o.epoch, o.n FROM lease_ops o JOIN leases l ON l.org = o.org AND l.wallet = o.wallet
-    WHERE o.answered_us < $1 AND o.n < l.last_n LIMIT $2)
+    WHERE o.answered_us < $1 AND (o.n < l.last_n OR o.epoch < l.epoch) LIMIT $2)
 """
 _DIRECTORY: Final = "SELECT org, version, wallets FROM wallet_directory WHERE org = $1"
 _SAVE_DIRECTORIES: Final = f"""
@@ -289,6 +311,26 @@ async def begin_in_epoch(connection: asyncpg.Connection, op: Op, epoch: int) -> 
     """Moves a lease that has not begun into the wallet's epoch, its first operation with it."""
     await connection.execute(_REKEY, op.org, op.wallet, op.epoch, epoch)
     await connection.execute(_SET_EPOCH, op.org, op.wallet, epoch)
+
+
+async def begin_anew(connection: asyncpg.Connection, lease: LeaseRow, epoch: int) -> list[Op] | None:
+    """Begins a lease again in the wallet's epoch: from 0, but for what is held or waits to be captured.
+
+    Returns:
+        The operations that never had an answer, which are closed; None: one of them is being sent, nothing was done.
+
+    Args:
+        connection: In the transaction that holds the lease's lock.
+        lease: As it stands.
+        epoch: The wallet's, higher than the lease's.
+    """
+    # Who sends an operation holds its row and then asks for the lease: waiting for it here would be a deadlock.
+    unanswered = [_op_of(row) for row in await connection.fetch(_OPEN_OPS, lease.org, lease.wallet)]
+    if len(unanswered) < await connection.fetchval(_COUNT_OPEN_OPS, lease.org, lease.wallet):
+        return None
+    await connection.execute(_CLOSE_OPS, lease.org, lease.wallet)
+    await connection.execute(_BEGIN_ANEW, lease.org, lease.wallet, epoch)
+    return unanswered
 
 
 async def quarantine(connection: asyncpg.Connection, org: str, wallet: str, why: str) -> bool:

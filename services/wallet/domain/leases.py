@@ -4,7 +4,7 @@ Operations of a lease carry numbers without gaps. Only the next one applies; a r
 everything else shows that the two sides have lost each other, and is refused. What cannot happen between two healthy
 sides also quarantines the lease:
 
-- a number of another epoch (a forced reclaim, or a wallet restored from a backup);
+- a number of another epoch (once the new epoch has operations, or a wallet restored from a backup);
 - a number below the last with another content, or never stored (a holder restored from a backup);
 - totals that do not follow from the last ones.
 """
@@ -172,8 +172,9 @@ def find_stored(lease: Lease | None, op: AnyOp, stored: StoredOp | None) -> Stor
     epoch, last_n = (lease.epoch, lease.n) if lease else (0, 0)
     facts = {"last_n": str(last_n), "epoch": str(epoch)}
     if op.epoch != epoch:
-        # A database that starts from nothing learns the epoch this way; it has spent nothing yet.
-        newcomer = op.epoch < epoch and op.kind is OpKind.EXTEND and op.n == 1
+        # A database that starts from nothing learns the epoch this way, for it has spent nothing yet; and so does one
+        # whose lease was just reclaimed, for what it sends was on its way.
+        newcomer = op.epoch < epoch and (last_n == 0 or (op.kind is OpKind.EXTEND and op.n == 1))
         raise Refusal(
             "LEASE_EPOCH",
             f"operation {op.n} is of epoch {op.epoch} and the lease is in epoch {epoch}; its numbers begin again there",

@@ -162,7 +162,11 @@ SELECT (SELECT count(*) FROM wallets WHERE {_ONLY}) AS wallets,
 """
 _LEASES = f"""
 SELECT wallet, holder, epoch, n, extended_nanos, captured_nanos, returned_nanos, reversed_nanos
-FROM leases WHERE {_ONLY} ORDER BY wallet, holder LIMIT $2
+FROM leases WHERE {_ONLY}
+UNION ALL
+SELECT wallet, holder, epoch, n, extended_nanos, captured_nanos, returned_nanos - reclaimed_nanos, reversed_nanos
+FROM lease_epochs WHERE {_ONLY}
+ORDER BY wallet, holder, epoch LIMIT $2
 """
 _CAPTURED = f"""
 WITH net AS ({_NET}), calls AS (
@@ -218,7 +222,7 @@ async def figures(conn: asyncpg.Connection, org: str | None) -> Figures:
 
 
 async def lease_totals(conn: asyncpg.Connection, org: str | None) -> list[LeaseTotals]:
-    """Every lease; one more than `LEASES_MAX` shows that there are more."""
+    """Every lease, and the ends of its earlier epochs; one more than `LEASES_MAX` shows that there are more."""
     rows = await conn.fetch(_LEASES, org, LEASES_MAX + 1)
     return [LeaseTotals(row[0], row[1], Totals(*row[2:])) for row in rows]
 

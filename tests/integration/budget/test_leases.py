@@ -1,6 +1,7 @@
 """The lease protocol, budget's side: with lost, late and repeated answers, two replicas, freezes and overage."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -340,3 +341,79 @@ async def test_a_preflight_check_holds_nothing(database: Any, tmp_path: Path) ->
         found = await rows(budget.database, "SELECT reserved FROM leases")
         assert [row["reserved"] for row in found] == [0]
         assert await rows(budget.database, "SELECT FROM reservations") == []
+
+
+def reclaim(wallets: FakeWallets) -> None:
+    """Ends the lease's epoch by force, as an operator would: the escrow is the wallet's again."""
+    lease = wallets.lease()
+    wallets.available[WALLET] += lease.extended - lease.captured - lease.returned
+    lease.epoch += 1
+    lease.n = lease.extended = lease.captured = lease.returned = lease.reversed = 0
+    lease.answers.clear()
+
+
+@pytest.mark.parametrize("quarantined", [False, True])
+async def test_a_lease_begins_anew_after_an_operator_has_reclaimed_it(
+    database: Any, tmp_path: Path, *, quarantined: bool
+) -> None:
+    wallets = FakeWallets({WALLET: 100 * NANOS})
+    async with running_budget(database("budget"), tmp_path, wallets) as budget:
+        held = await budget.reserve(cost=2 * NANOS)
+        await budget.apply(usage(cost=NANOS))
+        await drained(wallets, NANOS)
+        if quarantined:
+            wallets.lease().n += 5
+
+            async def stopped() -> bool:
+                return bool(await rows(budget.database, "SELECT FROM leases WHERE quarantined IS NOT NULL"))
+
+            await until_so(stopped)
+            # Drawn while nothing moves: it waits for the next epoch.
+            await budget.apply(usage(cost=3))
+        reclaim(wallets)
+
+        async def anew() -> bool:
+            return bool(await rows(budget.database, "SELECT FROM leases WHERE epoch = 1 AND quarantined IS NULL"))
+
+        await until_so(anew)
+        await budget.audit()
+        await budget.apply(usage(cost=2 * NANOS, reservation=held.reservation), usage(cost=-NANOS))
+        assert (await budget.reserve(cost=NANOS)).outcome == budget_pb2.OUTCOME_ALLOW
+        await until(lambda: wallets.lease().captured == 2 * NANOS + 3 * quarantined, what="captures of the new epoch")
+        await until(lambda: wallets.lease().reversed == NANOS, what="the correction")
+        wallets.check()
+        audit = await budget.audit()
+        ended, now = sorted((lease.epoch, lease.captured_total_nanos) for lease in audit.leases)
+        assert (ended, now) == ((0, NANOS), (1, 2 * NANOS + 3 * quarantined))
+        kinds = {row["kind"] for row in await rows(budget.database, "SELECT kind FROM alerts")}
+        assert kinds == {"LEASE_BEGAN_ANEW"} | ({"LEASE_QUARANTINED"} if quarantined else set())
+
+
+async def test_captures_without_an_answer_are_told_when_the_epoch_ends(database: Any, tmp_path: Path) -> None:
+    wallets = FakeWallets({WALLET: 100 * NANOS})
+    async with running_budget(database("budget"), tmp_path, wallets) as budget:
+        await budget.reserve(cost=NANOS)
+        wallets.down = True
+        await budget.apply(usage(cost=7))
+
+        async def written() -> bool:
+            return bool(await rows(budget.database, "SELECT FROM lease_ops WHERE kind = 'CAPTURE'"))
+
+        await until_so(written)
+        reclaim(wallets)
+        wallets.down = False
+
+        async def told() -> list[Any]:
+            return await rows(budget.database, "SELECT detail FROM alerts WHERE kind = 'LEASE_BEGAN_ANEW'")
+
+        await until_so(told)
+        assert "captures of 7 nanos" in (await told())[0]["detail"]
+        assert (await budget.reserve(cost=NANOS)).outcome == budget_pb2.OUTCOME_ALLOW
+        await budget.audit()
+
+
+async def until_so(condition: Callable[[], Awaitable[object]]) -> None:
+    deadline = asyncio.get_running_loop().time() + 15
+    while not await condition():
+        assert asyncio.get_running_loop().time() < deadline
+        await asyncio.sleep(0.02)

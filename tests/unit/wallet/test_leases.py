@@ -69,6 +69,13 @@ def test_another_epoch_quarantines(epoch: int) -> None:
     assert ("LEASE_EPOCH", True, {"last_n": "4", "epoch": "2"}) == refused(lease(4, epoch=2), op)
 
 
+def test_an_operation_that_was_on_its_way_when_the_lease_was_reclaimed_does_no_harm() -> None:
+    op = Return("acme", "orgs/acme/wallets/main", "b", 1, 5, 0)
+    assert ("LEASE_EPOCH", False, {"last_n": "0", "epoch": "2"}) == refused(lease(0, epoch=2), op)
+    restored = Return("acme", "orgs/acme/wallets/main", "b", 3, 5, 0)
+    assert ("LEASE_EPOCH", True, {"last_n": "0", "epoch": "2"}) == refused(lease(0, epoch=2), restored)
+
+
 def test_a_database_that_begins_anew_learns_the_epoch_without_harm() -> None:
     assert ("LEASE_EPOCH", False, {"last_n": "0", "epoch": "1"}) == refused(lease(0, epoch=1), extend(1))
 
