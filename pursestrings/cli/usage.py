@@ -147,6 +147,43 @@ def record(
     output.say(f"recorded {found.id} of {found.source}{again}: {price}")
 
 
+@app.command()
+def parked(
+    context: typer.Context,
+    *,
+    org: Annotated[str, typer.Option("--org", help="Only this organisation, orgs/ID. Default: all.")] = "",
+    requeue: Annotated[bool, typer.Option("--requeue", help="Send it again.")] = False,
+    limit: Limit = 1000,
+    as_json: Json = False,
+) -> None:
+    """Show usage that budgets refused for good; with --requeue send it again, once its cause is mended."""
+    where, output = begin(context, as_json=as_json)
+    if requeue:
+        again = metering_pb2.RequeueParkedUsageRequest(org=org)
+        done = with_suite(where, lambda suite: suite.metering("RequeueParkedUsage", again))
+        if output.as_json:
+            output.object(done)
+            return
+        output.say(f"{done.requeued} events are sent again")
+        return
+    request = metering_pb2.ListParkedUsageRequest(org=org)
+
+    async def work(suite: Suite) -> list[metering_pb2.ParkedUsage]:
+        return await pages(
+            lambda page: suite.metering("ListParkedUsage", page), request, lambda page: page.usage, limit
+        )
+
+    found = with_suite(where, work)
+    if output.as_json:
+        output.object({"usage": [to_plain(one) for one in found]})
+        return
+    rows = [
+        (one.org, one.source, one.id, str(one.tries), f"{one.park_time.ToDatetime():%Y-%m-%d %H:%M:%S}", one.last_error)
+        for one in found
+    ]
+    output.table(("org", "source", "id", "tries", "parked (UTC)", "last error"), rows, right=("tries",))
+
+
 def _totals(totals: metering_pb2.UsageTotals) -> tuple[str, ...]:
     return (
         ", ".join(money(cost) for cost in totals.costs) or "0",

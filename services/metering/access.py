@@ -17,5 +17,7 @@ ACCESS: Final[Mapping[str, Rule]] = {
     f"{_SERVICE}/QueryUsage": rule(by_field("subject"), *_READERS),
     # Prices are no secret of any subject.
     f"{_SERVICE}/GetRateTable": rule(lambda _request: (), *ROLES),
+    f"{_SERVICE}/ListParkedUsage": rule(by_org("org"), "operator"),
+    f"{_SERVICE}/RequeueParkedUsage": rule(by_org("org"), "operator"),
     f"{_SERVICE}/Audit": rule(by_org("org"), "auditor", "operator", "service"),
 }

@@ -22,7 +22,7 @@ from services.kit.windows import WindowKind
 from services.metering import wire
 from services.metering.domain import questions, usage
 from services.metering.prices import Prices
-from services.metering.store import audit, reports
+from services.metering.store import audit, parked, reports
 from services.metering.store.recording import Recorded, Recording
 
 _log = get_logger(__name__)
@@ -161,6 +161,26 @@ class MeteringService(metering_pb2_grpc.MeteringServiceServicer):
         org = _org_of(request.org)
         async with audit.snapshot(self._pool, org) as snapshot:
             return await _audit(snapshot)
+
+    async def ListParkedUsage(
+        self, request: metering_pb2.ListParkedUsageRequest, context: _Context
+    ) -> metering_pb2.ListParkedUsageResponse:
+        """A page of what the budget service refused for good."""
+        org = _org_of(request.org)
+        size = wire.page_size_of(request.page_size)
+        found = await parked.page(self._pool, org, wire.parked_after(request.page_token), size + 1)
+        response = metering_pb2.ListParkedUsageResponse(usage=[wire.parked_message(one) for one in found[:size]])
+        if len(found) > size:
+            response.next_page_token = wire.parked_token(found[size - 1])
+        return response
+
+    async def RequeueParkedUsage(
+        self, request: metering_pb2.RequeueParkedUsageRequest, context: _Context
+    ) -> metering_pb2.RequeueParkedUsageResponse:
+        """Sends parked usage again."""
+        requeued = await parked.requeue(self._pool, _org_of(request.org))
+        self._recorded()
+        return metering_pb2.RequeueParkedUsageResponse(requeued=requeued)
 
     def _prepare(self, event: metering_pb2.UsageEvent, *, trusted: bool, now: datetime) -> Recording:
         given = wire.given_of(event)

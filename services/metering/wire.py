@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Final
 
+from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from pursestrings.budget.v1 import budget_pb2
@@ -14,8 +15,12 @@ from pursestrings.type.v1 import type_pb2
 from services.kit.errors import invalid
 from services.metering.domain.questions import GroupBy, Totals
 from services.metering.domain.usage import Given, Usage
+from services.metering.store.parked import Parked
 from services.metering.store.recording import Recorded
 
+PAGE_MAX: Final = 1_000
+_PAGE_DEFAULT: Final = 100
+_ROW_ID_DIGITS: Final = 19
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _FAILED: Final = {
     metering_pb2.CALL_OUTCOME_UNSPECIFIED: False,
@@ -105,6 +110,44 @@ def message_of(usage: Usage, event: metering_pb2.UsageEvent) -> bytes:
 def item_of(message: bytes) -> budget_pb2.UsageItem:
     """The item that `message_of` wrote."""
     return budget_pb2.ApplyUsageRequest.FromString(message).items[0]
+
+
+def page_size_of(size: int) -> int:
+    """How many rows a page has; refused where that is out of range."""
+    if not 0 <= size <= PAGE_MAX:
+        raise invalid("page_size", f"is {size}; it must be 1 to {PAGE_MAX}, or 0 for {_PAGE_DEFAULT}")
+    return size or _PAGE_DEFAULT
+
+
+def parked_token(last: Parked) -> str:
+    """What the next page of parked usage is asked for with."""
+    return f"{last.row_id}.{last.org}"
+
+
+def parked_after(token: str) -> tuple[str, int]:
+    """The organisation and row that a page begins after; refused where the token is no `parked_token`."""
+    row_id, _, org = token.partition(".")
+    if not token:
+        return "", 0
+    if not (row_id.isascii() and row_id.isdecimal() and len(row_id) < _ROW_ID_DIGITS and org.isprintable()):
+        raise invalid("page_token", "is none of this method's; give back `next_page_token` as it was")
+    return org, int(row_id)
+
+
+def parked_message(parked: Parked) -> metering_pb2.ParkedUsage:
+    """A parked event; without source and id where its message cannot be read."""
+    try:
+        item = item_of(parked.message)
+    except (DecodeError, IndexError):
+        item = budget_pb2.UsageItem()
+    return metering_pb2.ParkedUsage(
+        org=f"orgs/{parked.org}",
+        source=item.source,
+        id=item.id,
+        tries=parked.tries,
+        last_error=parked.last_error,
+        park_time=timestamp_of(parked.parked_at),
+    )
 
 
 def set_recorded(target: metering_pb2.RecordedUsage, recorded: Recorded) -> None:

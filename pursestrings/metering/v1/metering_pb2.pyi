@@ -670,6 +670,133 @@ class GetRateTableResponse(google.protobuf.message.Message):
 Global___GetRateTableResponse: typing_extensions.TypeAlias = GetRateTableResponse
 
 @typing.final
+class ListParkedUsageRequest(google.protobuf.message.Message):
+    """Asks for parked usage."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ORG_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    org: builtins.str
+    """Only this organisation, `orgs/ID`. Empty: all, which takes a credential for all."""
+    page_size: builtins.int
+    """Events a page, 1 to 1,000. 0: 100."""
+    page_token: builtins.str
+    """The `next_page_token` of the page before."""
+    def __init__(
+        self,
+        *,
+        org: builtins.str = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["org", b"org", "page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+
+Global___ListParkedUsageRequest: typing_extensions.TypeAlias = ListParkedUsageRequest
+
+@typing.final
+class ParkedUsage(google.protobuf.message.Message):
+    """Usage that is recorded and not delivered to the budget service."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ORG_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
+    ID_FIELD_NUMBER: builtins.int
+    TRIES_FIELD_NUMBER: builtins.int
+    LAST_ERROR_FIELD_NUMBER: builtins.int
+    PARK_TIME_FIELD_NUMBER: builtins.int
+    org: builtins.str
+    """Its organisation, `orgs/ID`."""
+    source: builtins.str
+    """The event's source."""
+    id: builtins.str
+    """The event's id within its source."""
+    tries: builtins.int
+    """How often it was refused."""
+    last_error: builtins.str
+    """The last refusal."""
+    @property
+    def park_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Since when it is not sent any more."""
+
+    def __init__(
+        self,
+        *,
+        org: builtins.str = ...,
+        source: builtins.str = ...,
+        id: builtins.str = ...,
+        tries: builtins.int = ...,
+        last_error: builtins.str = ...,
+        park_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["park_time", b"park_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["id", b"id", "last_error", b"last_error", "org", b"org", "park_time", b"park_time", "source", b"source", "tries", b"tries"]) -> None: ...
+
+Global___ParkedUsage: typing_extensions.TypeAlias = ParkedUsage
+
+@typing.final
+class ListParkedUsageResponse(google.protobuf.message.Message):
+    """A page of parked usage."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    USAGE_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """Empty on the last page."""
+    @property
+    def usage(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ParkedUsage]:
+        """Sorted by organisation, then in the order of recording."""
+
+    def __init__(
+        self,
+        *,
+        usage: collections.abc.Iterable[Global___ParkedUsage] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["next_page_token", b"next_page_token", "usage", b"usage"]) -> None: ...
+
+Global___ListParkedUsageResponse: typing_extensions.TypeAlias = ListParkedUsageResponse
+
+@typing.final
+class RequeueParkedUsageRequest(google.protobuf.message.Message):
+    """Asks to send parked usage again."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ORG_FIELD_NUMBER: builtins.int
+    org: builtins.str
+    """The organisation, `orgs/ID`. Empty: all, which takes a credential for all."""
+    def __init__(
+        self,
+        *,
+        org: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["org", b"org"]) -> None: ...
+
+Global___RequeueParkedUsageRequest: typing_extensions.TypeAlias = RequeueParkedUsageRequest
+
+@typing.final
+class RequeueParkedUsageResponse(google.protobuf.message.Message):
+    """What is sent again."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEUED_FIELD_NUMBER: builtins.int
+    requeued: builtins.int
+    """How many events."""
+    def __init__(
+        self,
+        *,
+        requeued: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["requeued", b"requeued"]) -> None: ...
+
+Global___RequeueParkedUsageResponse: typing_extensions.TypeAlias = RequeueParkedUsageResponse
+
+@typing.final
 class AuditRequest(google.protobuf.message.Message):
     """Asks for an audit."""
 

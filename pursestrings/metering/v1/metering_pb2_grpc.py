@@ -65,6 +65,16 @@ class MeteringServiceStub(object):
                 request_serializer=pursestrings_dot_metering_dot_v1_dot_metering__pb2.GetRateTableRequest.SerializeToString,
                 response_deserializer=pursestrings_dot_metering_dot_v1_dot_metering__pb2.GetRateTableResponse.FromString,
                 _registered_method=True)
+        self.ListParkedUsage = channel.unary_unary(
+                '/pursestrings.metering.v1.MeteringService/ListParkedUsage',
+                request_serializer=pursestrings_dot_metering_dot_v1_dot_metering__pb2.ListParkedUsageRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_metering_dot_v1_dot_metering__pb2.ListParkedUsageResponse.FromString,
+                _registered_method=True)
+        self.RequeueParkedUsage = channel.unary_unary(
+                '/pursestrings.metering.v1.MeteringService/RequeueParkedUsage',
+                request_serializer=pursestrings_dot_metering_dot_v1_dot_metering__pb2.RequeueParkedUsageRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_metering_dot_v1_dot_metering__pb2.RequeueParkedUsageResponse.FromString,
+                _registered_method=True)
         self.Audit = channel.unary_unary(
                 '/pursestrings.metering.v1.MeteringService/Audit',
                 request_serializer=pursestrings_dot_metering_dot_v1_dot_metering__pb2.AuditRequest.SerializeToString,
@@ -118,6 +128,20 @@ class MeteringServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListParkedUsage(self, request, context):
+        """Usage that the budget service refused so often that it is not sent any more, until it is requeued.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RequeueParkedUsage(self, request, context):
+        """Sends an organisation's parked usage again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Audit(self, request, context):
         """Verifies the service's own books in one snapshot, and gives the totals that other services compare with.
         """
@@ -157,6 +181,16 @@ def add_MeteringServiceServicer_to_server(servicer, server):
                     servicer.GetRateTable,
                     request_deserializer=pursestrings_dot_metering_dot_v1_dot_metering__pb2.GetRateTableRequest.FromString,
                     response_serializer=pursestrings_dot_metering_dot_v1_dot_metering__pb2.GetRateTableResponse.SerializeToString,
+            ),
+            'ListParkedUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListParkedUsage,
+                    request_deserializer=pursestrings_dot_metering_dot_v1_dot_metering__pb2.ListParkedUsageRequest.FromString,
+                    response_serializer=pursestrings_dot_metering_dot_v1_dot_metering__pb2.ListParkedUsageResponse.SerializeToString,
+            ),
+            'RequeueParkedUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.RequeueParkedUsage,
+                    request_deserializer=pursestrings_dot_metering_dot_v1_dot_metering__pb2.RequeueParkedUsageRequest.FromString,
+                    response_serializer=pursestrings_dot_metering_dot_v1_dot_metering__pb2.RequeueParkedUsageResponse.SerializeToString,
             ),
             'Audit': grpc.unary_unary_rpc_method_handler(
                     servicer.Audit,
@@ -327,6 +361,60 @@ class MeteringService(object):
             '/pursestrings.metering.v1.MeteringService/GetRateTable',
             pursestrings_dot_metering_dot_v1_dot_metering__pb2.GetRateTableRequest.SerializeToString,
             pursestrings_dot_metering_dot_v1_dot_metering__pb2.GetRateTableResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListParkedUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.metering.v1.MeteringService/ListParkedUsage',
+            pursestrings_dot_metering_dot_v1_dot_metering__pb2.ListParkedUsageRequest.SerializeToString,
+            pursestrings_dot_metering_dot_v1_dot_metering__pb2.ListParkedUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RequeueParkedUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.metering.v1.MeteringService/RequeueParkedUsage',
+            pursestrings_dot_metering_dot_v1_dot_metering__pb2.RequeueParkedUsageRequest.SerializeToString,
+            pursestrings_dot_metering_dot_v1_dot_metering__pb2.RequeueParkedUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

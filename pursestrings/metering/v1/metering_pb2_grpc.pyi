@@ -121,6 +121,38 @@ _MeteringServiceGetRateTableType = typing_extensions.TypeVar(
     ],
 )
 
+_MeteringServiceListParkedUsageType = typing_extensions.TypeVar(
+    '_MeteringServiceListParkedUsageType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.metering_pb2.ListParkedUsageRequest,
+        pursestrings.metering.v1.metering_pb2.ListParkedUsageResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.metering_pb2.ListParkedUsageRequest,
+        pursestrings.metering.v1.metering_pb2.ListParkedUsageResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.metering_pb2.ListParkedUsageRequest,
+        pursestrings.metering.v1.metering_pb2.ListParkedUsageResponse,
+    ],
+)
+
+_MeteringServiceRequeueParkedUsageType = typing_extensions.TypeVar(
+    '_MeteringServiceRequeueParkedUsageType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.metering_pb2.RequeueParkedUsageRequest,
+        pursestrings.metering.v1.metering_pb2.RequeueParkedUsageResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.metering_pb2.RequeueParkedUsageRequest,
+        pursestrings.metering.v1.metering_pb2.RequeueParkedUsageResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.metering_pb2.RequeueParkedUsageRequest,
+        pursestrings.metering.v1.metering_pb2.RequeueParkedUsageResponse,
+    ],
+)
+
 _MeteringServiceAuditType = typing_extensions.TypeVar(
     '_MeteringServiceAuditType',
     grpc.UnaryUnaryMultiCallable[
@@ -137,7 +169,7 @@ _MeteringServiceAuditType = typing_extensions.TypeVar(
     ],
 )
 
-class MeteringServiceStub(typing.Generic[_MeteringServiceRecordUsageType, _MeteringServiceBatchRecordUsageType, _MeteringServiceEstimateType, _MeteringServiceGetUsageType, _MeteringServiceQueryUsageType, _MeteringServiceGetRateTableType, _MeteringServiceAuditType]):
+class MeteringServiceStub(typing.Generic[_MeteringServiceRecordUsageType, _MeteringServiceBatchRecordUsageType, _MeteringServiceEstimateType, _MeteringServiceGetUsageType, _MeteringServiceQueryUsageType, _MeteringServiceGetRateTableType, _MeteringServiceListParkedUsageType, _MeteringServiceRequeueParkedUsageType, _MeteringServiceAuditType]):
     """Records usage, rates it, relays it to the budget service and answers questions about it."""
 
     @typing.overload
@@ -165,6 +197,14 @@ class MeteringServiceStub(typing.Generic[_MeteringServiceRecordUsageType, _Meter
         grpc.UnaryUnaryMultiCallable[
             pursestrings.metering.v1.metering_pb2.GetRateTableRequest,
             pursestrings.metering.v1.metering_pb2.GetRateTableResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.metering_pb2.ListParkedUsageRequest,
+            pursestrings.metering.v1.metering_pb2.ListParkedUsageResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.metering_pb2.RequeueParkedUsageRequest,
+            pursestrings.metering.v1.metering_pb2.RequeueParkedUsageResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             pursestrings.metering.v1.metering_pb2.AuditRequest,
@@ -199,6 +239,14 @@ class MeteringServiceStub(typing.Generic[_MeteringServiceRecordUsageType, _Meter
             pursestrings.metering.v1.metering_pb2.GetRateTableResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.metering_pb2.ListParkedUsageRequest,
+            pursestrings.metering.v1.metering_pb2.ListParkedUsageResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.metering_pb2.RequeueParkedUsageRequest,
+            pursestrings.metering.v1.metering_pb2.RequeueParkedUsageResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             pursestrings.metering.v1.metering_pb2.AuditRequest,
             pursestrings.metering.v1.metering_pb2.AuditResponse,
         ],
@@ -221,6 +269,12 @@ class MeteringServiceStub(typing.Generic[_MeteringServiceRecordUsageType, _Meter
 
     GetRateTable: _MeteringServiceGetRateTableType
     """The rate table in force, for services that price estimates themselves."""
+
+    ListParkedUsage: _MeteringServiceListParkedUsageType
+    """Usage that the budget service refused so often that it is not sent any more, until it is requeued."""
+
+    RequeueParkedUsage: _MeteringServiceRequeueParkedUsageType
+    """Sends an organisation's parked usage again."""
 
     Audit: _MeteringServiceAuditType
     """Verifies the service's own books in one snapshot, and gives the totals that other services compare with."""
@@ -249,6 +303,14 @@ MeteringServiceAsyncStub: typing_extensions.TypeAlias = MeteringServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.metering.v1.metering_pb2.GetRateTableRequest,
         pursestrings.metering.v1.metering_pb2.GetRateTableResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.metering_pb2.ListParkedUsageRequest,
+        pursestrings.metering.v1.metering_pb2.ListParkedUsageResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.metering_pb2.RequeueParkedUsageRequest,
+        pursestrings.metering.v1.metering_pb2.RequeueParkedUsageResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.metering.v1.metering_pb2.AuditRequest,
@@ -306,6 +368,22 @@ class MeteringServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[pursestrings.metering.v1.metering_pb2.GetRateTableResponse, collections.abc.Awaitable[pursestrings.metering.v1.metering_pb2.GetRateTableResponse]]:
         """The rate table in force, for services that price estimates themselves."""
+
+    @abc.abstractmethod
+    def ListParkedUsage(
+        self,
+        request: pursestrings.metering.v1.metering_pb2.ListParkedUsageRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.metering.v1.metering_pb2.ListParkedUsageResponse, collections.abc.Awaitable[pursestrings.metering.v1.metering_pb2.ListParkedUsageResponse]]:
+        """Usage that the budget service refused so often that it is not sent any more, until it is requeued."""
+
+    @abc.abstractmethod
+    def RequeueParkedUsage(
+        self,
+        request: pursestrings.metering.v1.metering_pb2.RequeueParkedUsageRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.metering.v1.metering_pb2.RequeueParkedUsageResponse, collections.abc.Awaitable[pursestrings.metering.v1.metering_pb2.RequeueParkedUsageResponse]]:
+        """Sends an organisation's parked usage again."""
 
     @abc.abstractmethod
     def Audit(

@@ -150,6 +150,10 @@ def test_usage(purse: Purse, org: str) -> None:
     [group] = purse("usage", "query", org, "--by", "subject,model")["groups"]
     assert [bot, "openai/gpt-4o-mini"] == group["keys"]
     assert "100.0 %" in purse.text("usage", "query", org, "--by", "day")
+    assert [] == purse("usage", "parked", "--org", org)["usage"]
+    assert "last error" in purse.text("usage", "parked")
+    assert "0 events are sent again" in purse.text("usage", "parked", "--org", org, "--requeue")
+    assert "MALFORMED_SUBJECT" == purse("usage", "parked", "--org", "acme", code=2)["error"]["reason"]
     unknown = purse("usage", "estimate", bot, "--model", "no-such-model", code=2)
     assert "UNKNOWN_MODEL" == unknown["error"]["reason"]
 
