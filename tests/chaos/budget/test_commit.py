@@ -20,7 +20,7 @@ async def batch(budget: Any, requests: list[budget_pb2.ReserveRequest]) -> list[
 async def test_reserve_is_held_exactly_once(database: Any, tmp_path: Path, step: int | str) -> None:
     base = database("budget")
     async with cutting_proxy(base.service_dsn) as proxy:
-        wallets = FakeWallets({WALLET: 1000 * NANOS})
+        wallets = FakeWallets({WALLET: 1000 * NANOS}, grant_max=4)
         async with running_budget(base, tmp_path, wallets, budget_dsn=SecretStr(proxy.dsn)) as budget:
             await budget.create(ORG, "org", limit_amount=100)
             await batch(budget, [ask(cost=1)])
