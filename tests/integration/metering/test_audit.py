@@ -81,6 +81,6 @@ async def test_who_may_audit_what(metering: Metering) -> None:
     assert (await refusal_of(metering.stub_for("orgs/acme", "agent").Audit(one))).code == Code.PERMISSION_DENIED
     assert (await metering.stub_for("orgs/acme", "auditor").Audit(one)).checks
     team = metering_pb2.AuditRequest(org="orgs/acme/teams/support")
-    for request in (team, metering_pb2.AuditRequest(org="acme")):
+    for request, reason in ((team, "NOT_AN_ORG"), (metering_pb2.AuditRequest(org="acme"), "MALFORMED_SUBJECT")):
         malformed = await refusal_of(metering.stub_for("orgs/acme/teams/support", "auditor").Audit(request))
-        assert (malformed.field, malformed.reason) == ("org", "MALFORMED_SUBJECT")
+        assert (malformed.field, malformed.reason) == ("org", reason)
