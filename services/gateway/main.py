@@ -8,6 +8,7 @@ from typing import Final
 
 import uvicorn
 
+from services.gateway.protocol import PatientProtocol
 from services.gateway.service import create_app
 from services.gateway.settings import GatewaySettings
 from services.kit.channel import channel, is_loopback
@@ -37,14 +38,16 @@ async def serving(settings: GatewaySettings) -> AsyncIterator[uvicorn.Server]:
     )
     host, _, port = settings.bind.rpartition(":")
     config = uvicorn.Config(
-        create_app(wallet, timeout_s=settings.wallet_timeout_s),
+        create_app(wallet, timeout_s=settings.wallet_timeout_s, requests_max=settings.requests_max),
         host=host,
         port=int(port),
         log_config=None,
         access_log=False,
         server_header=False,
         ws="none",
-        limit_concurrency=settings.requests_max,
+        http=PatientProtocol,
+        # Counts connections, silent ones too; requests have a limit of their own.
+        limit_concurrency=settings.connections_max,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(settings.shutdown_grace_s),
         ssl_certfile=settings.tls_certificate_file,

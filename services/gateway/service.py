@@ -1,5 +1,6 @@
 """The gateway's HTTP face: Stripe's webhooks, health. It passes on what comes and decides nothing."""
 
+import asyncio
 from typing import TYPE_CHECKING, Final
 
 import grpc
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 PAYLOAD_BYTES_MAX: Final = 256 * 1024
 """The largest webhook event taken."""
+BODY_TIMEOUT_S: float = 10.0
+"""How long a body may take."""
 SIGNATURE_CHARS_MAX: Final = 4096
 """The longest Stripe-Signature header taken."""
 
@@ -30,15 +33,17 @@ _RETRY_AFTER_S: Final = 5
 _log = get_logger(__name__)
 
 
-def create_app(wallet: grpc.aio.Channel, *, timeout_s: float) -> FastAPI:
+def create_app(wallet: grpc.aio.Channel, *, timeout_s: float, requests_max: int) -> FastAPI:
     """The application.
 
     Args:
         wallet: A channel to the wallet service, with the gateway's token.
         timeout_s: How long one call to it may take.
+        requests_max: Events that are taken in at once.
     """
     stub: WalletServiceAsyncStub = wallet_pb2_grpc.WalletServiceStub(wallet)
     health = health_pb2_grpc.HealthStub(wallet)
+    room = asyncio.Semaphore(requests_max)
     app = FastAPI(title="Pursestrings", docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.post("/webhooks/stripe")
@@ -47,7 +52,17 @@ def create_app(wallet: grpc.aio.Channel, *, timeout_s: float) -> FastAPI:
         signature = request.headers.get("stripe-signature", "")
         if not signature or len(signature) > SIGNATURE_CHARS_MAX:
             return _error(400, "BAD_SIGNATURE", "the Stripe-Signature header is missing or too long")
-        payload = await _body(request)
+        if room.locked():
+            return _error(503, "TOO_MANY_REQUESTS", f"{requests_max} events are being taken in; send it again later")
+        async with room:
+            return await take(request, signature)
+
+    async def take(request: Request, signature: str) -> Response:
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                payload = await _body(request)
+        except TimeoutError:
+            return _error(408, "BODY_TIMEOUT", f"the body did not come within {BODY_TIMEOUT_S:g} s")
         if payload is None:
             return _error(413, "PAYLOAD_TOO_LARGE", f"an event is at most {PAYLOAD_BYTES_MAX} bytes")
         try:
