@@ -198,8 +198,15 @@ class Ledger:
                 field="holder",
             )
         reclaimed = 0
-        # Repeated, it finds a lease that has done nothing since, and leaves it as it is.
-        if lease.n or lease.quarantine is not None:
+        if item.epoch is not None and item.epoch > lease.epoch:
+            raise conflict(
+                "LEASE_EPOCH",
+                f"the lease is in epoch {lease.epoch}, and {item.epoch} is still to come; look at it again",
+                field="expected_epoch",
+                epoch=str(lease.epoch),
+            )
+        # Repeated, it finds a later epoch, or a lease that has done nothing since, and leaves it as it is.
+        if item.epoch in {None, lease.epoch} and (lease.n or lease.quarantine is not None):
             before = leases.totals_of(lease)
             reclaimed = leases.reclaim(book, lease, batch.now)
             batch.additions.epochs.append(

@@ -208,7 +208,10 @@ class LedgerMethods:
         """Ends a lease's epoch by force."""
         org, wallet = convert.wallet_key(request.wallet, "wallet")
         why = convert.reason(request.reason, required=True)
-        answer = await self._commits.submit(Reclaim(org, wallet, convert.holder(request.holder), why))
+        epoch = request.expected_epoch if request.HasField("expected_epoch") else None
+        if epoch is not None and epoch < 0:
+            raise invalid("expected_epoch", "is the number of an epoch, from 0")
+        answer = await self._commits.submit(Reclaim(org, wallet, convert.holder(request.holder), why, epoch))
         assert isinstance(answer, LeaseAnswer)
         self._wake()
         return pb.ReclaimLeaseResponse(lease=convert.lease_message(answer))

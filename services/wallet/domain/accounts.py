@@ -19,6 +19,8 @@ from typing import Final
 
 LEDGER_MAX_NANOS: Final = 2**63 - 1
 """The most that an account's debits or credits can reach, in nano-units: about 9.2 billion units."""
+RECHARGE_ROOM_NANOS: Final = 10**18
+"""What is kept free of that for recharges on their way: a charge was checked before it was made, and is not refused."""
 
 
 class AccountKind(StrEnum):

@@ -16,6 +16,7 @@ from typing import Final
 
 from services.wallet.domain.accounts import (
     LEDGER_MAX_NANOS,
+    RECHARGE_ROOM_NANOS,
     Account,
     AccountKind,
     Transfer,
@@ -190,10 +191,11 @@ class Book:
         # One command moves its amount through an account at most twice; what it expires or repays besides came in
         # through accounts that are fuller than those it goes to.
         fullest = max(max(account.debits, account.credits) for account in self.accounts.values())
-        if fullest + 2 * amount > LEDGER_MAX_NANOS:
+        limit = LEDGER_MAX_NANOS - RECHARGE_ROOM_NANOS
+        if fullest + 2 * amount > limit:
             raise Refusal(
                 "AMOUNT_OUT_OF_RANGE",
-                f"{amount} nanos would take the ledger of {self.wallet} past its limit of {LEDGER_MAX_NANOS} "
+                f"{amount} nanos would take the ledger of {self.wallet} past its limit of {limit} "
                 "nanos moved in all; use a new wallet",
             )
 

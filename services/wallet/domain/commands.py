@@ -67,12 +67,17 @@ class SetState:
 
 @dataclass(frozen=True, slots=True)
 class Reclaim:
-    """Ends a lease's epoch by force."""
+    """Ends a lease's epoch by force.
+
+    Attributes:
+        epoch: The one to end; None: whichever it is in.
+    """
 
     org: str
     wallet: str
     holder: str
     reason: str
+    epoch: int | None = None
 
 
 Command = leases.AnyOp | PutGrant | SetState | Reclaim
@@ -92,7 +97,7 @@ def put_grant(book: Book, grant: PutGrant, now: datetime) -> Lot:
         )
     if grant.recharge is None:
         _check_grant(book, grant, now)
-    book.check_room(grant.amount)
+        book.check_room(grant.amount)
     book.begin()
     lot = Lot(grant.name, grant.amount, grant.priority, grant.expires_at, now, grant.amount)
     book.add_lot(lot, _SOURCES[grant.kind], grant.reference)

@@ -64,6 +64,7 @@ def circumstances(known: Facts) -> Circumstances:
         payment_method=known.payment_method,
         month=known.month,
         usage=known.usage,
+        moved_nanos=known.moved_nanos,
     )
 
 

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from services.wallet.domain.accounts import LEDGER_MAX_NANOS
 from services.wallet.recharge.domain import attempts as steps
 from services.wallet.recharge.domain.attempts import (
     Attempt,
@@ -160,3 +161,11 @@ def test_what_does_not_fit_waits_for_a_person() -> None:
     step = steps.next_step(replace(NEW, problem="currency is 'EUR'"), WORLD, NOW)
     assert isinstance(step, Wait)
     assert "EUR" in step.reason
+
+
+def test_what_the_ledger_has_no_room_for_is_not_charged() -> None:
+    full = replace(WORLD, moved_nanos=LEDGER_MAX_NANOS - 2 * NEW.amount_nanos)
+    assert isinstance(steps.next_step(NEW, full, NOW), Charge)
+    result = steps.next_step(NEW, replace(full, moved_nanos=full.moved_nanos + 1), NOW)
+    assert isinstance(result, Wait)
+    assert "ledger" in result.reason

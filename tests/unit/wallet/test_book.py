@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from services.wallet.domain import leases
-from services.wallet.domain.accounts import LEDGER_MAX_NANOS, Transfer, new_accounts
+from services.wallet.domain.accounts import LEDGER_MAX_NANOS, RECHARGE_ROOM_NANOS, Transfer, new_accounts
 from services.wallet.domain.book import Book
 from services.wallet.domain.commands import LOTS_MAX, PutGrant, SetState, put_grant, set_state
 from services.wallet.domain.leases import AnyOp, Capture, Extend, Line, Return, Reverse
@@ -320,3 +320,12 @@ def test_a_ledger_near_its_limit_refuses_and_stays_as_it_is() -> None:
         put(book, "b", LEDGER_MAX_NANOS // 2)
     assert "AMOUNT_OUT_OF_RANGE" == caught.value.reason
     assert ["a"] == list(book.lots)
+
+
+def test_what_was_charged_finds_room_where_all_else_is_refused() -> None:
+    book = new_book()
+    put(book, "a", (LEDGER_MAX_NANOS - RECHARGE_ROOM_NANOS) // 2)
+    with pytest.raises(Refusal):
+        put(book, "b", RECHARGE_ROOM_NANOS * 3)
+    put(book, "paid for", RECHARGE_ROOM_NANOS * 3, recharge="orgs/acme/recharges/main-2026-11-1")
+    assert ["a", "paid for"] == list(book.lots)

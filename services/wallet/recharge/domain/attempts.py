@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
+from services.wallet.domain.accounts import LEDGER_MAX_NANOS
 from services.wallet.recharge.domain import outcome
 from services.wallet.recharge.domain.policy import Block, MonthKey, Policy, Usage, over_cap
 
@@ -120,6 +121,7 @@ class Circumstances:
         policy: None where the wallet has none.
         usage: What counts in the month in force, this recharge included where it counts there.
         payment_method: On file; None where none is.
+        moved_nanos: What the fullest side of the wallet's accounts has taken in all.
     """
 
     policy: Policy | None
@@ -128,6 +130,7 @@ class Circumstances:
     payment_method: str | None
     month: MonthKey
     usage: Usage
+    moved_nanos: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +186,7 @@ def next_step(recharge: Standing, world: Circumstances, now: datetime) -> Step:
     stop = _not_needed(world) or (_TOO_OLD if now >= deadline else "")
     if stop:
         return GiveUp(stop)
-    blocked = _blocked(world)
+    blocked = _blocked(world, recharge.amount_nanos)
     if blocked:
         return Wait(blocked, _until(deadline, now, _WAIT_FOR_STATE_S))
     return _attempt(recharge, world, now, deadline)
@@ -211,13 +214,16 @@ def _not_needed(world: Circumstances) -> str:
     return ""
 
 
-def _blocked(world: Circumstances) -> str:
+def _blocked(world: Circumstances, amount_nanos: int) -> str:
     if world.policy is not None and world.policy.paused_reason:
         return f"the policy is paused: {world.policy.paused_reason}"
     if world.wallet_state is WalletState.FROZEN:
         return "the wallet is frozen"
     if world.payment_method is None:
         return "no payment method is on file"
+    # Its money must fit before it is charged; what others put in until then is kept out of the room for recharges.
+    if world.moved_nanos + 2 * amount_nanos > LEDGER_MAX_NANOS:
+        return "the wallet's ledger has no room for it; use a new wallet"
     return ""
 
 

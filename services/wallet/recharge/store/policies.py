@@ -34,6 +34,8 @@ SELECT w.name AS wallet, w.subject, w.currency, w.state AS wallet_state, w.time_
        p.cooldown_us, p.paused_reason, p.check_at, m.month, m.zone, m.count, m.amount_nanos AS month_amount_nanos,
        (SELECT coalesce(sum(a.credits_nanos - a.debits_nanos), 0)::bigint FROM accounts a
         WHERE a.org = w.org AND a.wallet = w.name AND a.kind IN ('available', 'escrow', 'debt')) AS balance_nanos,
+       (SELECT coalesce(max(greatest(a.credits_nanos, a.debits_nanos)), 0) FROM accounts a
+        WHERE a.org = w.org AND a.wallet = w.name) AS moved_nanos,
        EXISTS (SELECT FROM recharges r WHERE r.org = w.org AND r.wallet = w.name AND r.state = 'PENDING') AS pending,
        (SELECT max(r.created_at) FROM recharges r WHERE r.org = w.org AND r.wallet = w.name) AS last_started
 FROM wallets w
@@ -113,6 +115,7 @@ class Facts:
 
     Attributes:
         policy: None where it has none.
+        moved_nanos: What the fullest side of its accounts has taken in all.
         usage: Of the month in force.
     """
 
@@ -125,6 +128,7 @@ class Facts:
     policy: Policy | None
     check_at: datetime | None
     balance_nanos: int
+    moved_nanos: int
     pending: bool
     last_started: datetime | None
     month: MonthKey
@@ -176,6 +180,7 @@ def _facts(row: asyncpg.Record, now: datetime) -> Facts:
         policy=policy,
         check_at=row["check_at"],
         balance_nanos=row["balance_nanos"],
+        moved_nanos=row["moved_nanos"],
         pending=row["pending"],
         last_started=row["last_started"],
         month=month,
