@@ -16,7 +16,7 @@ async def batch(budget: Any, requests: list[budget_pb2.ReserveRequest]) -> list[
     return list(response.results)
 
 
-@pytest.mark.parametrize("step", [*range(7), "before COMMIT", "after COMMIT"])
+@pytest.mark.parametrize("step", [*range(6), "before COMMIT", "after COMMIT"])
 async def test_reserve_is_held_exactly_once(database: Any, tmp_path: Path, step: int | str) -> None:
     base = database("budget")
     async with cutting_proxy(base.service_dsn) as proxy:
