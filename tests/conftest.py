@@ -8,12 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from embedded import temporal
 from embedded.ports import LOOPBACK, free_ports
 from embedded.postgres import Cluster
 from tests.support.databases import CHECKOUT, Database, Databases, running_cluster
 from tests.support.processes import answers, running, serves
+
+# How fast the machine is decides no test.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @dataclass(frozen=True, slots=True)
