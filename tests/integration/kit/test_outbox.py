@@ -192,4 +192,3 @@ async def test_a_row_that_failed_holds_back_its_own_organisation_alone(pool: asy
         assert proved is not None
         assert proved > written
         assert await through.held_back(connection) == [("acme", written)]
-
