@@ -127,10 +127,15 @@ def use_arrives(
 
 
 def use_is_paid(budget: budget_pb2.AuditResponse, currencies: Mapping[str, str]) -> Check:
-    """I6: captured + not yet captured = applied − what no wallet pays; in one snapshot, so to the nano."""
+    """I6: captured + not yet captured = applied − what no wallet pays + estimates drawn for events without a price.
+
+    All of one snapshot, so to the nano.
+    """
     captured = _captured(budget.leases, currencies)
     waiting = {key: totals.cost_nanos for key, totals in _by_key(budget.uncaptured).items()}
     applied = {key: totals.cost_nanos - totals.unfunded_cost_nanos for key, totals in _by_key(budget.totals).items()}
+    for key, totals in _by_key(budget.unrated_drawn).items():
+        applied[key] = applied.get(key, 0) + totals.cost_nanos
     wrong = []
     for key in sorted(captured.keys() | waiting.keys() | applied.keys()):
         paid, due = captured.get(key, 0) + waiting.get(key, 0), applied.get(key, 0)

@@ -47,15 +47,8 @@ class Audit:
             for name in CHECKS:
                 response.checks.append(_check(name, await snapshot.offenders(name), seen))
             response.totals.extend(_total(row) for row in await snapshot.totals())
-            response.uncaptured.extend(
-                type_pb2.CostTotals(
-                    org=f"orgs/{row['org']}",
-                    currency_code=row["currency"],
-                    events=int(row["calls"]),
-                    cost_nanos=int(row["nanos"]),
-                )
-                for row in await snapshot.uncaptured()
-            )
+            response.uncaptured.extend(_drawn(row) for row in await snapshot.uncaptured())
+            response.unrated_drawn.extend(_drawn(row) for row in await snapshot.unrated_drawn())
             response.leases.extend(_lease(row, response.holder) for row in await snapshot.lease_points(points))
         return response
 
@@ -90,4 +83,10 @@ def _lease(row: Any, holder: str) -> type_pb2.LeaseTotals:
         captured_total_nanos=row["captured_total"],
         returned_total_nanos=row["returned_total"],
         reversed_total_nanos=row["reversed_total"],
+    )
+
+
+def _drawn(row: asyncpg.Record) -> type_pb2.CostTotals:
+    return type_pb2.CostTotals(
+        org=f"orgs/{row['org']}", currency_code=row["currency"], events=int(row["calls"]), cost_nanos=int(row["nanos"])
     )

@@ -1458,6 +1458,7 @@ class AuditResponse(google.protobuf.message.Message):
     SNAPSHOT_TIME_FIELD_NUMBER: builtins.int
     HOLDER_FIELD_NUMBER: builtins.int
     UNCAPTURED_FIELD_NUMBER: builtins.int
+    UNRATED_DRAWN_FIELD_NUMBER: builtins.int
     holder: builtins.str
     """What this database calls itself as a holder of leases."""
     @property
@@ -1480,6 +1481,10 @@ class AuditResponse(google.protobuf.message.Message):
     def uncaptured(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[pursestrings.type.v1.type_pb2.CostTotals]:
         """Drawn on leases and not yet written as a capture, in nano-units by organisation and currency (`cost_nanos`)."""
 
+    @property
+    def unrated_drawn(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[pursestrings.type.v1.type_pb2.CostTotals]:
+        """Drawn on leases for events without a price, as what their reservations had estimated; in no cost of `totals`."""
+
     def __init__(
         self,
         *,
@@ -1489,8 +1494,9 @@ class AuditResponse(google.protobuf.message.Message):
         snapshot_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         holder: builtins.str = ...,
         uncaptured: collections.abc.Iterable[pursestrings.type.v1.type_pb2.CostTotals] | None = ...,
+        unrated_drawn: collections.abc.Iterable[pursestrings.type.v1.type_pb2.CostTotals] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["snapshot_time", b"snapshot_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["checks", b"checks", "holder", b"holder", "leases", b"leases", "snapshot_time", b"snapshot_time", "totals", b"totals", "uncaptured", b"uncaptured"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["checks", b"checks", "holder", b"holder", "leases", b"leases", "snapshot_time", b"snapshot_time", "totals", b"totals", "uncaptured", b"uncaptured", "unrated_drawn", b"unrated_drawn"]) -> None: ...
 
 Global___AuditResponse: typing_extensions.TypeAlias = AuditResponse

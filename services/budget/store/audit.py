@@ -163,6 +163,12 @@ SELECT org, CASE WHEN rated THEN currency ELSE '' END AS currency, count(*) AS e
     coalesce(sum(cost_nanos) FILTER (WHERE rated AND wallet IS NULL), 0) AS unfunded_nanos
 FROM applied_usage WHERE $1::text IS NULL OR org = $1 GROUP BY 1, 2 ORDER BY 1, 2 LIMIT {TOTALS_MAX}
 """  # noqa: S608 - of constants
+_UNRATED_DRAWN: Final = f"""
+SELECT u.org, l.currency, count(*) AS calls, sum(u.drawn_nanos) AS nanos
+FROM applied_usage u JOIN leases l USING (org, wallet)
+WHERE NOT u.rated AND u.drawn_nanos <> 0 AND ($1::text IS NULL OR u.org = $1)
+GROUP BY 1, 2 ORDER BY 1, 2 LIMIT {TOTALS_MAX}
+"""  # noqa: S608 - of constants
 _UNCAPTURED: Final = f"""
 SELECT d.org, l.currency, sum(d.calls) AS calls, sum(d.amount_nanos) AS nanos
 FROM lease_draws d JOIN leases l USING (org, wallet)
@@ -231,6 +237,10 @@ class Snapshot:
     async def uncaptured(self) -> list[asyncpg.Record]:
         """Drawn and not yet written as a capture."""
         return list(await self._connection.fetch(_UNCAPTURED, self._org))
+
+    async def unrated_drawn(self) -> list[asyncpg.Record]:
+        """Drawn as estimates, for events without a price."""
+        return list(await self._connection.fetch(_UNRATED_DRAWN, self._org))
 
     async def lease_points(self, points: Sequence[tuple[str, int, int]]) -> list[asyncpg.Record]:
         """Totals at these (wallet, epoch, n); without any, at each lease's last answer and the ends of epochs."""

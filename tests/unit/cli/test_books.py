@@ -193,3 +193,20 @@ def test_books_hold_after_an_operator_has_ended_an_epoch() -> None:
     )
     checks = compare(dataclasses.replace(sound, wallet=wallet, budget=budget, budget_leases=[]))
     assert [check for check in checks if not check.ok] == []
+
+
+def test_an_estimate_drawn_for_use_without_a_price_is_paid_use() -> None:
+    """Use without a price is in no cost, but its reservation's estimate was drawn and captured."""
+    sound = books()
+    budget = budget_pb2.AuditResponse()
+    budget.CopyFrom(sound.budget)
+    budget.uncaptured.append(totals(1, 40))
+    del budget.uncaptured[:-1]
+    waiting = sum(one.cost_nanos for one in sound.budget.uncaptured)
+    budget.uncaptured[0].cost_nanos += waiting
+    without = compare(dataclasses.replace(sound, budget=budget))
+    budget.unrated_drawn.append(totals(1, 40))
+    told = compare(dataclasses.replace(sound, budget=budget))
+
+    assert ["suite.I6.use_is_paid"] == [check.name for check in without if not check.ok]
+    assert [] == [check for check in told if not check.ok]
