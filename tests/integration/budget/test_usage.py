@@ -163,8 +163,10 @@ async def test_unrated_usage_draws_the_estimate_of_its_reservation(database: Any
         (bare,) = await budget.apply(usage(cost=None, model="unheard"))
         assert bare.applied.drawn_nanos == 0
         assert (await budget.use(f"{ORG}/budgets/org")).spent_amount == 3 * NANOS
-        totals = {total.currency_code: total for total in (await budget.audit()).totals}
+        books = await budget.audit()
+        totals = {total.currency_code: total for total in books.totals}
         assert (totals["USD"].events, totals["USD"].cost_nanos) == (1, NANOS)
+        assert [(d.currency_code, d.cost_nanos) for d in books.unrated_drawn] == [("USD", 2 * NANOS)]
         assert totals[""].unrated_events == 2
         assert [row["kind"] for row in await rows(budget.database, "SELECT kind FROM alerts")] == ["UNRATED"]
 
