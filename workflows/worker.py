@@ -20,7 +20,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker
 
 from pursestrings.wallet.v1 import wallet_pb2_grpc
-from services.kit.channel import channel
+from services.kit.channel import service_channel
 from services.kit.telemetry import MetricsServer, configure_logging, get_logger
 from services.wallet.recharge.stripe import Stripe
 from workflows.recharge import types
@@ -127,12 +127,7 @@ async def main() -> None:
 
     metrics = MetricsServer(settings.metrics_bind, healthy)
     await metrics.start()
-    wallet = channel(
-        settings.wallet_address,
-        settings.service_token(),
-        ca_file=settings.tls_ca_file,
-        allow_plaintext=settings.allow_plaintext,
-    )
+    wallet = service_channel(settings, settings.wallet_address)
     stub: WalletServiceAsyncStub = wallet_pb2_grpc.WalletServiceStub(wallet)
     work = asyncio.create_task(_work(settings, RechargeActivities(stub, stripe), running, stopped))
     stop = asyncio.create_task(stopped.wait())

@@ -6,7 +6,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 import asyncpg
-import grpc
 
 from pursestrings.budget.v1 import budget_pb2_grpc
 from pursestrings.metering.v1 import metering_pb2_grpc
@@ -28,7 +27,7 @@ from services.budget.store.dsn import for_lookups
 from services.budget.sweep import Sweep
 from services.budget.sync import Sync
 from services.budget.wallets import Wallets
-from services.kit.channel import channel
+from services.kit.channel import service_channel
 from services.kit.database import create_pool, is_reachable
 from services.kit.groupcommit import GroupCommit
 from services.kit.loops import Loop, Loops
@@ -53,10 +52,10 @@ async def serving(settings: BudgetSettings) -> AsyncIterator[GrpcServer]:
         hot_pool = await stack.enter_async_context(
             await create_pool(for_lookups(dsn), application_name="budget decisions", size_max=_HOT_CONNECTIONS)
         )
-        metering = await stack.enter_async_context(_channel(settings, settings.metering_address))
+        metering = await stack.enter_async_context(service_channel(settings, settings.metering_address))
         wallets = None
         if settings.use_wallets:
-            wallet = await stack.enter_async_context(_channel(settings, settings.wallet_address))
+            wallet = await stack.enter_async_context(service_channel(settings, settings.wallet_address))
             async with pool.acquire() as connection:
                 holder = await leases.holder(connection)
             wallets = Wallets(wallet, holder, settings.wallet_timeout_s)
@@ -124,15 +123,6 @@ async def _parts(
             await server.stop()
             await commit.close()
             await funding.close()
-
-
-def _channel(settings: BudgetSettings, address: str) -> grpc.aio.Channel:
-    return channel(
-        address,
-        settings.service_token(),
-        ca_file=settings.tls_ca_file,
-        allow_plaintext=settings.allow_plaintext,
-    )
 
 
 async def main() -> None:

@@ -11,7 +11,7 @@ import uvicorn
 from services.gateway.protocol import PatientProtocol
 from services.gateway.service import create_app
 from services.gateway.settings import GatewaySettings
-from services.kit.channel import channel, is_loopback
+from services.kit.channel import is_loopback, service_channel
 from services.kit.server import run
 from services.kit.telemetry import configure_logging
 
@@ -30,12 +30,7 @@ async def serving(settings: GatewaySettings) -> AsyncIterator[uvicorn.Server]:
             f"refusing to serve {settings.bind} without TLS: set PURSE_TLS_CERTIFICATE_FILE and PURSE_TLS_KEY_FILE, "
             "or PURSE_ALLOW_PLAINTEXT=true behind a proxy that speaks TLS"
         )
-    wallet = channel(
-        settings.wallet_address,
-        settings.service_token(),
-        ca_file=settings.tls_ca_file,
-        allow_plaintext=settings.allow_plaintext,
-    )
+    wallet = service_channel(settings, settings.wallet_address)
     host, _, port = settings.bind.rpartition(":")
     config = uvicorn.Config(
         create_app(wallet, timeout_s=settings.wallet_timeout_s, requests_max=settings.requests_max),

@@ -208,7 +208,8 @@ class Relay:
             rows = await connection.fetch(_TAKE, self._topic, self._batch_max)
             if not rows:
                 return False
-            messages = [OutboxMessage(*row) for row in rows_in_order(rows)]
+            # By id, which is the order of writing within one transaction.
+            messages = [OutboxMessage(*row) for row in sorted(rows, key=lambda row: row["id"])]
             results = await self._deliver(messages)
             sent = [m for m, error in zip(messages, results, strict=True) if error is None]
             failed = [(m, error) for m, error in zip(messages, results, strict=True) if error is not None]
@@ -252,11 +253,6 @@ class Relay:
             [repr(error)[:_ERROR_CHARS_MAX] for _, error in failed],
             self._tries_max,
         )
-
-
-def rows_in_order(rows: Sequence[asyncpg.Record]) -> list[asyncpg.Record]:
-    """By id, which is the order of writing within one transaction."""
-    return sorted(rows, key=lambda row: row["id"])
 
 
 def _is_the_rows_fault(error: Exception) -> bool:

@@ -9,7 +9,7 @@ import asyncpg
 
 from pursestrings.budget.v1 import budget_pb2_grpc
 from pursestrings.metering.v1 import metering_pb2_grpc
-from services.kit.channel import channel
+from services.kit.channel import service_channel
 from services.kit.database import create_pool, is_reachable
 from services.kit.groupcommit import GroupCommit
 from services.kit.loops import Loop, Loops
@@ -44,12 +44,7 @@ async def serving(settings: MeteringSettings) -> AsyncIterator[GrpcServer]:
     pool = await create_pool(dsn, application_name="metering", size_max=settings.connections_max)
     # Questions have connections of their own: however many are asked, recording goes on.
     readers = await create_pool(dsn, application_name="metering questions", size_max=settings.readers_max)
-    budget_channel = channel(
-        settings.budget_address,
-        settings.service_token(),
-        ca_file=settings.tls_ca_file,
-        allow_plaintext=settings.allow_plaintext,
-    )
+    budget_channel = service_channel(settings, settings.budget_address)
     async with pool, readers, budget_channel:
         prices = Prices(pool, settings.cards_interval_s)
         await prices.publish(load_rate_table())
