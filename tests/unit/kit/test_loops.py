@@ -56,6 +56,33 @@ async def test_an_error_does_not_end_the_loop() -> None:
     assert calls >= 2
 
 
+async def test_what_failed_is_tried_again_long_before_the_interval_is_over() -> None:
+    """A loop that rests long between successes must not rest as long after a failure."""
+    await fails_then_succeeds(failures=1, interval_s=FOREVER_S, error_rest_max_s=10.0)
+
+
+async def test_the_rest_after_failures_has_the_limit_it_was_given() -> None:
+    """Doubled without it, the rests after a dozen failures add up to more than the deadline."""
+    await fails_then_succeeds(failures=12, interval_s=FOREVER_S, error_rest_max_s=0.01)
+
+
+async def fails_then_succeeds(*, failures: int, interval_s: float, error_rest_max_s: float) -> None:
+    left = failures
+    done = asyncio.Event()
+
+    async def step() -> bool:
+        nonlocal left
+        if left:
+            left -= 1
+            raise OSError("gone")
+        done.set()
+        return False
+
+    loop = Loop("t", step, interval_s, error_rest_max_s=error_rest_max_s)
+    async with asyncio.timeout(20), Loops([loop]):
+        await done.wait()
+
+
 async def test_leaving_ends_the_loop() -> None:
     async def step() -> bool:
         return False
