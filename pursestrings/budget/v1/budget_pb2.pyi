@@ -886,6 +886,7 @@ class UsageItem(google.protobuf.message.Message):
     RESERVATION_FIELD_NUMBER: builtins.int
     FINAL_FIELD_NUMBER: builtins.int
     RATE_CARD_VERSION_FIELD_NUMBER: builtins.int
+    CORRECTS_FIELD_NUMBER: builtins.int
     subject: builtins.str
     """Who spent."""
     source: builtins.str
@@ -916,6 +917,14 @@ class UsageItem(google.protobuf.message.Message):
     def occurred_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When the call happened; says which windows count it."""
 
+    @property
+    def corrects(self) -> Global___UsageKey:
+        """This item adjusts that event: tokens, requests and cost are signed differences to what was last said of it. Absent
+        cost: no change of cost; absent requests: no change. For an event that had no price, the difference counts from 0,
+        and budget itself takes back the estimate that it drew in its place. Subject, call, occurred_at and reservation are
+        the event's. Absent: this item is a call of its own.
+        """
+
     def __init__(
         self,
         *,
@@ -930,12 +939,35 @@ class UsageItem(google.protobuf.message.Message):
         reservation: builtins.str = ...,
         final: builtins.bool = ...,
         rate_card_version: builtins.str = ...,
+        corrects: Global___UsageKey | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_requests", b"_requests", "call", b"call", "cost", b"cost", "occurred_at", b"occurred_at", "requests", b"requests", "tokens", b"tokens"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_requests", b"_requests", "call", b"call", "cost", b"cost", "final", b"final", "id", b"id", "occurred_at", b"occurred_at", "rate_card_version", b"rate_card_version", "requests", b"requests", "reservation", b"reservation", "source", b"source", "subject", b"subject", "tokens", b"tokens"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_requests", b"_requests", "call", b"call", "corrects", b"corrects", "cost", b"cost", "occurred_at", b"occurred_at", "requests", b"requests", "tokens", b"tokens"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_requests", b"_requests", "call", b"call", "corrects", b"corrects", "cost", b"cost", "final", b"final", "id", b"id", "occurred_at", b"occurred_at", "rate_card_version", b"rate_card_version", "requests", b"requests", "reservation", b"reservation", "source", b"source", "subject", b"subject", "tokens", b"tokens"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_requests", b"_requests"]) -> typing.Literal["requests"] | None: ...
 
 Global___UsageItem: typing_extensions.TypeAlias = UsageItem
+
+@typing.final
+class UsageKey(google.protobuf.message.Message):
+    """What tells usage events of an organisation apart."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: builtins.int
+    ID_FIELD_NUMBER: builtins.int
+    source: builtins.str
+    """The event's source."""
+    id: builtins.str
+    """The event's id within its source."""
+    def __init__(
+        self,
+        *,
+        source: builtins.str = ...,
+        id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["id", b"id", "source", b"source"]) -> None: ...
+
+Global___UsageKey: typing_extensions.TypeAlias = UsageKey
 
 @typing.final
 class ApplyUsageRequest(google.protobuf.message.Message):
