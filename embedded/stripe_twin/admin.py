@@ -12,10 +12,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from embedded.stripe_twin import faults
+from embedded.stripe_twin import faults, reversals
 from embedded.stripe_twin.app import Twin, read_body
 from embedded.stripe_twin.errors import ApiError, invalid, no_such
-from embedded.stripe_twin.operations import payment_intents, setup_intents
+from embedded.stripe_twin.operations import disputes, payment_intents, refunds, setup_intents
 from embedded.stripe_twin.params import decode
 from embedded.stripe_twin.store import MAX_ENDPOINTS, Endpoint
 from embedded.stripe_twin.work import Json, Work, new_id
@@ -45,6 +45,9 @@ def routes(twin: Twin) -> list[Route]:
         Route("/_twin/redeliver", _control(twin, redeliver), methods=["POST"]),
         Route("/_twin/webhook_endpoints", _control(twin, add_endpoint), methods=["POST"]),
         Route("/_twin/webhook_endpoints/{id}", _control(twin, remove_endpoint), methods=["DELETE"]),
+        Route("/_twin/disputes", _control(twin, open_dispute), methods=["POST"]),
+        Route("/_twin/disputes/{id}/resolve", _control(twin, resolve_dispute), methods=["POST"]),
+        Route("/_twin/refunds/{id}/complete", _control(twin, complete_refund), methods=["POST"]),
         Route("/_twin/{intents}/{id}/complete_action", _control(twin, complete_action), methods=["POST"]),
         Route("/_twin/authenticate/{id}", page, methods=["GET", "POST"]),
     ]
@@ -213,6 +216,45 @@ def complete_action(twin: Twin, body: Json, path: Mapping[str, str]) -> Json:
     elif outcome not in ("succeeded", "failed"):
         raise ValueError(f"outcome must be succeeded, failed or decline:CODE, not {outcome!r}")
     return complete(Work(twin.store, twin.clock.now()), path["id"], outcome).body
+
+
+def open_dispute(twin: Twin, body: Json, _path: Mapping[str, str]) -> Json:
+    """Let the cardholder dispute a charge: `payment_intent` or `charge`, and `amount`, `reason`, `inquiry`."""
+    given = _only(
+        body,
+        charge=(str, ""),
+        payment_intent=(str, ""),
+        amount=(int, 0),
+        reason=(str, "fraudulent"),
+        inquiry=(bool, False),
+    )
+    if bool(given["charge"]) is bool(given["payment_intent"]):
+        raise ValueError("send either payment_intent or charge")
+    if given["reason"] not in reversals.DISPUTE_REASONS:
+        raise ValueError(f"reason must be one of {', '.join(reversals.DISPUTE_REASONS)}")
+    work = Work(twin.store, twin.clock.now())
+    charge = refunds.charge_named(work, given)
+    amount = given["amount"] or charge["amount_captured"] - charge["amount_refunded"]
+    return disputes.opened(work, charge, amount, reason=given["reason"], inquiry=given["inquiry"])
+
+
+def resolve_dispute(twin: Twin, body: Json, path: Mapping[str, str]) -> Json:
+    """Let the bank decide a dispute: `outcome` won or lost; escalated makes a dispute of an inquiry."""
+    outcome = _only(body, outcome=(str, ...))["outcome"]
+    work = Work(twin.store, twin.clock.now())
+    dispute = work.get("dispute", path["id"], param="id", status=404).body
+    allowed = ("won", "lost", "escalated") if dispute["status"] in reversals.INQUIRY else ("won", "lost")
+    if outcome not in allowed:
+        raise ValueError(f"outcome must be one of {', '.join(allowed)}, not {outcome!r}")
+    return disputes.resolve(work, dispute, outcome)
+
+
+def complete_refund(twin: Twin, body: Json, path: Mapping[str, str]) -> Json:
+    """Let the bank answer a refund: `outcome` succeeded or failed."""
+    outcome = _only(body, outcome=(str, ...))["outcome"]
+    if outcome not in ("succeeded", "failed"):
+        raise ValueError(f"outcome must be succeeded or failed, not {outcome!r}")
+    return refunds.settle(Work(twin.store, twin.clock.now()), path["id"], outcome).body
 
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Stripe twin: authentication</title>

@@ -28,7 +28,11 @@ class Decline:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One test card. `key` names it in the stored state; its number is never stored."""
+    """One test card. `key` names it in the stored state; its number is never stored.
+
+    `dispute_reason`: a charge that succeeds is disputed for it at once; `inquiry`: the bank only asks at first.
+    `refund_pends`: a refund is `pending` first; `refund_ends`: what becomes of it by itself.
+    """
 
     key: str
     number: str
@@ -37,6 +41,10 @@ class Card:
     authentication: Authentication = Authentication.NEVER
     decline: Decline | None = None
     declines_on_attach: bool = False
+    dispute_reason: str = ""
+    inquiry: bool = False
+    refund_pends: bool = False
+    refund_ends: str = ""
 
     @property
     def last4(self) -> str:
@@ -130,6 +138,11 @@ _CARDS = (
         authentication=Authentication.ALWAYS,
         decline=DECLINES["insufficient_funds"],
     ),
+    Card("createDispute", "4000000000000259", dispute_reason="fraudulent"),
+    Card("createDisputeProductNotReceived", "4000000000002685", dispute_reason="product_not_received"),
+    Card("createDisputeInquiry", "4000000000001976", dispute_reason="fraudulent", inquiry=True),
+    Card("pendingRefund", "4000000000007726", refund_pends=True, refund_ends="succeeded"),
+    Card("refundFail", "4000000000005126", refund_ends="failed"),
     Card("threeDSecure2Required", "4000000000003220", authentication=Authentication.ALWAYS),
 )
 

@@ -80,7 +80,11 @@ def check_amount(amount_minor: int, currency: str) -> None:
 
 
 def _amount_error(bound: str, amount_minor: int, currency: str, code: str) -> ApiError:
+    return invalid(f"Amount must be {bound} {written(amount_minor, currency)}", param="amount", code=code)
+
+
+def written(amount_minor: int, currency: str) -> str:
+    """An amount for people, such as `12.50 usd`."""
     decimals = exponent(currency)
     whole, part = divmod(amount_minor, 10**decimals)
-    written = f"{whole}.{part:0{decimals}d}" if decimals else str(whole)
-    return invalid(f"Amount must be {bound} {written} {currency}", param="amount", code=code)
+    return f"{whole}.{part:0{decimals}d} {currency}" if decimals else f"{whole} {currency}"

@@ -23,6 +23,7 @@ from embedded.stripe_twin import admin
 from embedded.stripe_twin.app import Twin, create_app
 from embedded.stripe_twin.clock import Clock
 from embedded.stripe_twin.store import Endpoint, StateError, Store
+from embedded.stripe_twin.timers import Timers
 from embedded.stripe_twin.webhooks import Courier, http_client
 
 # The endpoint of the command line keeps its id over restarts, so what it is still owed follows it.
@@ -78,7 +79,7 @@ async def serve(given: argparse.Namespace) -> None:
     store = Store(given.data)
     clock = Clock(store.clock_offset_s())
     client = http_client()
-    courier = Courier(store, clock, client)
+    courier = Courier(store, clock, client, Timers(store, clock).fire)
     if given.webhook_url:
         with store.transaction():
             store.put_endpoint(Endpoint(COMMAND_LINE_ENDPOINT, given.webhook_url, given.webhook_secret))

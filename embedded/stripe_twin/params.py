@@ -222,6 +222,7 @@ EXPANDABLE = frozenset(
         "data",
         "default_payment_method",
         "invoice_settings",
+        "charge",
         "latest_charge",
         "payment_intent",
         "payment_method",

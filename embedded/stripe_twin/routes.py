@@ -7,7 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from embedded.stripe_twin.errors import invalid
-from embedded.stripe_twin.operations import customers, payment_intents, payment_methods, reads, setup_intents
+from embedded.stripe_twin.operations import (
+    customers,
+    disputes,
+    payment_intents,
+    payment_methods,
+    reads,
+    refunds,
+    setup_intents,
+)
 from embedded.stripe_twin.params import Params, Spec
 from embedded.stripe_twin.work import Answer, Work
 
@@ -78,6 +86,14 @@ OPERATIONS = (
     Operation("POST", "/v1/payment_intents/{id}/cancel", payment_intents.CANCEL, payment_intents.cancel),
     Operation("GET", "/v1/charges", reads.CHARGES, reads.charges),
     Operation("GET", "/v1/charges/{id}", reads.READ, reads.charge),
+    Operation("POST", "/v1/refunds", refunds.CREATE, refunds.create, refunds.check_create),
+    Operation("GET", "/v1/refunds", refunds.LIST, refunds.listing),
+    Operation("GET", "/v1/refunds/{id}", reads.READ, refunds.retrieve),
+    Operation("POST", "/v1/refunds/{id}", refunds.UPDATE, refunds.update),
+    Operation("GET", "/v1/disputes", disputes.LIST, disputes.listing),
+    Operation("GET", "/v1/disputes/{id}", reads.READ, disputes.retrieve),
+    Operation("POST", "/v1/disputes/{id}", disputes.UPDATE, disputes.update),
+    Operation("POST", "/v1/disputes/{id}/close", reads.READ, disputes.close),
     Operation("GET", "/v1/events", reads.EVENTS, reads.events),
     Operation("GET", "/v1/events/{id}", reads.READ, reads.event),
 )

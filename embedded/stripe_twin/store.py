@@ -20,7 +20,7 @@ from embedded.stripe_twin.domain import StoredAnswer
 
 Json = dict[str, Any]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MAX_PENDING_DELIVERIES = 100_000
 MAX_ENDPOINTS = 16
 
@@ -81,6 +81,20 @@ CREATE INDEX deliveries_by_due ON deliveries (state, due);
 CREATE INDEX deliveries_by_event ON deliveries (event_id);
 """
 
+# What each format adds to the one before; a new file goes through all of them.
+_UPGRADES = {
+    2: """
+CREATE TABLE timers (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  kind TEXT NOT NULL,
+  object_id TEXT NOT NULL,
+  due REAL NOT NULL
+) STRICT;
+CREATE INDEX timers_by_due ON timers (due);
+ALTER TABLE objects ADD COLUMN written REAL NOT NULL DEFAULT 0;
+""",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -122,6 +136,15 @@ class Delivery:
     endpoint: Endpoint
 
 
+@dataclass(frozen=True, slots=True)
+class Timer:
+    """Something that happens to an object by itself."""
+
+    id: int
+    kind: str
+    object_id: str
+
+
 class StateError(Exception):
     """The state file cannot be used; the message says why and what to do."""
 
@@ -143,11 +166,12 @@ class Store:
         for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
             self._db.execute(f"PRAGMA {pragma}")
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
-        elif version != SCHEMA_VERSION:
+        if version > SCHEMA_VERSION:
             self.close()
             raise StateError(f"{path} has format {version}, this twin writes {SCHEMA_VERSION}; remove it to start anew")
+        if version < SCHEMA_VERSION:
+            steps = [_SCHEMA] * (version == 0) + [sql for number, sql in _UPGRADES.items() if number > version]
+            self._db.executescript(f"BEGIN; {' '.join(steps)} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
 
     def close(self) -> None:
         """Close the file; no other call may follow."""
@@ -167,12 +191,21 @@ class Store:
 
     # --- objects --------------------------------------------------------------------------------------
 
-    def put(self, kind: str, body: Json, private: Json, *, parent: str | None = None, tag: str | None = None) -> None:
-        """Write an object, new or changed; `parent` and `tag` are those of its first writing."""
+    def put(
+        self,
+        kind: str,
+        body: Json,
+        private: Json,
+        *,
+        written: float,
+        parent: str | None = None,
+        tag: str | None = None,
+    ) -> None:
+        """Write an object, new or changed, at the time `written`; `parent` and `tag` are those of its first writing."""
         self._db.execute(
-            "INSERT INTO objects (id, kind, created, customer, parent, tag, body, private)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE"
-            " SET customer = excluded.customer, body = excluded.body, private = excluded.private",
+            "INSERT INTO objects (id, kind, created, customer, parent, tag, body, private, written)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET customer = excluded.customer,"
+            " body = excluded.body, private = excluded.private, written = excluded.written",
             (
                 body["id"],
                 kind,
@@ -182,6 +215,7 @@ class Store:
                 tag,
                 json.dumps(body),
                 json.dumps(private),
+                written,
             ),
         )
 
@@ -271,6 +305,28 @@ class Store:
         self._db.execute("DELETE FROM idempotency WHERE created < ?", (answers_before,))
         self._db.execute("DELETE FROM deliveries WHERE created < ?", (events_before,))
         self._db.execute("DELETE FROM objects WHERE kind = 'event' AND created < ?", (events_before,))
+
+    # --- timers ---------------------------------------------------------------------------------------
+
+    def add_timer(self, kind: str, object_id: str, *, due: float) -> None:
+        """Remember that something happens to an object at a time."""
+        self._db.execute("INSERT INTO timers (kind, object_id, due) VALUES (?, ?, ?)", (kind, object_id, due))
+
+    def due_timers(self, now: float, limit: int) -> list[Timer]:
+        """What is to happen by `now`, earliest first."""
+        rows = self._db.execute(
+            "SELECT id, kind, object_id FROM timers WHERE due <= ? ORDER BY due, id LIMIT ?", (now, limit)
+        ).fetchall()
+        return [Timer(*row) for row in rows]
+
+    def next_timer(self) -> float | None:
+        """When the next thing happens, or None."""
+        due = self._db.execute("SELECT MIN(due) FROM timers").fetchone()[0]
+        return None if due is None else float(due)
+
+    def remove_timer(self, timer_id: int) -> None:
+        """It has happened."""
+        self._db.execute("DELETE FROM timers WHERE id = ?", (timer_id,))
 
     # --- faults ---------------------------------------------------------------------------------------
 

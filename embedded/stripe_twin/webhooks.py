@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
@@ -34,9 +34,19 @@ def signature(payload: str, secret: str, timestamp: int) -> str:
 
 
 class Courier:
-    """Sends what is due, eight at a time; sleeps until there is something."""
+    """Sends what is due, eight at a time; sleeps until there is something.
 
-    def __init__(self, store: Store, clock: Clock, client: httpx.AsyncClient) -> None:
+    `fire_timers` lets happen what is due and may announce events; it answers when the next such thing is.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        client: httpx.AsyncClient,
+        fire_timers: Callable[[], float | None],
+    ) -> None:
+        self._fire_timers = fire_timers
         self._store = store
         self._clock = clock
         self._client = client
@@ -53,9 +63,10 @@ class Courier:
         while True:
             self._awake.clear()
             self._forget_old()
+            timer_due = self._fire_timers()
             self._start_due()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._awake.wait(), self._nap_s())
+                await asyncio.wait_for(self._awake.wait(), self._nap_s(timer_due))
 
     def _start_due(self) -> None:
         # What is under way is still due in the store: ask for that many more, and skip it.
@@ -74,15 +85,14 @@ class Courier:
         if not task.cancelled() and task.exception() is not None:
             log.error("delivery %d broke off", delivery_id, exc_info=task.exception())
 
-    def _nap_s(self) -> float:
+    def _nap_s(self, timer_due: float | None) -> float:
+        now = self._clock.now()
+        waits_s = [] if timer_due is None else [timer_due - now]
         due = self._store.next_due()
-        if due is None or len(self._sending) >= CONCURRENCY:
-            return LONGEST_NAP_S
-        wait_s = due - self._clock.now()
-        if wait_s <= 0 and self._sending:
-            # What is due is under way, or became so this moment: the end of the sending wakes this loop.
-            return LONGEST_NAP_S
-        return min(max(wait_s, SHORTEST_NAP_S), LONGEST_NAP_S)
+        # What is due while something is under way: the end of the sending wakes this loop.
+        if due is not None and len(self._sending) < CONCURRENCY and not (due <= now and self._sending):
+            waits_s.append(due - now)
+        return min(max(min(waits_s, default=LONGEST_NAP_S), SHORTEST_NAP_S), LONGEST_NAP_S)
 
     def _forget_old(self) -> None:
         now = self._clock.now()

@@ -69,7 +69,7 @@ class Work:
 
     def put(self, body: Json, private: Json | None = None, *, parent: str | None = None) -> Json:
         """Write an object of the kind its body names; `parent` is the id it is listed under."""
-        self.store.put(body["object"], body, private or {}, parent=parent)
+        self.store.put(body["object"], body, private or {}, written=self.now_s, parent=parent)
         return body
 
     def emit(self, event_type: str, body: Json) -> None:
@@ -84,7 +84,7 @@ class Work:
             idempotency_key=self.idempotency_key,
             endpoints=len(endpoints),
         )
-        self.store.put("event", event, {}, tag=event_type)
+        self.store.put("event", event, {}, written=self.now_s, tag=event_type)
         fault = faults.first_of(self.header_faults, faults.WEBHOOK) or self.store.take_fault(event_type, faults.WEBHOOK)
         for endpoint in endpoints:
             self._owe(event["id"], endpoint.id, fault)
@@ -102,6 +102,10 @@ class Work:
                 copies = fault.copies if fault else 1
         for _ in range(copies):
             self.store.owe(event_id, endpoint_id, created=self.now_s, due=due, state=state)
+
+    def later(self, kind: str, object_id: str, *, after_s: float) -> None:
+        """Let something happen to an object by itself once `after_s` seconds have passed; `timers` knows what."""
+        self.store.add_timer(kind, object_id, due=self.now_s + after_s)
 
     def charging_fault(self) -> faults.Fault | None:
         """The fault that decides this request's charge, counted down; None lets the card decide."""
@@ -126,7 +130,15 @@ class Work:
         return ok(objects.page(url, items, has_more=has_more))
 
 
-_KINDS = {"cus": "customer", "pm": "payment_method", "ch": "charge", "pi": "payment_intent", "seti": "setup_intent"}
+_KINDS = {
+    "cus": "customer",
+    "pm": "payment_method",
+    "ch": "charge",
+    "pi": "payment_intent",
+    "seti": "setup_intent",
+    "re": "refund",
+    "du": "dispute",
+}
 
 
 def expand(store: Store, body: Json, paths: list[str]) -> Json:

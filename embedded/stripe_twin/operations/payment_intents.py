@@ -201,6 +201,8 @@ def _succeeded(work: Work, intent: Json, method: Record, charge_id: str, *, auth
     elif method.body["customer"] is None:
         work.put(method.body, {**method.private, "used": True})
     _announce(work, intent, charge, "charge.succeeded", "payment_intent.succeeded")
+    if payment_methods.card_of(method).dispute_reason:
+        work.later("open_dispute", charge_id, after_s=0)
     return intent
 
 

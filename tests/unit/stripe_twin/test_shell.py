@@ -65,7 +65,7 @@ def test_paths_carry_ids() -> None:
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("GET", "/v1/refunds"), ("DELETE", "/v1/customers/cus_1"), ("GET", "/v1/customers/a%2Fb"), ("GET", "/v2/x")],
+    [("GET", "/v1/subscriptions"), ("DELETE", "/v1/customers/cus_1"), ("GET", "/v1/customers/a%2Fb"), ("GET", "/v2/x")],
 )
 def test_other_paths_are_not_served(method: str, path: str) -> None:
     with pytest.raises(ApiError) as refused:
