@@ -3,6 +3,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Much of a test's time is waiting for other processes, so two workers pay even on two cores.
+TEST_WORKERS ?= 2
+PYTEST := $(BIN)/pytest -q -n $(TEST_WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help up test test-fast check bench demo proto lock format clean
@@ -25,11 +28,11 @@ demo: $(READY) ## play the whole story on temporary data
 	@PURSE_FOLLOW_PARENT=1 exec $(BIN)/purse demo
 
 test: $(READY) ## all tests, the fast ones first
-	@$(BIN)/pytest -q tests/unit tests/property
-	@$(BIN)/pytest -q tests/integration tests/e2e tests/chaos
+	@$(PYTEST) tests/unit tests/property
+	@$(PYTEST) tests/integration tests/e2e tests/chaos
 
 test-fast: $(READY) ## unit and property tests
-	@$(BIN)/pytest -q tests/unit tests/property
+	@$(PYTEST) tests/unit tests/property
 
 check: $(READY) ## lint, types, contracts, generated code, imports, migrations, the client's floor
 	@$(BIN)/ruff check .

@@ -13,12 +13,17 @@ from hypothesis import HealthCheck, settings
 from embedded import temporal
 from embedded.ports import LOOPBACK, free_ports
 from embedded.postgres import Cluster
+from services.kit.telemetry import configure_logging
 from tests.support.databases import CHECKOUT, Database, Databases, running_cluster
 from tests.support.processes import answers, running, serves
 
 # How fast the machine is decides no test.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+
+# As in the services: unconfigured, structlog draws every traceback with its locals, which takes a second each.
+configure_logging("warning", "tests")
 
 
 @dataclass(frozen=True, slots=True)
