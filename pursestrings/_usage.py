@@ -42,7 +42,13 @@ def token_counts(
         )
     if reasoning_tokens > output_tokens:
         raise ValueError(f"reasoning_tokens {reasoning_tokens} is a part of output_tokens {output_tokens}")
-    return type_pb2.TokenCounts(**counts)
+    return type_pb2.TokenCounts(
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        cache_read_tokens=cache_read_tokens,
+        cache_write_tokens=cache_write_tokens,
+        reasoning_tokens=reasoning_tokens,
+    )
 
 
 def check_count(name: str, count: object) -> int:

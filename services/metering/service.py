@@ -237,6 +237,7 @@ async def _audit(snapshot: audit.Snapshot) -> metering_pb2.AuditResponse:
             await snapshot.keys_without_event(),
         ),
         _check("I2.rollups_equal_events", f"{counts['rollups']} rollups", await snapshot.rollups_that_differ()),
+        _check("I2.kinds_equal_events", "sums of further kinds of use", await snapshot.kinds_that_differ()),
         _check("I2.sessions_equal_events", f"{counts['sessions']} sessions", await snapshot.sessions_that_differ()),
         _check("I2.nothing_parked", "usage that the budget service refused", await snapshot.parked()),
     ]
@@ -267,7 +268,7 @@ async def _audit(snapshot: audit.Snapshot) -> metering_pb2.AuditResponse:
                 cost_nanos=total.cost_nanos,
                 pending_events=pending.get(key, (0, 0))[0],
                 pending_cost_nanos=pending.get(key, (0, 0))[1],
-                unrated_events=0 if total.currency else total.events,
+                unrated_events=0 if total.currency else total.operations,
             )
             for key, total in totals.items()
         ],

@@ -55,6 +55,7 @@ def given_of(event: metering_pb2.UsageEvent) -> Given:
         call.operation,
         tuple(call.labels.items()) if call.labels else (),
         tokens_of(event.tokens),
+        extra_of(event.tokens),
         event.requests if event.HasField("requests") else None,
         (event.cost.currency_code, event.cost.amount_nanos) if event.HasField("cost") else None,
         datetime_of(event.occurred_at, "event.occurred_at") if event.HasField("occurred_at") else None,
@@ -65,6 +66,7 @@ def given_of(event: metering_pb2.UsageEvent) -> Given:
         event.status,
         event.reservation,
         event.final if event.HasField("final") else True,
+        call.service_tier,
     )
 
 
@@ -201,6 +203,11 @@ def tokens_of(tokens: type_pb2.TokenCounts) -> tuple[int, int, int, int, int]:
         tokens.output_tokens,
         tokens.reasoning_tokens,
     )
+
+
+def extra_of(tokens: type_pb2.TokenCounts) -> tuple[tuple[str, int], ...]:
+    """Further kinds, sorted by name; none counted is none given."""
+    return tuple(sorted((kind, count) for kind, count in tokens.extra.items() if count)) if tokens.extra else ()
 
 
 def group_by_of(request: metering_pb2.QueryUsageRequest) -> list[GroupBy]:

@@ -46,11 +46,28 @@ class TokenCounts(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class ExtraEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.int
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.int = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     INPUT_TOKENS_FIELD_NUMBER: builtins.int
     CACHE_READ_TOKENS_FIELD_NUMBER: builtins.int
     CACHE_WRITE_TOKENS_FIELD_NUMBER: builtins.int
     OUTPUT_TOKENS_FIELD_NUMBER: builtins.int
     REASONING_TOKENS_FIELD_NUMBER: builtins.int
+    EXTRA_FIELD_NUMBER: builtins.int
     input_tokens: builtins.int
     """All input tokens, the cached ones included."""
     cache_read_tokens: builtins.int
@@ -61,6 +78,13 @@ class TokenCounts(google.protobuf.message.Message):
     """All output tokens, the reasoning ones included."""
     reasoning_tokens: builtins.int
     """The part of the output that was spent on reasoning."""
+    @property
+    def extra(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.int]:
+        """Counts of further kinds of use by name, at most 16, for example `input_audio_tokens`, `output_image_tokens`,
+        `cache_write_1h_tokens`, `output_images`, `web_searches`. Those that are tokens are parts of the input or output
+        tokens above and counted there as well. A kind that is not known is refused.
+        """
+
     def __init__(
         self,
         *,
@@ -69,8 +93,9 @@ class TokenCounts(google.protobuf.message.Message):
         cache_write_tokens: builtins.int = ...,
         output_tokens: builtins.int = ...,
         reasoning_tokens: builtins.int = ...,
+        extra: collections.abc.Mapping[builtins.str, builtins.int] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["cache_read_tokens", b"cache_read_tokens", "cache_write_tokens", b"cache_write_tokens", "input_tokens", b"input_tokens", "output_tokens", b"output_tokens", "reasoning_tokens", b"reasoning_tokens"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cache_read_tokens", b"cache_read_tokens", "cache_write_tokens", b"cache_write_tokens", "extra", b"extra", "input_tokens", b"input_tokens", "output_tokens", b"output_tokens", "reasoning_tokens", b"reasoning_tokens"]) -> None: ...
 
 Global___TokenCounts: typing_extensions.TypeAlias = TokenCounts
 
@@ -100,12 +125,17 @@ class CallAttributes(google.protobuf.message.Message):
     MODEL_FIELD_NUMBER: builtins.int
     OPERATION_FIELD_NUMBER: builtins.int
     LABELS_FIELD_NUMBER: builtins.int
+    SERVICE_TIER_FIELD_NUMBER: builtins.int
     provider: builtins.str
     """The provider, for example "anthropic". Empty: inferred from the model where the model names one provider only."""
     model: builtins.str
     """The model as the caller names it, for example "claude-sonnet-4-5". Aliases are normalised."""
     operation: builtins.str
     """The kind of work, for example "chat" or "generate_image". At most 63 characters."""
+    service_tier: builtins.str
+    """The provider's class of service, for example "batch", "flex" or "priority". Empty: standard. At most 32
+    characters. A class without a price of its own costs the standard price.
+    """
     @property
     def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """Free labels. At most 16; keys of at most 63 characters, values of at most 255."""
@@ -117,8 +147,9 @@ class CallAttributes(google.protobuf.message.Message):
         model: builtins.str = ...,
         operation: builtins.str = ...,
         labels: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        service_tier: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["labels", b"labels", "model", b"model", "operation", b"operation", "provider", b"provider"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["labels", b"labels", "model", b"model", "operation", b"operation", "provider", b"provider", "service_tier", b"service_tier"]) -> None: ...
 
 Global___CallAttributes: typing_extensions.TypeAlias = CallAttributes
 

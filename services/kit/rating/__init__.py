@@ -16,10 +16,11 @@ from services.kit.rating.cost import (
     rate,
 )
 from services.kit.rating.entries import ModelRates, Period, ProviderRates, RateTableError
-from services.kit.rating.kinds import KINDS, Kind
+from services.kit.rating.kinds import CORE_KINDS, KINDS, Kind
 from services.kit.rating.table import ModelRef, Priced, RateTable, UnknownModelError
 
 __all__ = [
+    "CORE_KINDS",
     "KINDS",
     "MAX_COST_NANOS",
     "MAX_COUNT",

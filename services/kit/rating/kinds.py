@@ -67,6 +67,8 @@ _OTHER_KINDS: Final = {
         _THOUSAND,
         {"family": "pages", "direction": "input", "page_type": "annotated"},
     ),
+    "input_images": (_THOUSAND, {"family": "images", "direction": "input"}),
+    "output_images": (_THOUSAND, {"family": "images", "direction": "output"}),
     "audio_ms": (_HOUR_MS, {"family": "durations", "modality": "audio"}),
     "input_audio_ms": (_HOUR_MS, {"family": "durations", "modality": "audio", "direction": "input"}),
     "output_audio_ms": (_HOUR_MS, {"family": "durations", "modality": "audio", "direction": "output"}),

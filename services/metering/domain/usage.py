@@ -1,5 +1,6 @@
 """What a metered call is, when it is accepted, and what it costs. Pure: the time and the rate cards are passed in."""
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Final, NamedTuple
 
 from services.kit import money, subject
 from services.kit.errors import Code, PurseError, invalid
-from services.kit.rating import RateTable, Tokens, TokensError, UnknownModelError, check_tokens, rate
+from services.kit.rating import CORE_KINDS, KINDS, RateTable, Tokens, TokensError, UnknownModelError, check_tokens, rate
 from services.kit.windows import unix_us
 
 BATCH_MAX: Final = 1_000
@@ -26,6 +27,12 @@ MODEL_BYTES_MAX: Final = 256
 LABELS_MAX: Final = 16
 LABEL_KEY_CHARS_MAX: Final = 63
 LABEL_VALUE_CHARS_MAX: Final = 255
+SERVICE_TIER_CHARS_MAX: Final = 32
+AGENT_COUNT_MAX: Final = 100_000_000
+"""The most of any one kind that an agent may say a call used: ten times the largest context there is. Operators and
+services, who may record sums of calls, go to the limit of rating."""
+OWN_SOURCE: Final = "pursestrings."
+"""What the sources of events that metering itself writes begin with; no caller's may."""
 
 CLOCK_SKEW: Final = timedelta(minutes=5)
 """How far clocks may disagree."""
@@ -57,6 +64,8 @@ class Given(NamedTuple):
     labels: tuple[tuple[str, str], ...]
     tokens: tuple[int, int, int, int, int]
     """Input, cache read, cache write, output, reasoning."""
+    extra: tuple[tuple[str, int], ...]
+    """Further kinds, sorted by name."""
     requests: int | None
     cost: tuple[str, int] | None
     """Currency and nanos."""
@@ -68,6 +77,7 @@ class Given(NamedTuple):
     status: str
     reservation: str
     final: bool
+    service_tier: str
 
 
 class Usage(NamedTuple):
@@ -101,6 +111,13 @@ class Usage(NamedTuple):
     reservation: str
     final: bool
     recorded_at: datetime
+    service_tier: str = ""
+    extra: str | None = None
+    """Further kinds of use as JSON text."""
+    operations: int = 1
+    """How many calls it stands for: 0 or -1 where it adjusts another event."""
+    corrects_source: str | None = None
+    corrects_id: str | None = None
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -178,7 +195,9 @@ def accept(
     requests = given.requests
     if requests is None:
         requests = 1 if given.final else 0
-    tokens = Tokens(*given.tokens, requests)
+    tokens = Tokens(*given.tokens, requests, given.extra)
+    if not trusted:
+        _check_agent_counts(tokens)
     occurred_at = given.occurred_at or now
     refusal = None if given.occurred_at is None else _check_time(given, trusted=trusted, now=now)
     try:
@@ -193,6 +212,7 @@ def accept(
         *given.tokens, requests,
         priced.cost_nanos, priced.currency, priced.rate_card_version,
         given.session, given.run, given.effort, given.failed, given.status, given.reservation, given.final, now,
+        given.service_tier, extra_json(given.extra),
     )  # fmt: skip
     return usage, refusal
 
@@ -260,10 +280,50 @@ def _sum(group: Sequence[Usage]) -> list[int]:
     columns = list(zip(*(event[_FIRST_COUNT:_LAST_COUNT] for event in group), strict=True))
     return [
         *(sum(column) for column in columns),
-        len(group),
-        sum(event.failed for event in group),
+        sum(event.operations for event in group),
+        sum(event.operations for event in group if event.failed),
         sum(event.cost_nanos or 0 for event in group),
     ]
+
+
+class KindKey(NamedTuple):
+    """Which sum of a further kind of use an event belongs to."""
+
+    org: str
+    bucket_s: int
+    subject: str
+    provider: str
+    model: str
+    operation: str
+    kind: str
+
+
+def roll_up_kinds(events: Iterable[Usage]) -> dict[KindKey, int]:
+    """Sums of the events' further kinds of use, unsorted."""
+    sums: dict[KindKey, int] = {}
+    for event in events:
+        for kind, count in extra_of(event.extra):
+            key = KindKey(
+                event.org,
+                bucket_of(event.occurred_at),
+                event.subject,
+                event.provider,
+                event.model,
+                event.operation,
+                kind,
+            )
+            sums[key] = sums.get(key, 0) + count
+    return sums
+
+
+def extra_json(extra: tuple[tuple[str, int], ...]) -> str | None:
+    """Further kinds as they are stored; None where there are none."""
+    return json.dumps(dict(extra)) if extra else None
+
+
+def extra_of(text: str | None) -> tuple[tuple[str, int], ...]:
+    """Further kinds as `extra_json` wrote them, sorted by name."""
+    return tuple(sorted(json.loads(text).items())) if text else ()
 
 
 @lru_cache(maxsize=4_096)
@@ -283,7 +343,10 @@ def parse_subject(name: str, field: str) -> subject.Subject:
 def _check_texts(given: Given) -> None:
     source, id_, provider, operation = given.source, given.id, given.provider, given.operation
     session, run, effort, status = given.session, given.run, given.effort, given.status
+    tier = given.service_tier
     _check_model(given.model)
+    if source.startswith(OWN_SOURCE):
+        raise invalid("event.source", f"begins with {OWN_SOURCE!r}, which is kept for metering's own; name another")
     if (
         0 < len(source) <= KEY_CHARS_MAX
         and 0 < len(id_) <= KEY_CHARS_MAX
@@ -293,9 +356,10 @@ def _check_texts(given: Given) -> None:
         and len(run) <= NAME_CHARS_MAX
         and len(effort) <= OPERATION_CHARS_MAX
         and len(status) <= NAME_CHARS_MAX
-        and f"{source}{id_}{provider}{operation}{session}{run}{effort}{status}".isprintable()
+        and len(tier) <= SERVICE_TIER_CHARS_MAX
+        and f"{source}{id_}{provider}{operation}{session}{run}{effort}{status}{tier}".isprintable()
     ):
-        return  # nearly all: one look instead of eight
+        return  # nearly all: one look instead of nine
     _check_text(source, "event.source", KEY_CHARS_MAX, required=True)
     _check_text(id_, "event.id", KEY_CHARS_MAX, required=True)
     _check_text(provider, "event.call.provider", PROVIDER_CHARS_MAX)
@@ -304,6 +368,18 @@ def _check_texts(given: Given) -> None:
     _check_text(run, "event.run", NAME_CHARS_MAX)
     _check_text(effort, "event.effort", OPERATION_CHARS_MAX)
     _check_text(status, "event.status", NAME_CHARS_MAX)
+    _check_text(tier, "event.call.service_tier", SERVICE_TIER_CHARS_MAX)
+
+
+def _check_agent_counts(tokens: Tokens) -> None:
+    if max(tokens[:6]) <= AGENT_COUNT_MAX and not tokens.extra:
+        return
+    for kind, count in (*zip(CORE_KINDS, tokens[:6], strict=True), *tokens.extra):
+        if count > AGENT_COUNT_MAX:
+            raise _bad_count(
+                TokensError(kind, f"{kind} is {count}; the limit of one call is {AGENT_COUNT_MAX} for the role agent"),
+                "event.",
+            )
 
 
 @lru_cache(maxsize=16_384)
@@ -424,7 +500,10 @@ _unix_us = lru_cache(maxsize=4_096)(unix_us)
 
 def _bad_count(error: TokensError, prefix: str) -> PurseError:
     field = f"{prefix}requests" if error.field == "requests" else f"{prefix}tokens.{error.field}"
-    return invalid(field.removesuffix(".tokens"), str(error), "AMOUNT_OUT_OF_RANGE")
+    if error.field in KINDS and error.field not in CORE_KINDS:
+        field = f"{prefix}tokens.extra.{error.field}"
+    reason = "UNKNOWN_KIND" if error.field == "extra" else "AMOUNT_OUT_OF_RANGE"
+    return invalid(field.removesuffix(".tokens"), str(error), reason)
 
 
 def _unknown_model(error: UnknownModelError) -> PurseError:

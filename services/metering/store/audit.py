@@ -26,6 +26,7 @@ _SUMS: Final = (
     "sum(requests)",
 )
 _ROLLUP_KEY: Final = "org, bucket, subject, provider, model, operation, currency"
+_KIND_KEY: Final = "org, bucket, subject, provider, model, operation, kind"
 _SESSION_KEY: Final = "org, bucket, subject, provider, model, operation, session"
 
 _EVENTS_WITHOUT_KEY: Final = """
@@ -43,7 +44,8 @@ WHERE e.org IS NULL AND k.recorded_at > $2 AND ($1::text IS NULL OR k.org = $1) 
 _ROLLUPS_DIFFER: Final = f"""
 WITH summed AS (
     SELECT org, {_BUCKET_OF} AS bucket, subject, provider, model, operation, currency,
-           ARRAY[{", ".join(_SUMS)}, count(*), count(*) FILTER (WHERE failed), coalesce(sum(cost_nanos), 0)] AS sums
+           ARRAY[{", ".join(_SUMS)}, sum(operations), coalesce(sum(operations) FILTER (WHERE failed), 0),
+               coalesce(sum(cost_nanos), 0)] AS sums
     FROM usage_events WHERE $1::text IS NULL OR org = $1 GROUP BY {_ROLLUP_KEY}
 ), kept AS (
     SELECT {_ROLLUP_KEY}, ARRAY[input_tokens, cache_read_tokens, cache_write_tokens, output_tokens,
@@ -53,6 +55,19 @@ WITH summed AS (
 SELECT count(*) OVER () AS offenders, concat_ws(' ', subject, bucket, provider, model, operation, currency) AS name
 FROM summed FULL JOIN kept USING ({_ROLLUP_KEY})
 WHERE summed.sums IS DISTINCT FROM kept.sums LIMIT $2
+"""  # noqa: S608 - of constants
+_KINDS_DIFFER: Final = f"""
+WITH summed AS (
+    SELECT org, {_BUCKET_OF} AS bucket, subject, provider, model, operation, e.key AS kind,
+           sum(e.value::numeric) AS quantity
+    FROM usage_events, jsonb_each_text(extra) AS e
+    WHERE extra IS NOT NULL AND ($1::text IS NULL OR org = $1) GROUP BY {_KIND_KEY}
+), kept AS (
+    SELECT {_KIND_KEY}, quantity FROM usage_kind_rollups WHERE $1::text IS NULL OR org = $1
+)
+SELECT count(*) OVER () AS offenders, concat_ws(' ', subject, bucket, provider, model, operation, kind) AS name
+FROM summed FULL JOIN kept USING ({_KIND_KEY})
+WHERE summed.quantity IS DISTINCT FROM kept.quantity LIMIT $2
 """  # noqa: S608 - of constants
 _SESSIONS_DIFFER: Final = f"""
 WITH named AS (
@@ -75,8 +90,10 @@ SELECT (SELECT count(*) FROM usage_events WHERE $1::text IS NULL OR org = $1) AS
        (SELECT count(*) FROM usage_rollups WHERE $1::text IS NULL OR org = $1) AS rollups,
        (SELECT count(*) FROM usage_sessions WHERE $1::text IS NULL OR org = $1) AS sessions
 """
+# What the budget service is told: a row that takes back what an UNRATED event said is told with the one that prices it.
 _TOTALS: Final = """
-SELECT org, currency, count(*) AS events, coalesce(sum(cost_nanos), 0) AS cost_nanos
+SELECT org, currency, count(*) FILTER (WHERE operations >= 0) AS events, sum(operations) AS operations,
+       coalesce(sum(cost_nanos), 0) AS cost_nanos
 FROM usage_events WHERE $1::text IS NULL OR org = $1 GROUP BY org, currency ORDER BY org, currency LIMIT $2
 """
 _PENDING: Final = "SELECT org, payload FROM outbox WHERE topic = $2 AND ($1::text IS NULL OR org = $1)"
@@ -92,11 +109,12 @@ class Offenders:
 
 @dataclass(frozen=True, slots=True)
 class OrgTotal:
-    """Sums of one organisation's events in one currency; '' is UNRATED."""
+    """Sums of one organisation's events in one currency; '' is UNRATED. Adjustments are events, but no operations."""
 
     org: str
     currency: str
     events: int
+    operations: int
     cost_nanos: int
 
 
@@ -126,6 +144,10 @@ class Snapshot:
         """Rollups that are not their events' sum, are missing, or have no events."""
         return await self._offenders(_ROLLUPS_DIFFER, self._org, SHOWN_MAX)
 
+    async def kinds_that_differ(self) -> Offenders:
+        """Sums of further kinds of use that are not their events'."""
+        return await self._offenders(_KINDS_DIFFER, self._org, SHOWN_MAX)
+
     async def sessions_that_differ(self) -> Offenders:
         """Sessions that are named by events alone, or by none."""
         return await self._offenders(_SESSIONS_DIFFER, self._org, SHOWN_MAX)
@@ -141,7 +163,7 @@ class Snapshot:
     async def totals(self) -> list[OrgTotal]:
         """Sums of events; one more than `TOTALS_MAX` where there are more."""
         rows = await self._connection.fetch(_TOTALS, self._org, TOTALS_MAX + 1)
-        return [OrgTotal(row["org"], row["currency"], row["events"], int(row["cost_nanos"])) for row in rows]
+        return [OrgTotal(row[0], row[1], row[2], int(row[3]), int(row[4])) for row in rows]
 
     async def pending(self) -> AsyncIterator[tuple[str, bytes]]:
         """(org, message) of usage that is not delivered, parked or not."""

@@ -9,10 +9,13 @@ import asyncpg
 
 from services.kit.errors import PurseError, conflict
 from services.kit.groupcommit import Redo
-from services.metering.domain.usage import RollupKey, SessionKey, Usage, roll_up
+from services.metering.domain.usage import KindKey, RollupKey, SessionKey, Usage, roll_up, roll_up_kinds
 
 TOPIC: Final = "usage"
 """The outbox topic of usage that the budget service must apply."""
+
+ALERT_TOPIC: Final = "alerts"
+"""The outbox topic of what a person should look at."""
 
 COPY_MIN: Final = 32
 """From how many keys on a savepoint and COPY cost less than INSERT … ON CONFLICT."""
@@ -56,6 +59,32 @@ INSERT INTO usage_sessions (org, bucket, subject, provider, model, operation, se
 SELECT * FROM unnest($1::text[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[])
 ON CONFLICT DO NOTHING
 """
+
+
+_ADD_KINDS: Final = """
+INSERT INTO usage_kind_rollups AS r (org, bucket, subject, provider, model, operation, kind, quantity)
+SELECT * FROM unnest(
+    $1::text[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::numeric[])
+ON CONFLICT (org, bucket, subject, provider, model, operation, kind) DO UPDATE SET
+    quantity = r.quantity + excluded.quantity
+"""
+_ADD_UNRATED: Final = """
+INSERT INTO unrated_usage (org, given_provider, given_model, occurred_at, source, id, subject)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::text[], $6::text[], $7::text[])
+"""
+# A model is alerted when it is first seen without a price, not with every call.
+_ADD_UNRATED_MODELS: Final = f"""
+WITH seen AS (
+    INSERT INTO unrated_models (org, given_provider, given_model)
+    SELECT * FROM unnest($1::text[], $2::text[], $3::text[]) ON CONFLICT DO NOTHING
+    RETURNING org, given_provider, given_model, first_seen_at
+)
+INSERT INTO outbox (org, topic, key, payload)
+SELECT org, '{ALERT_TOPIC}', 'UNRATED', convert_to(json_build_object(
+    'type', 'UNRATED', 'org', org, 'provider', given_provider, 'model', given_model,
+    'first_seen_at', first_seen_at)::text, 'UTF8')
+FROM seen
+"""  # noqa: S608 - of constants
 
 
 Key = tuple[str, str, str]
@@ -156,15 +185,36 @@ async def _insert(connection: asyncpg.Connection, items: Sequence[Recording]) ->
         records=[(item.usage.org, TOPIC, f"{item.usage.source}/{item.usage.id}", item.message) for item in items],
         columns=("org", "topic", "key", "payload"),
     )
+    unrated = [event for event in events if event.cost_nanos is None]
+    if unrated:
+        await _note_unrated(connection, unrated)
+    await add_sums(connection, events)
+
+
+async def add_sums(connection: asyncpg.Connection, events: Sequence[Usage]) -> None:
+    """Adds events to the rollups; last of all in a transaction, for everyone shares them."""
     sums, sessions = roll_up(events)
     keys = sorted(sums)
     values = [sums[key] for key in keys]
     await connection.execute(_ADD_ROLLUPS, *_key_columns(keys), *([v[n] for v in values] for n in range(9)))
     if sessions:
         await connection.execute(_ADD_SESSIONS, *_key_columns(sorted(sessions)))
+    with_kinds = [event for event in events if event.extra is not None]
+    if with_kinds:
+        kinds = roll_up_kinds(with_kinds)
+        ordered = sorted(kinds)
+        await connection.execute(_ADD_KINDS, *_key_columns(ordered), [kinds[key] for key in ordered])
 
 
-def _key_columns(keys: Sequence[RollupKey] | Sequence[SessionKey]) -> list[list[str | datetime]]:
+async def _note_unrated(connection: asyncpg.Connection, events: Sequence[Usage]) -> None:
+    """Remembers events to be rated once their models have a price."""
+    rows = sorted((e.org, e.given_provider, e.given_model, e.occurred_at, e.source, e.id, e.subject) for e in events)
+    await connection.execute(_ADD_UNRATED, *(list(column) for column in zip(*rows, strict=True)))
+    models = sorted({row[:3] for row in rows})
+    await connection.execute(_ADD_UNRATED_MODELS, *(list(column) for column in zip(*models, strict=True)))
+
+
+def _key_columns(keys: Sequence[RollupKey] | Sequence[SessionKey] | Sequence[KindKey]) -> list[list[str | datetime]]:
     columns: list[list[str | datetime]] = [list(column) for column in zip(*keys, strict=True)]
     columns[1] = [datetime.fromtimestamp(key.bucket_s, UTC) for key in keys]
     return columns

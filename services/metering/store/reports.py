@@ -38,8 +38,8 @@ _EVENT_COLUMNS: Final = ", ".join(
         *_DIMENSIONS,
         "currency",
         *_SUMS[:6],
-        "1 AS operations",
-        "failed::integer AS errors",
+        "operations",
+        "CASE WHEN failed THEN operations ELSE 0 END AS errors",
         "coalesce(cost_nanos, 0) AS cost_nanos",
     )
 )

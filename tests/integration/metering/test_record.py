@@ -251,3 +251,36 @@ async def test_bad_input_names_the_field_and_changes_nothing(metering: Metering,
         assert (error.field, error.reason) == (field, reason)
     assert await books.fetchval("SELECT count(*) FROM usage_key") == 0
     assert await books.fetchval("SELECT count(*) FROM outbox") == 0
+
+
+async def test_further_kinds_of_use_are_rated_kept_and_summed(metering: Metering, books: asyncpg.Connection) -> None:
+    event = usage_event(provider="openai", model="gpt-audio", output_tokens=100)
+    event.tokens.extra["output_audio_tokens"] = 60
+    twin = usage_event()
+    twin.CopyFrom(event)
+    twin.id = "e2"
+
+    answers = await record_all(metering.stub_for(), [event, twin])
+
+    # 1,000 in at $2.50 a million; of 100 out, 40 are text at $10 and 60 audio at $64.
+    assert [answer.usage.cost.amount_nanos for answer in answers] == [2_500_000 + 400_000 + 3_840_000] * 2
+    assert await books.fetchval("SELECT extra FROM usage_events LIMIT 1") == '{"output_audio_tokens": 60}'
+    assert [tuple(row) for row in await books.fetch("SELECT kind, quantity FROM usage_kind_rollups")] == [
+        ("output_audio_tokens", 120)
+    ]
+    audited = await metering.stub_for().Audit(metering_pb2.AuditRequest(org="orgs/acme"))
+    assert all(check.ok for check in audited.checks)
+
+
+async def test_a_model_without_a_price_is_listed_and_alerted_once(
+    metering: Metering, books: asyncpg.Connection
+) -> None:
+    await record_all(metering.stub_for(), [usage_event(f"e{n}", model="unheard-of") for n in range(3)])
+    await record_all(metering.stub_for(), [usage_event("e4", model="unheard-of")])
+
+    assert await books.fetchval("SELECT count(*) FROM unrated_usage") == 4
+    alerts = await books.fetch(
+        "SELECT org, key, convert_from(payload, 'UTF8') AS told FROM outbox WHERE topic = 'alerts'"
+    )
+    assert [(row["org"], row["key"]) for row in alerts] == [("acme", "UNRATED")]
+    assert '"model" : "unheard-of"' in alerts[0]["told"]

@@ -118,6 +118,8 @@ given_events = st.builds(
     status=texts,
     reservation=st.one_of(texts, st.just("orgs/acme/reservations/r")),
     final=st.booleans(),
+    extra=st.just(()),
+    service_tier=st.just(""),
 )
 
 

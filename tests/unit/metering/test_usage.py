@@ -46,6 +46,8 @@ def given(**fields: Any) -> Given:
         "status": "",
         "reservation": "",
         "final": True,
+        "extra": (),
+        "service_tier": "",
     }
     return Given(**(values | fields))
 
@@ -172,6 +174,11 @@ def test_a_key_outlives_every_event_that_is_accepted() -> None:
         ({"labels": tuple((f"k{n}", "v") for n in range(17))}, "event.call.labels", "INVALID_ARGUMENT"),
         ({"tokens": (-1, 0, 0, 0, 0)}, "event.tokens.input_tokens", "AMOUNT_OUT_OF_RANGE"),
         ({"tokens": (1, 0, 0, 10**12 + 1, 0)}, "event.tokens.output_tokens", "AMOUNT_OUT_OF_RANGE"),
+        ({"tokens": (10**8 + 1, 0, 0, 0, 0)}, "event.tokens.input_tokens", "AMOUNT_OUT_OF_RANGE"),
+        ({"extra": (("output_audio_tokens", 101),)}, "event.tokens.extra.output_audio_tokens", "AMOUNT_OUT_OF_RANGE"),
+        ({"extra": (("no_such_kind", 1),)}, "event.tokens.extra", "UNKNOWN_KIND"),
+        ({"service_tier": "t" * 33}, "event.call.service_tier", "INVALID_ARGUMENT"),
+        ({"source": "pursestrings.correction"}, "event.source", "INVALID_ARGUMENT"),
         ({"tokens": (5, 6, 0, 0, 0)}, "event.tokens.cache_read_tokens", "AMOUNT_OUT_OF_RANGE"),
         ({"tokens": (5, 0, 0, 1, 2), "model": "unknown"}, "event.tokens.reasoning_tokens", "AMOUNT_OUT_OF_RANGE"),
         ({"requests": -1}, "event.requests", "AMOUNT_OUT_OF_RANGE"),
