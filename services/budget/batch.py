@@ -19,6 +19,7 @@ from services.budget.domain.model import (
     Counter,
     Decision,
     DeniedReason,
+    Dimension,
     ExpireItem,
     Item,
     Lease,
@@ -28,7 +29,7 @@ from services.budget.domain.model import (
     key_number,
 )
 from services.budget.domain.plan import Directory, Plan, Policy
-from services.budget.store import alerts
+from services.budget.store import alerts, corrections
 from services.budget.store import batch as store
 from services.kit.errors import PurseError, unavailable
 from services.kit.groupcommit import Redo
@@ -113,6 +114,14 @@ class Runner:
         inserted; the batch is then run again with a look.
         """
         usage = sorted({(i.org, i.source, i.id) for i in items if isinstance(i, ApplyItem)})
+        # What is corrected, and what has no price and so will be; the usual call is neither.
+        counted = {
+            (i.org, *(i.corrects or (i.source, i.id)))
+            for i in items
+            if isinstance(i, ApplyItem) and (i.corrects is not None or not i.rated)
+        }
+        if counted:
+            batch.counted = await corrections.find(connection, sorted(counted))
         if usage:
             batch.usage = await store.find_usage(connection, usage)
         named = {(i.org, i.id) for i in items if isinstance(i, ReleaseItem | ExpireItem)}
@@ -254,6 +263,11 @@ class _Binder:
     def bind(self, items: Sequence[Item]) -> dict[int, PurseError]:
         """Binds every item; those that cannot be decided yet are returned with why."""
         refused = {}
+        new_events = {
+            (i.org, i.source, i.id)
+            for i in items
+            if self._batch.counted and isinstance(i, ApplyItem) and (i.org, i.source, i.id) not in self._batch.usage
+        }
         for index, item in enumerate(items):
             if not isinstance(item, ReserveItem | ApplyItem):
                 continue
@@ -262,8 +276,12 @@ class _Binder:
                 refused[index] = unavailable(f"the wallets of orgs/{item.org} are not known yet; send again")
             elif isinstance(item, ReserveItem):
                 self._bind_reserve(item, directory)
-            else:
+            elif item.corrects is None:
                 self._bind_apply(item, directory)
+            elif (item.org, *item.corrects) in new_events:
+                refused[index] = unavailable("the event that this corrects is being applied; send again")
+            else:
+                self._bind_correction(item, item.corrects, directory)
         return refused
 
     def bind_holds(self, named: Iterable[Reservation]) -> None:
@@ -311,6 +329,42 @@ class _Binder:
             self._fund(counters, item.subject, currency, directory, policy) if currency else Binding(counters)
         )
         item.wallet = item.binding.lease.wallet if item.binding.lease is not None else ""
+
+    def _bind_correction(self, item: ApplyItem, corrects: tuple[str, str], directory: Directory) -> None:
+        """Binds what counted the event; where nothing has in its currency, what counts such an event now."""
+        policy = self._policies[item.org]
+        counted = self._batch.counted[(item.org, *corrects)]
+        at_us = self._used_us(item) if item.reservation else item.occurred_us
+        found = {
+            (no, key): self._known_window(policy.by_no[no], key, at_us)
+            for no, key in sorted(counted.windows)
+            if no in policy.by_no
+        }
+        if not counted.known or (item.rated and item.currency not in {*counted.wallets, counted.estimate_currency}):
+            for budget in policy.plan(item.subject, item.currency, item.call, actual=True):
+                if budget.from_us <= at_us < budget.until_us and (
+                    not counted.known or budget.dimension is Dimension.COST
+                ):
+                    counter = self._window(budget, at_us)
+                    found.setdefault((counter.no, counter.key), counter)
+        counters = tuple(found.values())
+        if item.currency:
+            item.binding = self._fund(counters, item.subject, item.currency, directory, policy)
+        else:
+            item.binding = Binding(counters)
+        item.wallet = item.binding.lease.wallet if item.binding.lease is not None else ""
+        for currency, wallet in (*counted.wallets.items(), (counted.estimate_currency, counted.estimate_wallet)):
+            if wallet is not None:
+                self._lease(item.org, wallet, currency)
+
+    def _known_window(self, budget: Budget, key: int, at_us: int) -> Counter:
+        """A window that has counted an event; with its definition where the event's time tells its bounds."""
+        counter = self._window(budget, at_us)
+        if counter.key != key:
+            counter = self._counter(budget.org, budget.no, key)
+            if counter.budget is None:
+                counter.define(budget)
+        return counter
 
     def _used_us(self, item: ApplyItem) -> int:
         """When an event that settles a reservation counts: not before the reservation was made, whatever its time says.

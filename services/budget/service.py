@@ -203,7 +203,10 @@ class BudgetService(budget_pb2_grpc.BudgetServiceServicer):
         if not items:
             return []
         await self._funding.know(list({item.org for item in items}))
-        return await self._commit.submit_many(items)
+        # Corrections after what they correct, which may be beside them.
+        calls = iter(await self._commit.submit_many([item for item in items if item.corrects is None]))
+        corrections = iter(await self._commit.submit_many([item for item in items if item.corrects is not None]))
+        return [next(calls if item.corrects is None else corrections) for item in items]
 
     async def _reservation(self, found: Reservation) -> budget_pb2.Reservation:
         async with self._pool.acquire() as connection:

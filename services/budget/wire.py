@@ -226,9 +226,13 @@ def apply_item(item: budget_pb2.UsageItem) -> ApplyItem:
     check_text(provider, "call.provider")
     check_text(model, "call.model")
     labels = tuple(sorted(call.labels.items())) if call.labels else ()
-    input_tokens = _count(item.tokens.input_tokens, "tokens.input_tokens")
-    output_tokens = _count(item.tokens.output_tokens, "tokens.output_tokens")
-    requests = _count(item.requests, "requests") if item.HasField("requests") else int(item.final)
+    corrects = _corrects(item) if item.HasField("corrects") else None
+    count = _count if corrects is None else _difference
+    input_tokens = count(item.tokens.input_tokens, "tokens.input_tokens")
+    output_tokens = count(item.tokens.output_tokens, "tokens.output_tokens")
+    requests = int(item.final and corrects is None)
+    if item.HasField("requests"):
+        requests = count(item.requests, "requests")
     rated = item.HasField("cost")
     cost, currency = (item.cost.amount_nanos, item.cost.currency_code) if rated else (0, "")
     check_text(currency, "cost.currency_code")
@@ -251,7 +255,26 @@ def apply_item(item: budget_pb2.UsageItem) -> ApplyItem:
         reservation,
         reservation_subject,
         item.final,
+        corrects=corrects,
     )
+
+
+def _corrects(item: budget_pb2.UsageItem) -> tuple[str, str]:
+    """Source and id of the event that an item adjusts."""
+    source, id_ = item.corrects.source, item.corrects.id
+    if not 0 < len(source) <= _KEY_CHARS_MAX or not 0 < len(id_) <= _KEY_CHARS_MAX:
+        raise invalid("corrects", f"names an event by its source and id, each 1 to {_KEY_CHARS_MAX} characters")
+    check_text(source, "corrects.source")
+    check_text(id_, "corrects.id")
+    if (source, id_) == (item.source, item.id):
+        raise invalid("corrects", "is the item itself; a correction needs an id of its own")
+    return source, id_
+
+
+def _difference(count: int, field: str) -> int:
+    if -MAX_COUNT <= count <= MAX_COUNT:
+        return count
+    raise invalid(field, f"is {count}; it must be -{MAX_COUNT} to {MAX_COUNT}", "AMOUNT_OUT_OF_RANGE")
 
 
 def _reservation(name: str, org: str) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Final
 
-from services.budget.domain.decide import Batch, UsageRow
+from services.budget.domain.decide import Batch, Counted, UsageRow
 from services.budget.domain.model import (
     AMOUNT_MAX,
     Applied,
@@ -20,6 +20,8 @@ from services.kit.errors import PurseError, conflict, not_found
 
 _COST: Final = int(Dimension.COST)
 _FIELDS: Final = 4
+ESTIMATE_SUFFIX: Final = "\x1festimate"
+"""What the id of a row ends with that takes an estimate back; no event's id holds a control character."""
 
 
 def apply(batch: Batch, item: ApplyItem) -> Applied | PurseError:
@@ -28,8 +30,10 @@ def apply(batch: Batch, item: ApplyItem) -> Applied | PurseError:
     known = batch.usage.get(key)
     if known is not None:
         return _applied_before(item, known)
+    if item.corrects is not None:
+        return _correct(batch, item, item.corrects)
     named = named_reservation(batch, item)
-    cost, currency = _cost_of(item, named)
+    cost, currency = _cost_of(batch, item, named)
     amounts = (0, cost, *item.amounts[2:])
     is_open = named is not None and named.state is State.OPEN
     wallet = _payer(batch, item, named, currency)
@@ -38,10 +42,10 @@ def apply(batch: Batch, item: ApplyItem) -> Applied | PurseError:
         return overflow
     effects: list[int] = []
     for counter in item.binding.counters:
+        # Zeros too: a correction counts where its event did.
         amount = amounts[counter.dimension]
-        if amount:
-            _spend(counter, amount)
-            effects += (counter.no, counter.key, amount)
+        _spend(counter, amount)
+        effects += (counter.no, counter.key, amount)
     if is_open and named is not None:
         _settle(batch, item, named, amounts, currency)
     _draw(batch, item, wallet, cost)
@@ -52,6 +56,77 @@ def apply(batch: Batch, item: ApplyItem) -> Applied | PurseError:
     batch.applied.append(UsageRow(item, currency, cost, wallet, answer.drawn, not is_open, effects))
     batch.usage[key] = (item.payload_hash, answer)
     return answer
+
+
+def _correct(batch: Batch, item: ApplyItem, corrects: tuple[str, str]) -> Applied | PurseError:
+    """Adds signed differences to what counted the event that is corrected, and to the lease that paid for it.
+
+    The windows of an event therefore hold what was last said of it, whatever budgets were made or changed since. Only
+    a first price, or one in another currency, goes to the budgets that match by now. No hold is moved: the event did.
+    """
+    counted = batch.counted[(item.org, *corrects)]
+    cost, currency = item.amounts[_COST], item.currency
+    amounts = (0, cost, *item.amounts[2:])
+    wallet = payer_of_correction(batch, item, counted)
+    taken_back = counted.estimate if item.rated else 0
+    overflow = _overflow(batch, item, amounts, wallet)
+    if taken_back and counted.estimate_wallet is not None:
+        reversal = batch.leases[counted.estimate_wallet].reversal + taken_back + abs(cost)
+        overflow = overflow or (_too_large(item) if reversal > AMOUNT_MAX else None)
+    if overflow is not None:
+        return overflow
+    if taken_back:
+        _take_back(batch, item, counted)
+    effects: list[int] = []
+    for counter in item.binding.counters:
+        if counter.dimension == _COST and (counter.budget is None or counter.budget.currency != currency):
+            continue
+        _spend(counter, amounts[counter.dimension])
+        effects += (counter.no, counter.key, amounts[counter.dimension])
+        counted.windows.add((counter.no, counter.key))
+    _draw(batch, item, wallet, cost)
+    _notice(batch, item, None, wallet, cost)
+    if item.rated:
+        counted.priced = True
+        counted.wallets[currency] = wallet
+    drawn = (cost if wallet else 0) - (taken_back if counted.estimate_wallet else 0)
+    answer = Applied(duplicate=False, drawn=drawn, unfunded=not wallet and cost != 0, unreserved=True)
+    batch.applied.append(UsageRow(item, currency, cost, wallet, cost if wallet else 0, answer.unreserved, effects))
+    batch.usage[(item.org, item.source, item.id)] = (item.payload_hash, answer)
+    return answer
+
+
+def payer_of_correction(batch: Batch, item: ApplyItem, counted: Counted) -> str | None:
+    """What paid for the event pays and is paid back; where nothing has in this currency, as for a new event."""
+    if not item.rated:
+        return None
+    if item.currency in counted.wallets:
+        return counted.wallets[item.currency]
+    if counted.estimate and item.currency == counted.estimate_currency:
+        return counted.estimate_wallet
+    return _payer(batch, item, named_reservation(batch, item), item.currency)
+
+
+def _take_back(batch: Batch, item: ApplyItem, counted: Counted) -> None:
+    """Undoes the estimate that stood in the place of a price, as a row of its own."""
+    estimate, wallet = counted.estimate, counted.estimate_wallet
+    effects: list[int] = []
+    for counter in item.binding.counters:
+        if (
+            counter.dimension == _COST
+            and counter.budget is not None
+            and counter.budget.currency == counted.estimate_currency
+            and (counter.no, counter.key) in counted.windows
+        ):
+            _spend(counter, -estimate)
+            effects += (counter.no, counter.key, -estimate)
+    _draw(batch, item, wallet, -estimate)
+    row = replace(item, id=item.id + ESTIMATE_SUFFIX, rated=False)
+    drawn = -estimate if wallet else 0
+    batch.applied.append(
+        UsageRow(row, counted.estimate_currency, -estimate, wallet, drawn, unreserved=True, effects=effects)
+    )
+    counted.estimate = 0
 
 
 def _applied_before(item: ApplyItem, known: tuple[bytes, Applied]) -> Applied | PurseError:
@@ -75,10 +150,16 @@ def named_reservation(batch: Batch, item: ApplyItem) -> Reservation | None:
     return found
 
 
-def _cost_of(item: ApplyItem, named: Reservation | None) -> tuple[int, str]:
-    """The cost and its currency; unrated usage draws what its open reservation still holds as cost, else nothing."""
+def _cost_of(batch: Batch, item: ApplyItem, named: Reservation | None) -> tuple[int, str]:
+    """The cost and its currency; unrated usage draws what its open reservation still holds as cost, else nothing.
+
+    Nothing either where the price has overtaken the event.
+    """
     if item.rated:
         return item.amounts[_COST], item.currency
+    overtaken = batch.counted.get((item.org, item.source, item.id))
+    if overtaken is not None and overtaken.priced:
+        return 0, ""
     if named is None or named.state is not State.OPEN or named.cost is None or not item.final:
         return 0, ""
     return min(AMOUNT_MAX, max(0, named.cost - named.settled)), named.currency
@@ -99,8 +180,10 @@ def _overflow(batch: Batch, item: ApplyItem, amounts: tuple[int, ...], wallet: s
         lease = batch.leases[wallet]
         cost = amounts[_COST]
         too_large = too_large or max(lease.drawn + cost, lease.reversal - cost) > AMOUNT_MAX
-    if not too_large:
-        return None
+    return _too_large(item) if too_large else None
+
+
+def _too_large(item: ApplyItem) -> PurseError:
     return conflict("AMOUNT_OUT_OF_RANGE", f"usage {item.source}/{item.id} takes a total past {AMOUNT_MAX}")
 
 
@@ -154,7 +237,7 @@ def _draw(batch: Batch, item: ApplyItem, wallet: str | None, cost: int) -> None:
     key = (item.org, wallet, cost < 0, item.call.provider, item.call.model, item.month)
     line = batch.draws.setdefault(key, [0, 0])
     line[0] += abs(cost)
-    line[1] += 1
+    line[1] += item.corrects is None
 
 
 def _notice(batch: Batch, item: ApplyItem, named: Reservation | None, wallet: str | None, cost: int) -> None:
@@ -164,7 +247,7 @@ def _notice(batch: Batch, item: ApplyItem, named: Reservation | None, wallet: st
         batch.notices.append(
             (item.org, "MODEL_DIFFERS", f"{named.subject}:{named.model}:{item.call.model}", f"{item.source}/{item.id}")
         )
-    if not item.rated and wallet is None and cost == 0:
+    if not item.rated and wallet is None and cost == 0 and item.corrects is None:
         batch.notices.append(
             (
                 item.org,

@@ -42,6 +42,29 @@ class UsageRow(NamedTuple):
 
 
 @dataclass(slots=True)
+class Counted:
+    """Where an event counts, with the corrections applied so far; of what items correct, and of what has no price.
+
+    Attributes:
+        known: Whether the event itself is applied and kept.
+        priced: Whether a cost was said of it.
+        windows: Budget number and window key of what counted it, its zeros too.
+        wallets: What paid, by the currency of what was said; None: unfunded.
+        estimate: What stands in the place of its price: drawn and counted, and not taken back yet.
+        estimate_currency: Its currency.
+        estimate_wallet: What it was drawn on; None: unfunded.
+    """
+
+    known: bool = False
+    priced: bool = False
+    windows: set[tuple[int, int]] = field(default_factory=set)
+    wallets: dict[str, str | None] = field(default_factory=dict)
+    estimate: int = 0
+    estimate_currency: str = ""
+    estimate_wallet: str | None = None
+
+
+@dataclass(slots=True)
 class Batch:
     """What one transaction has locked, and what it will write.
 
@@ -51,6 +74,7 @@ class Batch:
         leases: By wallet.
         reservations: By (org, id): those that exist or that this batch makes.
         looked: Whether `reservations` has those that exist of every new spend, too.
+        counted: By (org, source, id): the events that items correct, and those without a price.
         usage: By (org, source, id): the payload's hash and the answer, of events applied before or by this batch.
         draws: What this batch draws, by what it went to: amount and calls.
         applied: The events this batch applies.
@@ -63,6 +87,7 @@ class Batch:
     leases: dict[str, Lease] = field(default_factory=dict)
     reservations: dict[tuple[str, str], Reservation] = field(default_factory=dict)
     looked: bool = False
+    counted: dict[tuple[str, str, str], Counted] = field(default_factory=dict)
     usage: dict[tuple[str, str, str], tuple[bytes, Applied]] = field(default_factory=dict)
     draws: dict[DrawKey, list[int]] = field(default_factory=dict)
     applied: list[UsageRow] = field(default_factory=list)

@@ -408,6 +408,7 @@ class ApplyItem:
         reservation: The reservation's id, where it is one of this organisation; empty otherwise.
         reservation_subject: The subject in the reservation's name.
         wallet: Filled by the batch: the nearest wallet; empty: none.
+        corrects: Source and id of the event that this one adjusts, by signed differences; None: it is a call.
     """
 
     org: str
@@ -426,6 +427,7 @@ class ApplyItem:
     final: bool
     wallet: str = ""
     binding: Binding = NO_BINDING
+    corrects: tuple[str, str] | None = None
 
 
 Item = ReserveItem | ReleaseItem | ExpireItem | ApplyItem

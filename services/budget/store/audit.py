@@ -157,17 +157,31 @@ SELECT (SELECT count(*) FROM counters WHERE $1::text IS NULL OR org = $1) AS cou
     (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now_us
 """
 _TOTALS: Final = f"""
-SELECT org, CASE WHEN rated THEN currency ELSE '' END AS currency, count(*) AS events,
+WITH said AS (
+    SELECT org, source, id, corrects_source, corrects_id, rated, cost_nanos, wallet,
+        CASE WHEN rated THEN currency ELSE '' END AS currency
+    FROM applied_usage WHERE $1::text IS NULL OR org = $1),
+priced AS (
+    SELECT DISTINCT ON (org, corrects_source, corrects_id) org, corrects_source AS source, corrects_id AS id, currency
+    FROM said WHERE corrects_id IS NOT NULL AND rated ORDER BY org, corrects_source, corrects_id, currency),
+counted AS (
+    SELECT org, currency, corrects_id IS NULL AS is_event, rated, cost_nanos, wallet FROM said
+    WHERE rated OR corrects_id IS NOT NULL
+    UNION ALL
+    SELECT s.org, coalesce(p.currency, ''), true, p.currency IS NOT NULL, 0, s.wallet
+    FROM said s LEFT JOIN priced p USING (org, source, id) WHERE NOT s.rated AND s.corrects_id IS NULL)
+SELECT org, currency, count(*) FILTER (WHERE is_event) AS events,
     coalesce(sum(cost_nanos) FILTER (WHERE rated), 0) AS cost_nanos,
-    count(*) FILTER (WHERE NOT rated) AS unrated,
+    count(*) FILTER (WHERE is_event AND NOT rated) AS unrated,
     coalesce(sum(cost_nanos) FILTER (WHERE rated AND wallet IS NULL), 0) AS unfunded_nanos
-FROM applied_usage WHERE $1::text IS NULL OR org = $1 GROUP BY 1, 2 ORDER BY 1, 2 LIMIT {TOTALS_MAX}
+FROM counted GROUP BY 1, 2
+HAVING count(*) FILTER (WHERE is_event OR rated) > 0 ORDER BY 1, 2 LIMIT {TOTALS_MAX}
 """  # noqa: S608 - of constants
 _UNRATED_DRAWN: Final = f"""
-SELECT u.org, l.currency, count(*) AS calls, sum(u.drawn_nanos) AS nanos
+SELECT u.org, l.currency, sum(sign(u.drawn_nanos)) AS calls, sum(u.drawn_nanos) AS nanos
 FROM applied_usage u JOIN leases l USING (org, wallet)
 WHERE NOT u.rated AND u.drawn_nanos <> 0 AND ($1::text IS NULL OR u.org = $1)
-GROUP BY 1, 2 ORDER BY 1, 2 LIMIT {TOTALS_MAX}
+GROUP BY 1, 2 HAVING sum(u.drawn_nanos) <> 0 ORDER BY 1, 2 LIMIT {TOTALS_MAX}
 """  # noqa: S608 - of constants
 _UNCAPTURED: Final = f"""
 SELECT d.org, l.currency, sum(d.calls) AS calls, sum(d.amount_nanos) AS nanos

@@ -106,14 +106,16 @@ WHERE r.org = n.org AND r.id = n.id
 _ADD_USAGE: Final = """
 WITH added AS (
     INSERT INTO applied_usage (org, source, id, subject, payload_hash, occurred_us, applied_us, currency, cost_nanos,
-        rated, wallet, drawn_nanos, reservation, unreserved, effects)
+        rated, wallet, drawn_nanos, reservation, unreserved, effects, corrects_source, corrects_id)
     SELECT org, source, id, subject, decode(payload_hash, 'hex'), occurred_us, $15, currency, cost_nanos, rated,
-        nullif(wallet, ''), drawn_nanos, nullif(reservation, ''), unreserved, effects::bigint[]
+        nullif(wallet, ''), drawn_nanos, nullif(reservation, ''), unreserved, effects::bigint[],
+        nullif(corrects_source, ''), nullif(corrects_id, '')
     FROM unnest($1::text::text[], $2::text::text[], $3::text::text[], $4::text::text[], $5::text::text[],
         $6::text::bigint[], $7::text::text[], $8::text::bigint[], $9::text::boolean[], $10::text::text[],
-        $11::text::bigint[], $12::text::text[], $13::text::boolean[], $14::text::text[])
+        $11::text::bigint[], $12::text::text[], $13::text::boolean[], $14::text::text[],
+        $24::text::text[], $25::text::text[])
         AS n (org, source, id, subject, payload_hash, occurred_us, currency, cost_nanos, rated, wallet, drawn_nanos,
-            reservation, unreserved, effects)
+            reservation, unreserved, effects, corrects_source, corrects_id)
     ON CONFLICT DO NOTHING RETURNING 1
 ), drawn AS (
     INSERT INTO lease_draws (org, wallet, reversal, provider, model, month, amount_nanos, calls)
@@ -307,6 +309,8 @@ async def add_usage(
         plain([numbers(r.effects) for r in rows]),
         at_us,
         *(zip(*lines, strict=True) if lines else [()] * 8),
+        texts([r.item.corrects[0] if r.item.corrects else "" for r in rows]),
+        texts([r.item.corrects[1] if r.item.corrects else "" for r in rows]),
     )
     return bool(count == len(rows))
 
