@@ -1,7 +1,7 @@
 """Posts what was drawn on leases to their wallets, within a second and strictly in order."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import asyncpg
@@ -10,14 +10,16 @@ from services.budget.domain import lease as rules
 from services.budget.domain.lease import Line
 from services.budget.ops import Ops
 from services.budget.store import leases
-from services.budget.store.leases import LeaseRow
+from services.budget.store.leases import LeaseRow, NewOp
 from services.kit.database import transact
 from services.kit.telemetry import get_logger
 
 _log = get_logger(__name__)
 _LEASES_MAX: Final = 256
-_WRITERS: Final = 3
 _START: Final = ("", "")
+
+Key = tuple[str, str]
+"""A lease: (org, wallet)."""
 
 
 class Captures:
@@ -34,7 +36,6 @@ class Captures:
     def __init__(self, pool: asyncpg.Pool, ops: Ops) -> None:
         self._pool = pool
         self._ops = ops
-        self._writing = asyncio.Semaphore(_WRITERS)
         self._drawn_after = _START
         self._waiting_after = _START
 
@@ -43,7 +44,7 @@ class Captures:
         async with self._pool.acquire() as connection:
             drawn = await leases.with_draws(connection, self._drawn_after, _LEASES_MAX)
         self._drawn_after = drawn[-1] if len(drawn) == _LEASES_MAX else _START
-        unwritten = _errors(await asyncio.gather(*(self._write(*key) for key in drawn), return_exceptions=True))
+        unwritten = await self._write(drawn)
         async with self._pool.acquire() as connection:
             waiting = await leases.with_open_ops(connection, self._waiting_after, _LEASES_MAX)
         self._waiting_after = waiting[-1] if len(waiting) == _LEASES_MAX else _START
@@ -55,9 +56,18 @@ class Captures:
             _log.warning("captures wait", leases=len(errors), error=repr(errors[0]))
         return len(drawn) == _LEASES_MAX or len(waiting) == _LEASES_MAX
 
-    async def _write(self, org: str, wallet: str) -> None:
-        async with self._writing:
-            await transact(self._pool, lambda connection: write_capture(connection, org, wallet))
+    async def _write(self, keys: Sequence[Key]) -> list[Exception]:
+        """Writes what is drawn on these leases at once; one by one where that fails, so that one stops no other."""
+        if not keys:
+            return []
+        try:
+            await transact(self._pool, lambda connection: write_captures(connection, keys))
+        except Exception as error:
+            if len(keys) == 1:
+                return [error]
+            _log.warning("captures are written one by one", leases=len(keys), error=repr(error))
+            return [failed for key in keys for failed in await self._write([key])]
+        return []
 
 
 def _errors(results: Sequence[object]) -> list[Exception]:
@@ -68,29 +78,39 @@ def _errors(results: Sequence[object]) -> list[Exception]:
     return [result for result in results if isinstance(result, Exception)]
 
 
-async def write_capture(connection: asyncpg.Connection, org: str, wallet: str) -> None:
-    """Turns a lease's draws into a capture, and its corrections into a reversal; each the next operation."""
-    lease = await leases.lock(connection, org, wallet)
-    if lease is None or lease.quarantined is not None:
-        return
-    if lines := await _take(connection, lease, reversal=False):
-        amount = sum(line.amount for line in lines)
-        await leases.write_op(connection, lease, "CAPTURE", captured=amount, lines=lines)
-        lease = await leases.lock(connection, org, wallet)
+async def write_captures(connection: asyncpg.Connection, keys: Sequence[Key]) -> None:
+    """Turns the draws of leases into captures, and their corrections into reversals; each a lease's next operation."""
+    found = {(x.org, x.wallet): x for x in await leases.lock_many(connection, keys) if x.quarantined is None}
+    taken = await _take(connection, found, dict.fromkeys(found), reversal=False)
+    captures = [NewOp(found[key], captured=sum(x.amount for x in lines), lines=lines) for key, lines in taken.items()]
+    await leases.write_ops(connection, "CAPTURE", captures)
+    found |= {(op.lease.org, op.lease.wallet): op.after for op in captures}
     # Only what is captured can be given back; the rest of a correction waits for the next capture.
-    if lease is not None and (room := lease.captured - lease.reversed) > 0:
-        lines = await _take(connection, lease, reversal=True, room=room)
-        if lines:
-            await leases.write_op(connection, lease, "REVERSE", given_back=sum(x.amount for x in lines), lines=lines)
+    rooms = {
+        key: lease.captured - lease.reversed
+        for key, lease in found.items()
+        if lease.reversal > lease.reversed and lease.captured > lease.reversed
+    }
+    taken = await _take(connection, found, rooms, reversal=True)
+    reversals = [
+        NewOp(found[key], given_back=sum(x.amount for x in lines), lines=lines) for key, lines in taken.items()
+    ]
+    await leases.write_ops(connection, "REVERSE", reversals)
 
 
 async def _take(
-    connection: asyncpg.Connection, lease: LeaseRow, *, reversal: bool, room: int | None = None
-) -> list[Line]:
-    draws = await leases.take_draws(connection, lease.org, lease.wallet, reversal=reversal)
-    lines, later = rules.merge(draws)
-    if room is not None:
-        lines, rest = rules.fit(lines, room)
-        later = rest + later
-    await leases.put_draws(connection, lease.org, lease.wallet, later, reversal=reversal)
-    return lines
+    connection: asyncpg.Connection, found: Mapping[Key, LeaseRow], rooms: Mapping[Key, int | None], *, reversal: bool
+) -> dict[Key, list[Line]]:
+    """The lines of each lease's next operation: at most its room, where one is given, and so many as one may have."""
+    taken, later = {}, []
+    for key, draws in (await leases.take_draws(connection, list(rooms), reversal=reversal)).items():
+        lines, rest = rules.merge(draws)
+        room = rooms[key]
+        if room is not None:
+            lines, above = rules.fit(lines, room)
+            rest = above + rest
+        later.append((found[key], rest))
+        if lines:
+            taken[key] = lines
+    await leases.put_draws(connection, later, reversal=reversal)
+    return taken

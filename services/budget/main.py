@@ -123,6 +123,7 @@ async def _parts(
             await server.stop()
             await commit.close()
             await funding.close()
+            await ops.close()
 
 
 async def main() -> None:

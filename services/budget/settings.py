@@ -20,7 +20,7 @@ class BudgetSettings(ServiceSettings):
     capture_interval_s: float = Field(
         default=0.5, gt=0, le=1, description="how soon what was drawn is posted to the wallet"
     )
-    lease_calls_max: int = Field(default=3, ge=1, le=50, description="leases that are sent for at once")
+    lease_calls_max: int = Field(default=3, ge=1, le=50, description="calls with lease operations at once")
     idle_return_s: float = Field(
         default=600.0, ge=1, le=86_400, description="after which time without use a lease's free part goes back"
     )

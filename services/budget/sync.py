@@ -129,6 +129,7 @@ async def _adopt(
     statuses: dict[str, Status],
     asked: dict[str, int],
 ) -> None:
+    news = []
     for lease in await leases.lock_many(connection, keys):
         status = statuses[lease.wallet]
         if lease.epoch != asked[lease.wallet]:
@@ -142,7 +143,8 @@ async def _adopt(
         elif why := _conflict(lease, status):
             await quarantine(connection, lease.org, lease.wallet, why)
         else:
-            await leases.adopt(connection, lease, status)
+            news.append((lease, status))
+    await leases.adopt(connection, news)
 
 
 def _conflict(lease: LeaseRow, status: Status) -> str | None:

@@ -11,7 +11,8 @@ from services.budget.domain.lease import Line
 from services.budget.domain.model import WalletState
 from services.budget.domain.plan import Directory, WalletRef
 from services.budget.store.leases import LeaseRow, Op, Status
-from services.kit.status import from_rpc_error
+from services.kit.errors import PurseError
+from services.kit.status import from_rpc_error, from_rpc_status
 from services.kit.subject import parse_resource
 
 _ORG: Final = "orgs/"
@@ -31,15 +32,23 @@ class Wallets:
         self._holder = holder
         self._timeout_s = timeout_s
 
-    async def send(self, op: Op) -> tuple[int, Status]:
-        """Sends one operation; returns what an extension granted (0 for others) and where the lease stands.
+    async def send(self, ops: Sequence[Op]) -> list[tuple[int, Status] | PurseError]:
+        """Sends operations of different leases.
+
+        Returns:
+            Of each what it granted (0 but for extensions) and where its lease stands, or the wallet's refusal.
 
         Raises:
-            PurseError: The wallet's refusal, or that it is out of reach.
+            PurseError: The wallet is out of reach; what became of them is not known.
         """
-        answer = await self._call(*self._request(op))
-        granted = answer.granted_nanos if op.kind == "EXTEND" else 0
-        return granted, _status_of(answer.lease)
+        request = wallet_pb2.BatchLeaseOperationsRequest(operations=[self._operation(op) for op in ops])
+        answer = await self._call("BatchLeaseOperations", request)
+        return [
+            from_rpc_status(result.error)
+            if result.WhichOneof("result") == "error"
+            else (result.granted_nanos, _status_of(result.lease))
+            for result in answer.results
+        ]
 
     async def sync(
         self, leases: Sequence[LeaseRow], versions: Mapping[str, int]
@@ -74,18 +83,20 @@ class Wallets:
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from error
 
-    def _request(self, op: Op) -> tuple[str, object]:
+    def _operation(self, op: Op) -> wallet_pb2.LeaseOperation:
         key: dict[str, Any] = {"wallet": op.wallet, "holder": self._holder, "epoch": op.epoch, "n": op.n}
         if op.kind == "EXTEND":
-            return "ExtendLease", wallet_pb2.ExtendLeaseRequest(**key, ask_nanos=op.ask, need_nanos=op.need)
+            extend = wallet_pb2.ExtendLeaseRequest(**key, ask_nanos=op.ask, need_nanos=op.need)
+            return wallet_pb2.LeaseOperation(extend=extend)
         if op.kind == "RETURN":
-            return "ReturnLease", wallet_pb2.ReturnLeaseRequest(**key, returned_total_nanos=op.returned)
+            give_back = wallet_pb2.ReturnLeaseRequest(**key, returned_total_nanos=op.returned)
+            return wallet_pb2.LeaseOperation(give_back=give_back)
         lines = [_line(line) for line in op.lines]
         if op.kind == "REVERSE":
-            return "ReverseCapture", wallet_pb2.ReverseCaptureRequest(
-                **key, reversed_total_nanos=op.reversed, lines=lines
-            )
-        return "CaptureLease", wallet_pb2.CaptureLeaseRequest(**key, captured_total_nanos=op.captured, lines=lines)
+            reverse = wallet_pb2.ReverseCaptureRequest(**key, reversed_total_nanos=op.reversed, lines=lines)
+            return wallet_pb2.LeaseOperation(reverse=reverse)
+        capture = wallet_pb2.CaptureLeaseRequest(**key, captured_total_nanos=op.captured, lines=lines)
+        return wallet_pb2.LeaseOperation(capture=capture)
 
 
 def _line(line: Line) -> wallet_pb2.CaptureLine:

@@ -23,6 +23,7 @@ ACCESS: Final[Mapping[str, Rule]] = {
     f"{_SERVICE}/CaptureLease": rule(any_org(), "service"),
     f"{_SERVICE}/ReturnLease": rule(any_org(), "service"),
     f"{_SERVICE}/ReverseCapture": rule(any_org(), "service"),
+    f"{_SERVICE}/BatchLeaseOperations": rule(any_org(), "service"),
     f"{_SERVICE}/SyncLeases": rule(any_org(), "service"),
     # What a living budget database still holds would be sold twice, so no organisation reclaims by itself.
     f"{_SERVICE}/ReclaimLease": rule(any_org(), "operator"),

@@ -15,7 +15,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from pursestrings.type.v1 import type_pb2
 from pursestrings.wallet.v1 import wallet_pb2 as pb
 from services.kit import money, subject, windows
-from services.kit.errors import PurseError, invalid
+from services.kit.errors import PurseError, invalid, unavailable
+from services.kit.status import to_rpc_status
 from services.wallet.domain import leases
 from services.wallet.domain.commands import DEFAULT_PRIORITY, PutGrant, RequestKey
 from services.wallet.ledger import GrantAnswer, LeaseAnswer
@@ -306,6 +307,51 @@ def reverse(request: pb.ReverseCaptureRequest) -> leases.Reverse:
     """A reversal."""
     _not_negative(request.reversed_total_nanos, "reversed_total_nanos")
     return leases.Reverse(*_lease_op(request), request.reversed_total_nanos, _lines(request.lines))
+
+
+def operations(messages: Sequence[pb.LeaseOperation]) -> list[leases.AnyOp | PurseError]:
+    """The operations of a batch, or why one is malformed, in their order.
+
+    Raises:
+        PurseError: There are too many, or too many lines.
+    """
+    lines = sum(len(m.capture.lines) + len(m.reverse.lines) for m in messages)
+    if len(messages) > leases.BATCH_OPS_MAX or lines > leases.BATCH_LINES_MAX:
+        raise invalid(
+            "operations",
+            f"{len(messages)} with {lines} lines; send at most {leases.BATCH_OPS_MAX} "
+            f"with {leases.BATCH_LINES_MAX} lines",
+            "BATCH_TOO_LARGE",
+        )
+    return [_operation(message, f"operations[{index}]") for index, message in enumerate(messages)]
+
+
+def _operation(message: pb.LeaseOperation, where: str) -> leases.AnyOp | PurseError:
+    try:
+        match message.WhichOneof("operation"):
+            case "extend":
+                return extend(message.extend)
+            case "capture":
+                return capture(message.capture)
+            case "give_back":
+                return give_back(message.give_back)
+            case "reverse":
+                return reverse(message.reverse)
+            case _:
+                return invalid(where, "is none: say extend, capture, give_back or reverse")
+    except PurseError as error:
+        return error
+
+
+def operation_result(op: leases.AnyOp | PurseError, answer: LeaseAnswer | Exception) -> pb.LeaseOperationResult:
+    """What became of an operation, for the wire."""
+    if isinstance(answer, PurseError):
+        return pb.LeaseOperationResult(error=to_rpc_status(answer))
+    if isinstance(answer, Exception):
+        failed = unavailable("the operation failed for a reason of the wallet's own; send it again")
+        return pb.LeaseOperationResult(error=to_rpc_status(failed))
+    granted = answer.moved if isinstance(op, leases.Extend) else 0
+    return pb.LeaseOperationResult(lease=lease_message(answer), granted_nanos=granted)
 
 
 def lease_message(answer: LeaseAnswer) -> pb.LeaseStatus:

@@ -30,8 +30,8 @@ from services.wallet.store.wallets import StoredAnswer, wallet_unknown
 ALERT_TOPIC: Final = "alert"
 """Outbox rows that tell people of something; the payload is JSON with `kind`, `subject` and `wallet`."""
 
-OnBalanceChange = Callable[[asyncpg.Connection, str, Sequence[str], datetime], Awaitable[None]]
-"""Called in the transaction that lowers wallets' balances or ends a block on them: (conn, org, wallets, now)."""
+OnBalanceChange = Callable[[asyncpg.Connection, Sequence[Key], datetime], Awaitable[None]]
+"""Called in the transaction that lowers balances or ends a block: (conn, sorted (org, wallet), now)."""
 _INVALID: Final = frozenset({"AMOUNT_OUT_OF_RANGE", "CURRENCY_MISMATCH", "EXPIRY_PASSED"})
 
 
@@ -90,8 +90,8 @@ class _Batch:
     additions: Additions = field(default_factory=Additions)
     new_keys: list[tuple[RequestKey, bytes]] = field(default_factory=list)
     alerts: list[outbox.OutboxRow] = field(default_factory=list)
-    touched: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-    unblocked: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    touched: set[Key] = field(default_factory=set)
+    unblocked: set[Key] = field(default_factory=set)
     bumped: set[str] = field(default_factory=set)
 
 
@@ -146,7 +146,7 @@ class Ledger:
             for book in books.values():
                 book.begin()
                 if book.expire(batch.now):
-                    batch.touched[book.org].add(book.wallet)
+                    batch.touched.add((book.org, book.wallet))
             await self._save(conn, batch)
         return len(keys)
 
@@ -159,8 +159,8 @@ class Ledger:
         if isinstance(item, SetState):
             if commands.set_state(book, item):
                 batch.bumped.add(item.org)
-                batch.touched[item.org].add(item.wallet)
-                batch.unblocked[item.org].add(item.wallet)
+                batch.touched.add((item.org, item.wallet))
+                batch.unblocked.add((item.org, item.wallet))
             return None
         if isinstance(item, Reclaim):
             return self._reclaim(batch, book, item)
@@ -179,7 +179,7 @@ class Ledger:
                 expired = any(transfer.kind is TransferKind.EXPIRE for transfer in book.changes.transfers[posted:])
                 unfilled = isinstance(op, Extend) and done.amount < max(1, op.need)
                 if expired or unfilled or book.balance < balance:
-                    batch.touched[op.org].add(op.wallet)
+                    batch.touched.add((op.org, op.wallet))
         except Refusal as refusal:
             if refusal.quarantine and lease is not None and lease.quarantine is None:
                 lease.quarantine = f"{refusal.reason}: {refusal.message}"[:500]
@@ -212,8 +212,8 @@ class Ledger:
             batch.additions.epochs.append(
                 EndedEpoch(item.org, item.wallet, item.holder, before, reclaimed, item.reason)
             )
-            batch.touched[item.org].add(item.wallet)
-            batch.unblocked[item.org].add(item.wallet)
+            batch.touched.add((item.org, item.wallet))
+            batch.unblocked.add((item.org, item.wallet))
         return self._lease_answer(book, item.holder, batch.now, reclaimed, leases.totals_of(lease))
 
     def _put_grant(self, batch: _Batch, book: Book, grant: PutGrant) -> Answer:
@@ -250,11 +250,10 @@ class Ledger:
             raise Redo
         await books_store.save(conn, batch.books.values(), batch.additions, batch.now)
         await outbox.put(conn, batch.alerts)
-        if self._on_unblocked is not None:
-            for org in sorted(batch.unblocked):
-                await self._on_unblocked(conn, org, sorted(batch.unblocked[org]), batch.now)
-        for org in sorted(batch.touched):
-            await self._on_balance_change(conn, org, sorted(batch.touched[org]), batch.now)
+        if self._on_unblocked is not None and batch.unblocked:
+            await self._on_unblocked(conn, sorted(batch.unblocked), batch.now)
+        if batch.touched:
+            await self._on_balance_change(conn, sorted(batch.touched), batch.now)
         if batch.bumped:
             await wallets_store.bump_directory(conn, sorted(batch.bumped))
 
@@ -355,8 +354,8 @@ def _put(batch: _Batch, book: Book, item: PutGrant) -> Lot:
     lot = commands.put_grant(book, item, batch.now)
     batch.taken.add((item.org, item.name))
     batch.additions.grants.append(item)
-    batch.touched[item.org].add(item.wallet)
-    batch.unblocked[item.org].add(item.wallet)
+    batch.touched.add((item.org, item.wallet))
+    batch.unblocked.add((item.org, item.wallet))
     return lot
 
 

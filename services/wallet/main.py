@@ -18,7 +18,7 @@ from services.wallet.convert import encode_grant
 from services.wallet.ledger import Ledger
 from services.wallet.recharge import audit as recharge_audit
 from services.wallet.recharge.loops import recharge_loops
-from services.wallet.recharge.store import evaluate, wake_pending
+from services.wallet.recharge.store import evaluate_low, wake_pending_of
 from services.wallet.recharge.stripe import Stripe
 from services.wallet.service import WalletService
 from services.wallet.settings import WalletSettings
@@ -39,7 +39,9 @@ async def serving(settings: WalletSettings) -> AsyncIterator[GrpcServer]:
         size_max=settings.connections_max,
     )
     async with pool:
-        ledger = Ledger(evaluate, encode_grant, lease_floor=settings.lease_floor_nanos, on_unblocked=wake_pending)
+        ledger = Ledger(
+            evaluate_low, encode_grant, lease_floor=settings.lease_floor_nanos, on_unblocked=wake_pending_of
+        )
         commits = GroupCommit(
             pool,
             ledger.run_batch,

@@ -188,6 +188,21 @@ class LedgerMethods:
         """Gives captured money back."""
         return pb.ReverseCaptureResponse(lease=convert.lease_message(await self._lease_op(convert.reverse(request))))
 
+    async def BatchLeaseOperations(
+        self, request: pb.BatchLeaseOperationsRequest, _context: Context
+    ) -> pb.BatchLeaseOperationsResponse:
+        """Many operations of leases in few transactions."""
+        asked = convert.operations(request.operations)
+        commands: list[Command] = [op for op in asked if not isinstance(op, PurseError)]
+        done = iter(await self._commits.submit_many(commands))
+        results = []
+        for op in asked:
+            answer = op if isinstance(op, PurseError) else next(done)
+            assert isinstance(answer, LeaseAnswer | Exception)
+            results.append(convert.operation_result(op, answer))
+        self._wake()
+        return pb.BatchLeaseOperationsResponse(results=results)
+
     async def SyncLeases(self, request: pb.SyncLeasesRequest, _context: Context) -> pb.SyncLeasesResponse:
         """The leases asked for, and the directories that have changed."""
         holder = convert.holder(request.holder)

@@ -15,6 +15,7 @@ from uuid import uuid4
 import asyncpg
 import grpc
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.rpc import status_pb2
 from pydantic import SecretStr
 
 from pursestrings.budget.v1 import budget_pb2, budget_pb2_grpc
@@ -23,7 +24,7 @@ from pursestrings.wallet.v1 import wallet_pb2, wallet_pb2_grpc
 from services.budget.main import serving
 from services.budget.settings import BudgetSettings
 from services.kit.channel import channel
-from services.kit.errors import PurseError, conflict
+from services.kit.errors import Code, PurseError, conflict
 from services.kit.rate_source import load_rate_table
 from services.kit.status import from_rpc_error, from_rpc_status, to_rpc_status, trailing_metadata
 from tests.support.databases import CHECKOUT, Database
@@ -34,6 +35,15 @@ ORG = "orgs/acme"
 TEAM = "orgs/acme/teams/support"
 BOT = "orgs/acme/teams/support/agents/bot"
 WALLET = "orgs/acme/wallets/main"
+
+
+class _Raises:
+    """A context for an operation of a batch: what aborts one call is one result here."""
+
+    async def abort(self, code: grpc.StatusCode, message: str, details: Any = ()) -> None:
+        for _, value in details:
+            raise from_rpc_status(status_pb2.Status.FromString(value))
+        raise PurseError(Code(code.value[0]), code.name, message)
 
 
 @dataclass
@@ -136,6 +146,26 @@ class FakeWallets:
             return lambda status: wallet_pb2.ReverseCaptureResponse(lease=status)
 
         return await self._apply("REVERSE", request, context, run)
+
+    async def BatchLeaseOperations(self, request: Any, context: Any) -> Any:
+        methods = {
+            "extend": self.ExtendLease,
+            "capture": self.CaptureLease,
+            "give_back": self.ReturnLease,
+            "reverse": self.ReverseCapture,
+        }
+        response = wallet_pb2.BatchLeaseOperationsResponse()
+        for operation in request.operations:
+            name = operation.WhichOneof("operation")
+            try:
+                answer = await methods[name](getattr(operation, name), _Raises())
+            except PurseError as error:
+                if error.code == Code.UNAVAILABLE:
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, error.message)
+                response.results.add(error=to_rpc_status(error))
+            else:
+                response.results.add(lease=answer.lease, granted_nanos=getattr(answer, "granted_nanos", 0))
+        return response
 
     async def GetBalance(self, request: Any, context: Any) -> Any:
         if self.down:

@@ -39,19 +39,19 @@ class Books:
     """The ledger on a database, without a server.
 
     Attributes:
-        hooked: What the hook for changed balances was called with: (org, wallets).
+        hooked: What the hook for changed balances was called with: sorted (org, wallet).
     """
 
     pool: asyncpg.Pool
     floor: int = 10**12
-    hooked: list[tuple[str, list[str]]] = field(default_factory=list)
+    hooked: list[list[tuple[str, str]]] = field(default_factory=list)
     ledger: Ledger = field(init=False)
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self._note, encode_grant, lease_floor=self.floor)
 
-    async def _note(self, _conn: asyncpg.Connection, org: str, wallets: Sequence[str], _now: datetime) -> None:
-        self.hooked.append((org, list(wallets)))
+    async def _note(self, _conn: asyncpg.Connection, wallets: Sequence[tuple[str, str]], _now: datetime) -> None:
+        self.hooked.append(list(wallets))
 
     async def run(self, *items: Command) -> list[Answer | Exception]:
         """One transaction."""

@@ -11,6 +11,7 @@ import google.protobuf.internal.containers
 import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import google.protobuf.timestamp_pb2
+import google.rpc.status_pb2
 import pursestrings.type.v1.type_pb2
 import sys
 import typing
@@ -1061,6 +1062,118 @@ class ReverseCaptureResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["lease", b"lease"]) -> None: ...
 
 Global___ReverseCaptureResponse: typing_extensions.TypeAlias = ReverseCaptureResponse
+
+@typing.final
+class LeaseOperation(google.protobuf.message.Message):
+    """One operation of a lease."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    EXTEND_FIELD_NUMBER: builtins.int
+    CAPTURE_FIELD_NUMBER: builtins.int
+    GIVE_BACK_FIELD_NUMBER: builtins.int
+    REVERSE_FIELD_NUMBER: builtins.int
+    @property
+    def extend(self) -> Global___ExtendLeaseRequest:
+        """As ExtendLease."""
+
+    @property
+    def capture(self) -> Global___CaptureLeaseRequest:
+        """As CaptureLease."""
+
+    @property
+    def give_back(self) -> Global___ReturnLeaseRequest:
+        """As ReturnLease."""
+
+    @property
+    def reverse(self) -> Global___ReverseCaptureRequest:
+        """As ReverseCapture."""
+
+    def __init__(
+        self,
+        *,
+        extend: Global___ExtendLeaseRequest | None = ...,
+        capture: Global___CaptureLeaseRequest | None = ...,
+        give_back: Global___ReturnLeaseRequest | None = ...,
+        reverse: Global___ReverseCaptureRequest | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["capture", b"capture", "extend", b"extend", "give_back", b"give_back", "operation", b"operation", "reverse", b"reverse"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["capture", b"capture", "extend", b"extend", "give_back", b"give_back", "operation", b"operation", "reverse", b"reverse"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["operation", b"operation"]) -> typing.Literal["extend", "capture", "give_back", "reverse"] | None: ...
+
+Global___LeaseOperation: typing_extensions.TypeAlias = LeaseOperation
+
+@typing.final
+class BatchLeaseOperationsRequest(google.protobuf.message.Message):
+    """Asks for many operations."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    OPERATIONS_FIELD_NUMBER: builtins.int
+    @property
+    def operations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___LeaseOperation]:
+        """At most 500, with at most 5,000 lines in all; of any wallets, done in this order."""
+
+    def __init__(
+        self,
+        *,
+        operations: collections.abc.Iterable[Global___LeaseOperation] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["operations", b"operations"]) -> None: ...
+
+Global___BatchLeaseOperationsRequest: typing_extensions.TypeAlias = BatchLeaseOperationsRequest
+
+@typing.final
+class LeaseOperationResult(google.protobuf.message.Message):
+    """What became of one operation."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LEASE_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    GRANTED_NANOS_FIELD_NUMBER: builtins.int
+    granted_nanos: builtins.int
+    """What an extension added; 0 for others."""
+    @property
+    def lease(self) -> Global___LeaseStatus:
+        """The lease after it."""
+
+    @property
+    def error(self) -> google.rpc.status_pb2.Status:
+        """Why it was refused, as its own method would say it."""
+
+    def __init__(
+        self,
+        *,
+        lease: Global___LeaseStatus | None = ...,
+        error: google.rpc.status_pb2.Status | None = ...,
+        granted_nanos: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["error", b"error", "lease", b"lease", "result", b"result"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["error", b"error", "granted_nanos", b"granted_nanos", "lease", b"lease", "result", b"result"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["result", b"result"]) -> typing.Literal["lease", "error"] | None: ...
+
+Global___LeaseOperationResult: typing_extensions.TypeAlias = LeaseOperationResult
+
+@typing.final
+class BatchLeaseOperationsResponse(google.protobuf.message.Message):
+    """What became of them."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: builtins.int
+    @property
+    def results(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___LeaseOperationResult]:
+        """One result an operation, in the order of the operations."""
+
+    def __init__(
+        self,
+        *,
+        results: collections.abc.Iterable[Global___LeaseOperationResult] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["results", b"results"]) -> None: ...
+
+Global___BatchLeaseOperationsResponse: typing_extensions.TypeAlias = BatchLeaseOperationsResponse
 
 @typing.final
 class DirectoryCursor(google.protobuf.message.Message):

@@ -95,6 +95,11 @@ class WalletServiceStub(object):
                 request_serializer=pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.ReverseCaptureRequest.SerializeToString,
                 response_deserializer=pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.ReverseCaptureResponse.FromString,
                 _registered_method=True)
+        self.BatchLeaseOperations = channel.unary_unary(
+                '/pursestrings.wallet.v1.WalletService/BatchLeaseOperations',
+                request_serializer=pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.BatchLeaseOperationsRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.BatchLeaseOperationsResponse.FromString,
+                _registered_method=True)
         self.SyncLeases = channel.unary_unary(
                 '/pursestrings.wallet.v1.WalletService/SyncLeases',
                 request_serializer=pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.SyncLeasesRequest.SerializeToString,
@@ -240,6 +245,13 @@ class WalletServiceServicer(object):
 
     def ReverseCapture(self, request, context):
         """Gives captured money back, for a negative correction. For the budget service.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchLeaseOperations(self, request, context):
+        """Many operations of leases at once, each as its own method would do it. For the budget service.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -391,6 +403,11 @@ def add_WalletServiceServicer_to_server(servicer, server):
                     servicer.ReverseCapture,
                     request_deserializer=pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.ReverseCaptureRequest.FromString,
                     response_serializer=pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.ReverseCaptureResponse.SerializeToString,
+            ),
+            'BatchLeaseOperations': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchLeaseOperations,
+                    request_deserializer=pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.BatchLeaseOperationsRequest.FromString,
+                    response_serializer=pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.BatchLeaseOperationsResponse.SerializeToString,
             ),
             'SyncLeases': grpc.unary_unary_rpc_method_handler(
                     servicer.SyncLeases,
@@ -778,6 +795,33 @@ class WalletService(object):
             '/pursestrings.wallet.v1.WalletService/ReverseCapture',
             pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.ReverseCaptureRequest.SerializeToString,
             pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.ReverseCaptureResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchLeaseOperations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.wallet.v1.WalletService/BatchLeaseOperations',
+            pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.BatchLeaseOperationsRequest.SerializeToString,
+            pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.BatchLeaseOperationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -217,6 +217,22 @@ _WalletServiceReverseCaptureType = typing_extensions.TypeVar(
     ],
 )
 
+_WalletServiceBatchLeaseOperationsType = typing_extensions.TypeVar(
+    '_WalletServiceBatchLeaseOperationsType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.BatchLeaseOperationsRequest,
+        pursestrings.wallet.v1.wallet_pb2.BatchLeaseOperationsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.BatchLeaseOperationsRequest,
+        pursestrings.wallet.v1.wallet_pb2.BatchLeaseOperationsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.BatchLeaseOperationsRequest,
+        pursestrings.wallet.v1.wallet_pb2.BatchLeaseOperationsResponse,
+    ],
+)
+
 _WalletServiceSyncLeasesType = typing_extensions.TypeVar(
     '_WalletServiceSyncLeasesType',
     grpc.UnaryUnaryMultiCallable[
@@ -409,7 +425,7 @@ _WalletServiceAuditType = typing_extensions.TypeVar(
     ],
 )
 
-class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletServiceGetWalletType, _WalletServiceListWalletsType, _WalletServiceSetWalletStateType, _WalletServiceGetBalanceType, _WalletServiceCreateGrantType, _WalletServiceListTransactionsType, _WalletServiceTrialBalanceType, _WalletServiceExtendLeaseType, _WalletServiceCaptureLeaseType, _WalletServiceReturnLeaseType, _WalletServiceReverseCaptureType, _WalletServiceSyncLeasesType, _WalletServiceReclaimLeaseType, _WalletServiceSetupPaymentMethodType, _WalletServiceSetRechargePolicyType, _WalletServiceGetRechargePolicyType, _WalletServiceGetRechargeType, _WalletServiceListRechargesType, _WalletServiceAuthorizeAttemptType, _WalletServiceReportAttemptType, _WalletServiceFailRechargeType, _WalletServiceIngestStripeEventType, _WalletServiceAuditType]):
+class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletServiceGetWalletType, _WalletServiceListWalletsType, _WalletServiceSetWalletStateType, _WalletServiceGetBalanceType, _WalletServiceCreateGrantType, _WalletServiceListTransactionsType, _WalletServiceTrialBalanceType, _WalletServiceExtendLeaseType, _WalletServiceCaptureLeaseType, _WalletServiceReturnLeaseType, _WalletServiceReverseCaptureType, _WalletServiceBatchLeaseOperationsType, _WalletServiceSyncLeasesType, _WalletServiceReclaimLeaseType, _WalletServiceSetupPaymentMethodType, _WalletServiceSetRechargePolicyType, _WalletServiceGetRechargePolicyType, _WalletServiceGetRechargeType, _WalletServiceListRechargesType, _WalletServiceAuthorizeAttemptType, _WalletServiceReportAttemptType, _WalletServiceFailRechargeType, _WalletServiceIngestStripeEventType, _WalletServiceAuditType]):
     """Keeps the money: wallets, grants, the ledger, leases granted, recharges and what Stripe says of them."""
 
     @typing.overload
@@ -461,6 +477,10 @@ class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletSe
         grpc.UnaryUnaryMultiCallable[
             pursestrings.wallet.v1.wallet_pb2.ReverseCaptureRequest,
             pursestrings.wallet.v1.wallet_pb2.ReverseCaptureResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.BatchLeaseOperationsRequest,
+            pursestrings.wallet.v1.wallet_pb2.BatchLeaseOperationsResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             pursestrings.wallet.v1.wallet_pb2.SyncLeasesRequest,
@@ -563,6 +583,10 @@ class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletSe
             pursestrings.wallet.v1.wallet_pb2.ReverseCaptureResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.BatchLeaseOperationsRequest,
+            pursestrings.wallet.v1.wallet_pb2.BatchLeaseOperationsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             pursestrings.wallet.v1.wallet_pb2.SyncLeasesRequest,
             pursestrings.wallet.v1.wallet_pb2.SyncLeasesResponse,
         ],
@@ -648,6 +672,9 @@ class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletSe
     ReverseCapture: _WalletServiceReverseCaptureType
     """Gives captured money back, for a negative correction. For the budget service."""
 
+    BatchLeaseOperations: _WalletServiceBatchLeaseOperationsType
+    """Many operations of leases at once, each as its own method would do it. For the budget service."""
+
     SyncLeases: _WalletServiceSyncLeasesType
     """The wallets of organisations and the targets of leases. The budget service calls it at least every 5 s."""
 
@@ -732,6 +759,10 @@ WalletServiceAsyncStub: typing_extensions.TypeAlias = WalletServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.wallet_pb2.ReverseCaptureRequest,
         pursestrings.wallet.v1.wallet_pb2.ReverseCaptureResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.BatchLeaseOperationsRequest,
+        pursestrings.wallet.v1.wallet_pb2.BatchLeaseOperationsResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.wallet_pb2.SyncLeasesRequest,
@@ -881,6 +912,14 @@ class WalletServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[pursestrings.wallet.v1.wallet_pb2.ReverseCaptureResponse, collections.abc.Awaitable[pursestrings.wallet.v1.wallet_pb2.ReverseCaptureResponse]]:
         """Gives captured money back, for a negative correction. For the budget service."""
+
+    @abc.abstractmethod
+    def BatchLeaseOperations(
+        self,
+        request: pursestrings.wallet.v1.wallet_pb2.BatchLeaseOperationsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.wallet.v1.wallet_pb2.BatchLeaseOperationsResponse, collections.abc.Awaitable[pursestrings.wallet.v1.wallet_pb2.BatchLeaseOperationsResponse]]:
+        """Many operations of leases at once, each as its own method would do it. For the budget service."""
 
     @abc.abstractmethod
     def SyncLeases(

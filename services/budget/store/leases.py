@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import asyncpg
@@ -13,7 +13,8 @@ from services.budget.domain.plan import Directory, WalletRef
 from services.kit.subject import parse_resource
 
 DRAWS_MAX: Final = 50_000
-"""The most draws that one capture consumes."""
+"""The most draws that are consumed at once."""
+_DRAWS_MIN: Final = 500
 PAGE: Final = 10_000
 """The most leases or organisations of one synchronisation."""
 
@@ -28,18 +29,26 @@ _PAGE: Final = f"""
 SELECT {_LEASE} FROM leases WHERE (org, wallet) > ($1, $2) ORDER BY org, wallet LIMIT {PAGE}
 """  # noqa: S608 - a constant
 _ADOPT: Final = """
-UPDATE leases SET epoch = $3, extended_total = greatest(extended_total, $4), target_nanos = $5, wallet_state = $6
-WHERE org = $1 AND wallet = $2
+UPDATE leases l SET epoch = a.epoch, extended_total = greatest(l.extended_total, a.extended),
+    target_nanos = a.target, wallet_state = a.state
+FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[])
+    AS a (org, wallet, epoch, extended, target, state)
+WHERE l.org = a.org AND l.wallet = a.wallet
 """
 _NOW_US: Final = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
-_WRITE_OP: Final = f"""
-WITH op AS (
+_WRITE_OPS: Final = f"""
+WITH new AS (
+    SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
+        $8::bigint[], $9::bigint[], $10::text[])
+        AS o (org, wallet, epoch, n, ask, need, captured, returned, reversed, lines)
+), op AS (
     INSERT INTO lease_ops (org, wallet, epoch, n, kind, ask_nanos, need_nanos, captured_total, returned_total,
         reversed_total, lines, written_us)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, {_NOW_US})
+    SELECT org, wallet, epoch, n, $11, ask, need, captured, returned, reversed, lines, {_NOW_US} FROM new
 )
-UPDATE leases SET last_n = $4, captured_total = $8, returned_total = $9, reversed_total = $10
-WHERE org = $1 AND wallet = $2
+UPDATE leases l
+SET last_n = new.n, captured_total = new.captured, returned_total = new.returned, reversed_total = new.reversed
+FROM new WHERE l.org = new.org AND l.wallet = new.wallet
 """  # noqa: S608 - a constant
 _OP: Final = """org, wallet, epoch, n, kind, ask_nanos, need_nanos, captured_total, returned_total, reversed_total,
 lines, answered_us IS NOT NULL AS answered, granted_nanos"""
@@ -47,23 +56,34 @@ _OPEN_EXTEND: Final = """
 SELECT n FROM lease_ops WHERE org = $1 AND wallet = $2 AND kind = 'EXTEND' AND answered_us IS NULL
 """
 # Only the lowest open number may be sent: where another replica has it, there is nothing to do here.
-_NEXT_OP: Final = f"""
-SELECT {_OP} FROM lease_ops
-WHERE org = $1 AND wallet = $2 AND answered_us IS NULL
-    AND n = (SELECT min(n) FROM lease_ops WHERE org = $1 AND wallet = $2 AND answered_us IS NULL)
-    AND EXISTS (SELECT FROM leases WHERE org = $1 AND wallet = $2 AND quarantined IS NULL)
-FOR UPDATE SKIP LOCKED
+_NEXT_OPS: Final = f"""
+SELECT o.* FROM unnest($1::text[], $2::text[]) AS k (org, wallet)
+CROSS JOIN LATERAL (
+    SELECT {_OP} FROM lease_ops
+    WHERE org = k.org AND wallet = k.wallet AND answered_us IS NULL AND n = (
+        SELECT min(first.n) FROM lease_ops first
+        WHERE first.org = k.org AND first.wallet = k.wallet AND first.answered_us IS NULL)
+    FOR UPDATE SKIP LOCKED
+) AS o
+WHERE EXISTS (SELECT FROM leases l WHERE l.org = k.org AND l.wallet = k.wallet AND l.quarantined IS NULL)
 """  # noqa: S608 - a constant
 _GET_OP: Final = f"SELECT {_OP} FROM lease_ops WHERE org = $1 AND wallet = $2 AND epoch = $3 AND n = $4"  # noqa: S608
 _ANSWER: Final = f"""
-WITH answered AS (
-    UPDATE lease_ops SET answered_us = {_NOW_US}, granted_nanos = $5, extended_total = $6, lines = ''
-    WHERE org = $1 AND wallet = $2 AND epoch = $3 AND n = $4
+WITH told AS (
+    SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
+        $8::bigint[]) AS a (org, wallet, epoch, n, granted, extended, target, state)
+), answered AS (
+    UPDATE lease_ops o
+    SET answered_us = {_NOW_US}, granted_nanos = a.granted, extended_total = a.extended, lines = ''
+    FROM told a WHERE o.org = a.org AND o.wallet = a.wallet AND o.epoch = a.epoch AND o.n = a.n
 ), adopted AS (
-    UPDATE leases SET extended_total = greatest(extended_total, $6), target_nanos = $7, wallet_state = $8
-    WHERE org = $1 AND wallet = $2 AND epoch = $3
+    UPDATE leases l
+    SET extended_total = greatest(l.extended_total, a.extended), target_nanos = a.target, wallet_state = a.state
+    FROM told a WHERE l.org = a.org AND l.wallet = a.wallet AND l.epoch = a.epoch
 )
-SELECT EXISTS (SELECT FROM lease_ops WHERE org = $1 AND wallet = $2 AND answered_us IS NULL AND n > $4)
+SELECT a.org, a.wallet FROM told a CROSS JOIN LATERAL (
+    SELECT FROM lease_ops o WHERE o.org = a.org AND o.wallet = a.wallet AND o.answered_us IS NULL AND o.n > a.n LIMIT 1
+) AS more
 """  # noqa: S608 - a constant
 _REKEY: Final = "UPDATE lease_ops SET epoch = $4 WHERE org = $1 AND wallet = $2 AND epoch = $3"
 _SET_EPOCH: Final = "UPDATE leases SET epoch = $3 WHERE org = $1 AND wallet = $2"
@@ -110,14 +130,25 @@ WHERE (l.org, l.wallet) > ($1, $2) AND l.quarantined IS NULL
         WHERE o.org = l.org AND o.wallet = l.wallet AND o.answered_us IS NULL AND o.kind IN ('CAPTURE', 'REVERSE'))
 ORDER BY l.org, l.wallet LIMIT $3
 """
-_TAKE_DRAWS: Final = f"""
-DELETE FROM lease_draws WHERE org = $1 AND wallet = $2 AND reversal = $3 AND seq IN (
-    SELECT seq FROM lease_draws WHERE org = $1 AND wallet = $2 AND reversal = $3 ORDER BY seq LIMIT {DRAWS_MAX})
-RETURNING provider, model, month, amount_nanos, calls
-"""  # noqa: S608 - a constant
+_TAKE_DRAWS: Final = """
+WITH old AS (
+    SELECT d.org, d.wallet, d.seq FROM unnest($1::text[], $2::text[]) AS k (org, wallet)
+    CROSS JOIN LATERAL (
+        SELECT d.org, d.wallet, d.seq FROM lease_draws d
+        WHERE d.org = k.org AND d.wallet = k.wallet AND d.reversal = $3 ORDER BY d.seq LIMIT $4
+    ) AS d
+), gone AS (
+    DELETE FROM lease_draws d USING old WHERE d.org = old.org AND d.wallet = old.wallet AND d.seq = old.seq
+    RETURNING d.org, d.wallet, d.provider, d.model, d.month, d.amount_nanos, d.calls
+)
+SELECT org, wallet, provider, model, month, sum(amount_nanos)::bigint, sum(calls)::bigint FROM gone
+GROUP BY org, wallet, provider, model, month
+"""
 _PUT_DRAWS: Final = """
 INSERT INTO lease_draws (org, wallet, reversal, provider, model, month, amount_nanos, calls)
-SELECT $1, $2, $3, * FROM unnest($4::text[], $5::text[], $6::text[], $7::bigint[], $8::bigint[])
+SELECT d.org, d.wallet, $8, d.provider, d.model, d.month, d.amount, d.calls
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[])
+    AS d (org, wallet, provider, model, month, amount, calls)
 """
 _FORGET_OPS: Final = """
 DELETE FROM lease_ops WHERE (org, wallet, epoch, n) IN (
@@ -160,6 +191,39 @@ class LeaseRow:
     def account(self) -> Account:
         """Its totals, for the arithmetic."""
         return Account(self.extended, self.returned, self.drawn, self.reserved, self.target, self.state)
+
+
+@dataclass(frozen=True, slots=True)
+class NewOp:
+    """An operation to write; amounts are what it moves.
+
+    Attributes:
+        lease: As it stands before it.
+    """
+
+    lease: LeaseRow
+    ask: int = 0
+    need: int = 0
+    captured: int = 0
+    returned: int = 0
+    given_back: int = 0
+    lines: Sequence[Line] = ()
+
+    @property
+    def n(self) -> int:
+        """Its number."""
+        return self.lease.last_n + 1
+
+    @property
+    def after(self) -> LeaseRow:
+        """The lease once it is written."""
+        return replace(
+            self.lease,
+            last_n=self.n,
+            captured=self.lease.captured + self.captured,
+            returned=self.lease.returned + self.returned,
+            reversed=self.lease.reversed + self.given_back,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,11 +292,11 @@ async def page(connection: asyncpg.Connection, after: tuple[str, str]) -> list[L
     return [_lease_of(row) for row in await connection.fetch(_PAGE, *after)]
 
 
-async def adopt(connection: asyncpg.Connection, lease: LeaseRow, status: Status) -> None:
-    """Takes what the wallet says; its total as a maximum, so that late and repeated answers do no harm."""
-    await connection.execute(
-        _ADOPT, lease.org, lease.wallet, status.epoch, status.extended, status.target, int(status.state)
-    )
+async def adopt(connection: asyncpg.Connection, news: Sequence[tuple[LeaseRow, Status]]) -> None:
+    """Takes what the wallet says of locked leases; its totals as maxima, so that late answers do no harm."""
+    if news:
+        rows = [(x.org, x.wallet, s.epoch, s.extended, s.target, int(s.state)) for x, s in news]
+        await connection.execute(_ADOPT, *zip(*rows, strict=True))
 
 
 async def write_op(
@@ -260,22 +324,23 @@ async def write_op(
         given_back: What it reverses.
         lines: What a capture or reversal is made of.
     """
-    n = lease.last_n + 1
-    await connection.execute(
-        _WRITE_OP,
-        lease.org,
-        lease.wallet,
-        lease.epoch,
-        n,
-        kind,
-        ask,
-        need,
-        lease.captured + captured,
-        lease.returned + returned,
-        lease.reversed + given_back,
-        json.dumps(lines, separators=(",", ":")) if lines else "",
-    )
-    return n
+    new = NewOp(lease, ask, need, captured, returned, given_back, lines)
+    await write_ops(connection, kind, [new])
+    return new.n
+
+
+async def write_ops(connection: asyncpg.Connection, kind: str, ops: Sequence[NewOp]) -> None:
+    """Writes the next operations of one kind, each of a lease of its own whose lock this transaction holds."""
+    rows = [
+        (
+            *(op.lease.org, op.lease.wallet, op.lease.epoch, op.n, op.ask, op.need),
+            *(op.after.captured, op.after.returned, op.after.reversed),
+            json.dumps(op.lines, separators=(",", ":")) if op.lines else "",
+        )
+        for op in ops
+    ]
+    if rows:
+        await connection.execute(_WRITE_OPS, *zip(*rows, strict=True), kind)
 
 
 async def open_extend(connection: asyncpg.Connection, org: str, wallet: str) -> int | None:
@@ -284,10 +349,9 @@ async def open_extend(connection: asyncpg.Connection, org: str, wallet: str) -> 
     return n
 
 
-async def next_op(connection: asyncpg.Connection, org: str, wallet: str) -> Op | None:
-    """The lowest operation without an answer, locked; None where there is none or another replica has it."""
-    row = await connection.fetchrow(_NEXT_OP, org, wallet)
-    return _op_of(row) if row else None
+async def next_ops(connection: asyncpg.Connection, keys: Sequence[tuple[str, str]]) -> list[Op]:
+    """Of each of these leases the lowest operation without an answer, locked; none where another replica has it."""
+    return [_op_of(row) for row in await connection.fetch(_NEXT_OPS, [k[0] for k in keys], [k[1] for k in keys])]
 
 
 async def get_op(connection: asyncpg.Connection, org: str, wallet: str, epoch: int, n: int) -> Op | None:
@@ -296,15 +360,26 @@ async def get_op(connection: asyncpg.Connection, org: str, wallet: str, epoch: i
     return _op_of(row) if row else None
 
 
-async def answer(connection: asyncpg.Connection, op: Op, granted: int, status: Status) -> bool:
-    """Stores an operation's answer and takes what the wallet says of the lease; whether more operations are open.
+async def answer(connection: asyncpg.Connection, answers: Sequence[tuple[Op, int, Status]]) -> set[tuple[str, str]]:
+    """Stores what operations were answered and takes what the wallet says of their leases.
 
-    The operation's lines are not needed any more.
+    The operations' lines are not needed any more.
+
+    Args:
+        connection: In the transaction that holds the operations' locks.
+        answers: Operations of different leases, what each granted, and where its lease stands.
+
+    Returns:
+        The leases with more operations open.
     """
-    more: bool = await connection.fetchval(
-        _ANSWER, op.org, op.wallet, op.epoch, op.n, granted, status.extended, status.target, int(status.state)
-    )
-    return more
+    if not answers:
+        return set()
+    await lock_many(connection, [(op.org, op.wallet) for op, _, _ in answers])
+    rows = [
+        (op.org, op.wallet, op.epoch, op.n, granted, status.extended, status.target, int(status.state))
+        for op, granted, status in answers
+    ]
+    return {(row[0], row[1]) for row in await connection.fetch(_ANSWER, *zip(*rows, strict=True))}
 
 
 async def begin_in_epoch(connection: asyncpg.Connection, op: Op, epoch: int) -> None:
@@ -353,17 +428,27 @@ async def with_draws(connection: asyncpg.Connection, after: tuple[str, str], lim
     return [(row["org"], row["wallet"]) for row in await connection.fetch(_WITH_DRAWS, *after, limit)]
 
 
-async def take_draws(connection: asyncpg.Connection, org: str, wallet: str, *, reversal: bool) -> list[Line]:
-    """Removes draws, the oldest first, and returns them. The caller holds the lease's lock."""
-    return [Line(*row) for row in await connection.fetch(_TAKE_DRAWS, org, wallet, reversal)]
+async def take_draws(
+    connection: asyncpg.Connection, keys: Sequence[tuple[str, str]], *, reversal: bool
+) -> dict[tuple[str, str], list[Line]]:
+    """Removes draws of leases, the oldest first, and returns their sums. The caller holds the leases' locks."""
+    if not keys:
+        return {}
+    limit = max(_DRAWS_MIN, DRAWS_MAX // len(keys))
+    found: dict[tuple[str, str], list[Line]] = {}
+    rows = await connection.fetch(_TAKE_DRAWS, [k[0] for k in keys], [k[1] for k in keys], reversal, limit)
+    for org, wallet, *line in rows:
+        found.setdefault((org, wallet), []).append(Line(*line))
+    return found
 
 
 async def put_draws(
-    connection: asyncpg.Connection, org: str, wallet: str, lines: Sequence[Line], *, reversal: bool
+    connection: asyncpg.Connection, later: Sequence[tuple[LeaseRow, Sequence[Line]]], *, reversal: bool
 ) -> None:
     """Puts draws back for the next capture."""
-    if lines:
-        await connection.execute(_PUT_DRAWS, org, wallet, reversal, *zip(*lines, strict=True))
+    rows = [(lease.org, lease.wallet, *line) for lease, lines in later for line in lines]
+    if rows:
+        await connection.execute(_PUT_DRAWS, *zip(*rows, strict=True), reversal)
 
 
 async def forget_ops(connection: asyncpg.Connection, before_us: int, limit: int) -> int:

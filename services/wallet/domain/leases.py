@@ -22,6 +22,10 @@ from services.wallet.domain.refusals import Refusal
 
 LINES_MAX: Final = 1_000
 """The most lines of one capture or reversal."""
+BATCH_OPS_MAX: Final = 500
+"""The most operations of one batch."""
+BATCH_LINES_MAX: Final = 5_000
+"""The most lines of all operations of one batch."""
 
 
 class OpKind(StrEnum):

@@ -1,5 +1,6 @@
 """Captures: every lease has its turn, corrections wait for what they correct, and answered operations are forgotten."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,11 @@ import pytest
 
 from services.budget import captures, sync
 from services.budget.captures import Captures
+from services.budget.domain.model import WalletState
+from services.budget.ops import Ops
 from services.budget.store import leases
 from services.kit.database import create_pool
-from services.kit.errors import unavailable
+from services.kit.errors import PurseError, conflict, unavailable
 from tests.support.budget import NANOS, ORG, WALLET, FakeWallets, rows, running_budget, usage
 from tests.support.databases import Database
 from tests.support.waiting import until
@@ -93,7 +96,7 @@ async def test_a_correction_of_what_is_not_captured_is_left_alone(database: Any)
         async with pool.acquire() as connection:
             assert await leases.with_draws(connection, ("", ""), 10) == []
             before = await connection.fetchval("SELECT max(seq) FROM lease_draws")
-            await captures.write_capture(connection, "acme", WALLET)
+            await captures.write_captures(connection, [("acme", WALLET)])
             assert await connection.fetchval("SELECT max(seq) FROM lease_draws") == before
 
 
@@ -117,3 +120,63 @@ async def test_forgetting_goes_on_until_nothing_old_is_left(
             rounds += 1
         assert await pool.fetchval("SELECT count(*) FROM lease_ops") == 1
         assert rounds == (before - 1) // 2 + 1
+
+
+async def test_many_leases_are_captured_in_few_transactions_and_a_broken_one_stops_no_other(database: Any) -> None:
+    base: Database = database("budget")
+    orgs = [f"o{n:02}" for n in range(40)]
+    wallets: Any = Batches()
+    async with await create_pool(base.service_dsn, application_name="test") as pool:
+        ops = Ops(pool, wallets, in_flight_max=2)
+        await draw(pool, *orgs)
+        await draw(pool, *orgs[:10])
+        written = await transactions(pool)
+        await Captures(pool, ops).step()
+        assert await transactions(pool) - written <= 12
+        assert sorted(orgs) == sorted(op.org for calls in wallets.calls for op in calls)
+        assert len(wallets.calls) <= 2
+        assert {10: 10, 5: 30} == Counter(sum(x.amount for x in op.lines) for calls in wallets.calls for op in calls)
+        assert await pool.fetchval("SELECT count(*) FROM lease_draws") == 0
+        # A lease whose next number is taken cannot be written; the rest of its round can.
+        await pool.execute("UPDATE leases SET last_n = 0 WHERE org = 'o03'")
+        await draw(pool, *orgs)
+        await Captures(pool, ops).step()
+        assert {op.org for calls in wallets.calls[1:] for op in calls if op.n == 2} == {*orgs} - {"o03"}
+        assert await pool.fetchval("SELECT array_agg(org) FROM lease_draws") == ["o03"]
+        await ops.close()
+
+
+async def test_a_refused_operation_of_a_batch_quarantines_its_own_lease_alone(database: Any) -> None:
+    base: Database = database("budget")
+    wallets: Any = Batches(refused="b")
+    async with await create_pool(base.service_dsn, application_name="test") as pool:
+        ops = Ops(pool, wallets, in_flight_max=2)
+        await draw(pool, "a", "b", "c")
+        await Captures(pool, ops).step()
+        rows = await pool.fetch("SELECT org FROM leases WHERE quarantined IS NOT NULL")
+        assert ["b"] == [row["org"] for row in rows]
+        assert 1 == await pool.fetchval("SELECT count(*) FROM lease_ops WHERE answered_us IS NULL")
+        await ops.close()
+
+
+class Batches:
+    """Keeps the batches that it was sent, and answers operations as done; those of one organisation it refuses."""
+
+    def __init__(self, refused: str = "") -> None:
+        self.calls: list[list[leases.Op]] = []
+        self._refused = refused
+
+    async def send(self, ops: list[leases.Op]) -> list[tuple[int, leases.Status] | PurseError]:
+        self.calls.append(list(ops))
+        return [
+            conflict("LEASE_TOTALS", "they do not follow", last_n="0", epoch="0")
+            if op.org == self._refused
+            else (0, leases.Status(op.wallet, op.epoch, op.n, op.captured, 0, WalletState.OPEN, quarantined=False))
+            for op in ops
+        ]
+
+
+async def transactions(pool: asyncpg.Pool) -> int:
+    """The next transaction's number."""
+    found: str = await pool.fetchval("SELECT pg_current_xact_id()::text")
+    return int(found)

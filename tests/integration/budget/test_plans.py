@@ -18,7 +18,10 @@ STATEMENTS = {
     "write decisions": (batch._WRITE, {"counters_pkey", "leases_pkey"}),
     "change reservations": (batch._CHANGE_RESERVATIONS, {"reservations_pkey"}),
     "overdue holds": (reservations._OVERDUE, {"reservations_expiry"}),
-    "next operation": (leases._NEXT_OP, {"lease_ops_open", "leases_pkey"}),
+    "next operations": (leases._NEXT_OPS, {"lease_ops_open", "leases_pkey"}),
+    "take draws": (leases._TAKE_DRAWS, {"lease_draws_pkey"}),
+    "write operations": (leases._WRITE_OPS, {"leases_pkey"}),
+    "store answers": (leases._ANSWER, {"lease_ops_pkey", "leases_pkey", "lease_ops_open"}),
 }
 
 

@@ -11,7 +11,7 @@ import stripe
 from pursestrings.wallet.v1 import wallet_pb2 as pb
 from services.kit.database import transact
 from services.wallet.recharge.loops import recharge_loops
-from services.wallet.recharge.store import evaluate
+from services.wallet.recharge.store.policies import evaluate
 from services.wallet.recharge.stripe import Stripe
 from services.wallet.store.wallets import clock, lock_wallet
 from tests.integration.recharge.test_observe import FAILED, PENDING, SUCCEEDED, WAIT, confirm, create, pay

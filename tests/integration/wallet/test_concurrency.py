@@ -98,7 +98,7 @@ async def test_batches_over_many_wallets_in_any_order_do_not_deadlock(books: Boo
             assert all(isinstance(a, LeaseAnswer) for a in await asyncio.gather(*waiting))
     await assert_sound(books.pool)
     # One call of the hook a transaction and organisation, only for what ends a block or lowers a balance.
-    assert {"acme", "beta"} == {org for org, _ in books.hooked}
+    assert {"acme", "beta"} == {org for touched in books.hooked for org, _ in touched}
 
 
 async def test_the_hook_runs_in_the_transaction_and_can_stop_it(books: Books) -> None:
@@ -111,7 +111,7 @@ async def test_the_hook_runs_in_the_transaction_and_can_stop_it(books: Books) ->
     assert [] == books.hooked
     await books.run(capture(wallet, 3, 10, 10))
     await books.run(extend(wallet, 4, 1_000))
-    assert [("acme", [wallet])] * 2 == books.hooked
+    assert [[("acme", wallet)]] * 2 == books.hooked
 
     async def fail(_conn: asyncpg.Connection, *_: object) -> None:
         raise LookupError("the hook's own failure")

@@ -11,6 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from pursestrings.type.v1 import type_pb2
 from pursestrings.wallet.v1 import wallet_pb2 as pb
 from services.kit.errors import Code
+from services.kit.status import from_rpc_status
 from services.wallet import service
 from services.wallet.store import audit as audit_store
 from services.wallet.store import reads
@@ -363,3 +364,29 @@ async def test_limits_are_kept(call: Caller, pool: asyncpg.Pool, monkeypatch: py
     assert "AUDIT_TOO_LARGE" == (await call.refusal("Audit", pb.AuditRequest())).reason
     assert before["wallets"] == (await dump(pool))["wallets"]
     assert before["directories"] == (await dump(pool))["directories"]
+
+
+async def test_a_batch_of_operations_is_done_in_order_and_refused_singly(call: Caller) -> None:
+    await call("CreateWallet", create())
+    await call("CreateGrant", grant(1_000))
+    request = pb.BatchLeaseOperationsRequest(
+        operations=[
+            pb.LeaseOperation(extend=extend(1, 400)),
+            pb.LeaseOperation(capture=capture(2, 350, 350)),
+            pb.LeaseOperation(capture=capture(9, 1, 351)),
+            pb.LeaseOperation(),
+            pb.LeaseOperation(extend=extend(1, 5, wallet=wallet_name(2))),
+            pb.LeaseOperation(give_back=pb.ReturnLeaseRequest(wallet=WALLET, holder="b", n=3, returned_total_nanos=50)),
+        ]
+    )
+    for _ in range(2):
+        results = (await call("BatchLeaseOperations", request)).results
+        assert [400, 0, 0, 0, 0, 0] == [result.granted_nanos for result in results]
+        assert [1, 2, 3] == [result.lease.totals.n for result in results if result.WhichOneof("result") == "lease"]
+        refused = [from_rpc_status(r.error) for r in results if r.WhichOneof("result") == "error"]
+        assert ["LEASE_GAP", "INVALID_ARGUMENT", "WALLET_UNKNOWN"] == [error.reason for error in refused]
+        assert "operations[3]" == refused[1].field
+    many = pb.BatchLeaseOperationsRequest(operations=[pb.LeaseOperation()] * 501)
+    assert "BATCH_TOO_LARGE" == (await call.refusal("BatchLeaseOperations", many)).reason
+    balance = await call("GetBalance", pb.GetBalanceRequest(name=WALLET))
+    assert (650, 0, 350) == (balance.available_nanos, balance.escrow_nanos, balance.spent_nanos)

@@ -38,7 +38,7 @@ async def test_expiry_takes_what_is_free_and_never_what_is_leased(books: Books, 
     await age(books, fresh, wallet)
     books.hooked.clear()
     assert 1 == await transact(books.pool, lambda conn: books.ledger.expire_due(conn, 100))
-    assert [("acme", [wallet])] == books.hooked
+    assert [[("acme", wallet)]] == books.hooked
     assert [(0, 4, 0, 6), (10, 0, 0, 0)] == await lots(books, wallet)
     assert 0 == await transact(books.pool, lambda conn: books.ledger.expire_due(conn, 100))
     # The leased part is still spent; what comes back of it expires in the transaction that brings it.
@@ -60,7 +60,7 @@ async def test_whatever_expires_on_the_way_the_policy_is_asked(books: Books, fre
     books.hooked.clear()
     for step in (give_up(returned, 2, 4), reverse(reversed_, 3, 4, 4), extend(extended, 1, 5)):
         await books.run(step)
-    assert [("acme", [name]) for name in names] == books.hooked
+    assert [[("acme", name)] for name in names] == books.hooked
     # What expires nothing and is filled asks nobody.
     await books.run(extend(extended, 2, 1), give_up(extended, 3, 1))
     assert len(names) == len(books.hooked)

@@ -1,6 +1,6 @@
-"""SQL of recharges. The ledger's transactions call `evaluate`, under the wallets' locks and after their own writes."""
+"""SQL of recharges. The ledger's transactions call these, under the wallets' locks and after their own writes."""
 
-from services.wallet.recharge.store.policies import evaluate
-from services.wallet.recharge.store.recharges import wake_pending
+from services.wallet.recharge.store.policies import evaluate_low
+from services.wallet.recharge.store.recharges import wake_pending_of
 
-__all__ = ["evaluate", "wake_pending"]
+__all__ = ["evaluate_low", "wake_pending_of"]

@@ -46,6 +46,15 @@ LEFT JOIN LATERAL (
 WHERE w.org = $1 AND w.name = ANY($2::text[]) AND (p.org IS NOT NULL OR NOT $3)
 ORDER BY w.name
 """
+# Whose policy may do something: a balance that is not below the threshold starts nothing and tells nobody.
+_LOW = """
+SELECT k.org, k.wallet FROM unnest($1::text[], $2::text[]) AS k (org, wallet)
+JOIN recharge_policies p ON p.org = k.org AND p.wallet = k.wallet
+WHERE p.enabled AND p.threshold_nanos > (
+    SELECT coalesce(sum(a.credits_nanos - a.debits_nanos), 0) FROM accounts a
+    WHERE a.org = k.org AND a.wallet = k.wallet AND a.kind IN ('available', 'escrow', 'debt')
+)
+"""
 _LOCK_MONTH = """
 SELECT month, zone, last_number, count, amount_nanos FROM recharge_months
 WHERE org = $1 AND wallet = $2 AND month = $3 FOR UPDATE
@@ -207,6 +216,16 @@ async def evaluate(connection: asyncpg.Connection, org: str, wallets: Sequence[s
             await _start(connection, org, known, decision, now)
         else:
             await _note_block(connection, org, known, decision)
+
+
+async def evaluate_low(connection: asyncpg.Connection, wallets: Sequence[tuple[str, str]], now: datetime) -> None:
+    """`evaluate` for wallets of many organisations, as (org, name): one look finds those that it may matter to."""
+    rows = await connection.fetch(_LOW, [org for org, _ in wallets], [name for _, name in wallets])
+    low: dict[str, list[str]] = {}
+    for org, wallet in sorted((row[0], row[1]) for row in rows):
+        low.setdefault(org, []).append(wallet)
+    for org, names in low.items():
+        await evaluate(connection, org, names, now)
 
 
 async def _start(connection: asyncpg.Connection, org: str, known: Facts, start: Start, now: datetime) -> None:

@@ -39,6 +39,10 @@ ORDER BY created_at DESC, name DESC LIMIT $5
 _PENDING_OF = """
 SELECT name FROM recharges WHERE org = $1 AND wallet = ANY($2::text[]) AND state = 'PENDING' ORDER BY name
 """
+_PENDING_OF_MANY = """
+SELECT r.org, r.name FROM unnest($1::text[], $2::text[]) AS k (org, wallet)
+JOIN recharges r ON r.org = k.org AND r.wallet = k.wallet AND r.state = 'PENDING' ORDER BY r.org, r.name
+"""
 _OF_INTENT = "SELECT org, recharge FROM recharge_intents WHERE payment_intent = $1 LIMIT 1"
 _TOUCH = """
 UPDATE recharges SET version = version + $4, check_at = $3 WHERE org = $1 AND name = $2
@@ -367,6 +371,13 @@ async def wake_pending(
     """Wakes the workflows of the wallets' pending recharges once this transaction is committed."""
     names = [row["name"] for row in await connection.fetch(_PENDING_OF, org, list(wallets))]
     await outbox.put(connection, [OutboxRow(org, TOPIC_SIGNAL, name, why.encode()) for name in names])
+
+
+async def wake_pending_of(connection: asyncpg.Connection, wallets: Sequence[tuple[str, str]], _now: datetime) -> None:
+    """`wake_pending` for wallets of many organisations, (org, name) sorted."""
+    rows = await connection.fetch(_PENDING_OF_MANY, [org for org, _ in wallets], [name for _, name in wallets])
+    why = b"its wallet has changed"
+    await outbox.put(connection, [OutboxRow(row["org"], TOPIC_SIGNAL, row["name"], why) for row in rows])
 
 
 async def start_again(connection: asyncpg.Connection, row: RechargeRow) -> None:
