@@ -2,41 +2,31 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlsplit
 
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from embedded.stripe_twin import faults, reversals
 from embedded.stripe_twin.app import Twin, read_body
 from embedded.stripe_twin.errors import ApiError, invalid, no_such
-from embedded.stripe_twin.operations import disputes, payment_intents, refunds, setup_intents
-from embedded.stripe_twin.params import decode
+from embedded.stripe_twin.operations import disputes, refunds
 from embedded.stripe_twin.store import MAX_ENDPOINTS, Endpoint
+from embedded.stripe_twin.web import COMPLETE_ACTION
 from embedded.stripe_twin.work import Json, Work, new_id
 
 MAX_REDELIVERED = 10_000
 MAX_URL = 2_000
 
-_INTENTS = {
-    "payment_intents": payment_intents.complete_action,
-    "setup_intents": setup_intents.complete_action,
-}
-
 Control = Callable[[Twin, Json, Mapping[str, str]], Json]
 
 
 def routes(twin: Twin) -> list[Route]:
-    """The routes of the controls and of the cardholder's page."""
-
-    async def page(request: Request) -> Response:
-        return await _page(twin, request)
-
+    """The routes of the controls."""
     return [
         Route("/_twin/state", _control(twin, state), methods=["GET"]),
         Route("/_twin/faults", _control(twin, add_fault), methods=["POST"]),
@@ -49,7 +39,6 @@ def routes(twin: Twin) -> list[Route]:
         Route("/_twin/disputes/{id}/resolve", _control(twin, resolve_dispute), methods=["POST"]),
         Route("/_twin/refunds/{id}/complete", _control(twin, complete_refund), methods=["POST"]),
         Route("/_twin/{intents}/{id}/complete_action", _control(twin, complete_action), methods=["POST"]),
-        Route("/_twin/authenticate/{id}", page, methods=["GET", "POST"]),
     ]
 
 
@@ -207,9 +196,9 @@ def remove_endpoint(twin: Twin, _body: Json, path: Mapping[str, str]) -> Json:
 
 def complete_action(twin: Twin, body: Json, path: Mapping[str, str]) -> Json:
     """Do what the cardholder or the bank would: `outcome` succeeded, failed or decline:CODE."""
-    complete = _INTENTS.get(path["intents"])
+    complete = COMPLETE_ACTION.get(path["intents"])
     if complete is None:
-        raise invalid(f"Unrecognized request URL: there are {' and '.join(_INTENTS)}.", status=404)
+        raise invalid(f"Unrecognized request URL: there are {' and '.join(COMPLETE_ACTION)}.", status=404)
     outcome = _only(body, outcome=(str, "succeeded"))["outcome"]
     if outcome.startswith("decline:"):
         faults.parse(outcome)
@@ -255,46 +244,3 @@ def complete_refund(twin: Twin, body: Json, path: Mapping[str, str]) -> Json:
     if outcome not in ("succeeded", "failed"):
         raise ValueError(f"outcome must be succeeded or failed, not {outcome!r}")
     return refunds.settle(Work(twin.store, twin.clock.now()), path["id"], outcome).body
-
-
-_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Stripe twin: authentication</title>
-<style>body{{font:16px system-ui;max-width:32rem;margin:4rem auto;padding:0 1rem}}button{{font:inherit;
-padding:.6rem 1rem;margin-right:.5rem}}</style><h1>3-D Secure test page</h1><p>{text}</p>{form}</html>"""
-_FORM = """<form method="post"><input type="hidden" name="client_secret" value="{secret}">
-<button name="outcome" value="succeeded">Complete authentication</button>
-<button name="outcome" value="failed">Fail authentication</button></form>"""
-
-
-async def _page(twin: Twin, request: Request) -> Response:
-    """The cardholder's page; only the holder of the client secret sees it."""
-    kind = "setup_intent" if request.path_params["id"].startswith("seti_") else "payment_intent"
-    record = twin.store.get(kind, request.path_params["id"])
-    try:
-        form = decode(await read_body(request)) if request.method == "POST" else {}
-    except ApiError as error:
-        return _shown_page(str(error), status=error.status)
-    secret = form.get("client_secret", request.query_params.get("client_secret"))
-    if record is None or record.body["client_secret"] != secret:
-        return _shown_page("No such payment, or the link is not whole.", status=404)
-    intent = record.body
-    if request.method == "GET" and intent["status"] == "requires_action":
-        amount = f"Pay {intent['amount']} {intent['currency']} (minor units)." if "amount" in intent else "Save a card."
-        return _shown_page(amount, form=_FORM.format(secret=html.escape(intent["client_secret"])))
-    if request.method == "POST":
-        outcome = "succeeded" if form.get("outcome") == "succeeded" else "failed"
-        try:
-            with twin.store.transaction():
-                done = _INTENTS[f"{kind}s"](Work(twin.store, twin.clock.now()), intent["id"], outcome)
-        except ApiError as error:
-            return _shown_page(str(error), status=error.status)
-        twin.wake()
-        intent = done.body.get("error", {}).get(kind, done.body)
-    return_url = record.private.get("return_url")
-    if return_url is None:
-        return _shown_page(f"The payment is now {intent['status']}. You may close this page.")
-    query = urlencode({kind: intent["id"], f"{kind}_client_secret": secret, "redirect_status": intent["status"]})
-    return RedirectResponse(f"{return_url}{'&' if '?' in return_url else '?'}{query}", status_code=303)
-
-
-def _shown_page(text: str, *, form: str = "", status: int = 200) -> Response:
-    return HTMLResponse(_PAGE.format(text=html.escape(text), form=form), status)

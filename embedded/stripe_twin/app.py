@@ -85,7 +85,7 @@ class HungUp(Response):
 
 def create_app(
     twin: Twin,
-    admin_routes: list[Route],
+    other_routes: list[Route],
     background: Callable[[], AbstractAsyncContextManager[None]],
 ) -> Starlette:
     """The whole application; `background` runs for as long as it serves."""
@@ -104,7 +104,7 @@ def create_app(
     return Starlette(
         routes=[
             Route("/health", health),
-            *admin_routes,
+            *other_routes,
             Route("/{path:path}", api, methods=["GET", "POST", "DELETE"]),
         ],
         lifespan=lifespan,

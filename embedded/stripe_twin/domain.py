@@ -197,6 +197,11 @@ def after_success(intent: Json, charge: str) -> Json:
     return _settled(intent, "succeeded") | {"latest_charge": charge, "amount_received": intent["amount"]}
 
 
+def after_authorization(intent: Json, charge: str) -> Json:
+    """The intent while its money is reserved on the card and waits to be captured."""
+    return _settled(intent, "requires_capture") | {"latest_charge": charge, "amount_capturable": intent["amount"]}
+
+
 def after_hold(intent: Json, charge: str) -> Json:
     """The intent while its charge is pending at the bank."""
     return _settled(intent, "processing") | {"latest_charge": charge}
@@ -221,6 +226,7 @@ def after_cancel(intent: Json, now: int, reason: str | None) -> Json:
         "canceled_at": now,
         "cancellation_reason": reason,
         "next_action": None,
+        **({"amount_capturable": 0} if intent["object"] == "payment_intent" else {}),
     }
 
 

@@ -19,7 +19,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from embedded.stripe_twin import admin
+from embedded.stripe_twin import admin, web
 from embedded.stripe_twin.app import Twin, create_app
 from embedded.stripe_twin.clock import Clock
 from embedded.stripe_twin.store import Endpoint, StateError, Store
@@ -91,7 +91,7 @@ async def serve(given: argparse.Namespace) -> None:
             yield
 
     config = uvicorn.Config(
-        create_app(twin, admin.routes(twin), background),
+        create_app(twin, [*admin.routes(twin), *web.routes(twin)], background),
         http=TwinProtocol,
         ws="none",
         log_config=None,

@@ -318,3 +318,50 @@ def account() -> Json:
         "settings": {"dashboard": {"display_name": "Stripe twin", "timezone": "Etc/UTC"}},
         "type": "standard",
     }
+
+
+def checkout_session(object_id: str, now: int, params: Json, expires_at: int, url: str) -> Json:
+    """A Checkout session whose page waits for the customer; `params` are checked, with `items` in payment mode."""
+    items = params.get("items")
+    total = sum(item["amount"] for item in items) if items else None
+    return {
+        "id": object_id,
+        "object": "checkout.session",
+        "amount_subtotal": total,
+        "amount_total": total,
+        "automatic_tax": {"enabled": False, "liability": None, "provider": None, "status": None},
+        "billing_address_collection": None,
+        "cancel_url": params.get("cancel_url"),
+        "client_reference_id": params.get("client_reference_id"),
+        "client_secret": None,
+        "created": now,
+        "currency": items[0]["currency"] if items else params.get("currency"),
+        "custom_fields": [],
+        "custom_text": {"after_submit": None, "shipping_address": None, "submit": None},
+        "customer": params.get("customer"),
+        "customer_account": None,
+        "customer_creation": None,
+        "customer_details": None,
+        "customer_email": None,
+        "expires_at": expires_at,
+        "invoice": None,
+        "livemode": False,
+        "locale": None,
+        "metadata": params.get("metadata") or {},
+        "mode": params["mode"],
+        "payment_intent": None,
+        "payment_link": None,
+        "payment_method_collection": "if_required",
+        "payment_method_options": {},
+        "payment_method_types": ["card"],
+        "payment_status": "unpaid" if items else "no_payment_required",
+        "setup_intent": None,
+        "shipping_options": [],
+        "status": "open",
+        "submit_type": None,
+        "subscription": None,
+        "success_url": params["success_url"],
+        "total_details": {"amount_discount": 0, "amount_shipping": 0, "amount_tax": 0} if items else None,
+        "ui_mode": "hosted_page",
+        "url": url,
+    }

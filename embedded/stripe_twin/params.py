@@ -141,6 +141,13 @@ def strings(name: str, value: Any) -> list[str]:
     return list(value)
 
 
+def mappings(name: str, value: Any) -> list[Params]:
+    """A list of objects, their members unchecked."""
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise invalid(f"Invalid array: {name}", param=name)
+    return list(value)
+
+
 def mapping(name: str, value: Any) -> Params:
     """An object, its members unchecked."""
     if not isinstance(value, dict):
@@ -226,6 +233,7 @@ EXPANDABLE = frozenset(
         "latest_charge",
         "payment_intent",
         "payment_method",
+        "setup_intent",
     )
 )
 EXPAND_PATHS = 10

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from embedded.stripe_twin.errors import invalid
 from embedded.stripe_twin.operations import (
+    checkout,
     customers,
     disputes,
     payment_intents,
@@ -80,12 +81,18 @@ OPERATIONS = (
         payment_intents.check_create,
     ),
     Operation("GET", "/v1/payment_intents", payment_intents.LIST, payment_intents.listing),
+    Operation("GET", "/v1/payment_intents/search", payment_intents.SEARCH, payment_intents.search),
+    Operation("POST", "/v1/payment_intents/{id}/capture", payment_intents.CAPTURE, payment_intents.capture),
     Operation("GET", "/v1/payment_intents/{id}", reads.READ, payment_intents.retrieve),
     Operation("POST", "/v1/payment_intents/{id}", payment_intents.UPDATE, payment_intents.update),
     Operation("POST", "/v1/payment_intents/{id}/confirm", payment_intents.CONFIRM, payment_intents.confirm),
     Operation("POST", "/v1/payment_intents/{id}/cancel", payment_intents.CANCEL, payment_intents.cancel),
     Operation("GET", "/v1/charges", reads.CHARGES, reads.charges),
     Operation("GET", "/v1/charges/{id}", reads.READ, reads.charge),
+    Operation("POST", "/v1/checkout/sessions", checkout.CREATE, checkout.create, checkout.check_create),
+    Operation("GET", "/v1/checkout/sessions", checkout.LIST, checkout.listing),
+    Operation("GET", "/v1/checkout/sessions/{id}", reads.READ, checkout.retrieve),
+    Operation("POST", "/v1/checkout/sessions/{id}/expire", reads.READ, checkout.expire),
     Operation("POST", "/v1/refunds", refunds.CREATE, refunds.create, refunds.check_create),
     Operation("GET", "/v1/refunds", refunds.LIST, refunds.listing),
     Operation("GET", "/v1/refunds/{id}", reads.READ, refunds.retrieve),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,17 +102,22 @@ class Record:
 
     body: Json
     private: Json
+    parent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """What a list is narrowed to; None does not narrow. Creation times in seconds, both ends included."""
+    """What a list is narrowed to; None does not narrow. Creation times in seconds, both ends included.
+
+    `members` are members of the object that must have these values.
+    """
 
     customer: str | None = None
     parent: str | None = None
     tags: tuple[str, ...] = ()
     first_created: int = 0
     last_created: int = 2**62
+    members: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,9 +227,9 @@ class Store:
     def get(self, kind: str, object_id: str) -> Record | None:
         """One object, or None."""
         row = self._db.execute(
-            "SELECT body, private FROM objects WHERE id = ? AND kind = ?", (object_id, kind)
+            "SELECT body, private, parent FROM objects WHERE id = ? AND kind = ?", (object_id, kind)
         ).fetchone()
-        return Record(json.loads(row["body"]), json.loads(row["private"])) if row else None
+        return Record(json.loads(row["body"]), json.loads(row["private"]), row["parent"]) if row else None
 
     def page(
         self,
@@ -247,6 +252,9 @@ class Store:
         if narrow.tags:
             clauses.append(f"tag IN ({', '.join('?' * len(narrow.tags))})")
             values.extend(narrow.tags)
+        for member, wanted in narrow.members.items():
+            clauses.append("json_extract(body, ?) = ?")
+            values.extend((f"$.{member}", wanted))
         for cursor, side in ((starting_after, "<"), (ending_before, ">")):
             if cursor is None:
                 continue
@@ -263,6 +271,13 @@ class Store:
         ).fetchall()
         items = [json.loads(row["body"]) for row in rows[:limit]]
         return (items[::-1] if backwards else items), len(rows) > limit
+
+    def written_before(self, kind: str, instant: float) -> list[Json]:
+        """Every object of a kind that has not changed since a time, newest first."""
+        rows = self._db.execute(
+            "SELECT body FROM objects WHERE kind = ? AND written <= ? ORDER BY seq DESC", (kind, instant)
+        ).fetchall()
+        return [json.loads(row["body"]) for row in rows]
 
     # --- idempotency ----------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import logging
 
 from embedded.stripe_twin.clock import Clock
 from embedded.stripe_twin.errors import ApiError
-from embedded.stripe_twin.operations import disputes, refunds
+from embedded.stripe_twin.operations import disputes, refunds, sessions
 from embedded.stripe_twin.store import Store, Timer
 from embedded.stripe_twin.work import Work
 
@@ -48,5 +48,7 @@ def _act(work: Work, timer: Timer) -> None:
             disputes.open_for_card(work, timer.object_id)
         case "dispute":
             disputes.settle(work, timer.object_id, outcome)
+        case "expire_session":
+            sessions.expired(work, work.get(sessions.KIND, timer.object_id, param="id"))
         case "refund":
             refunds.settle(work, timer.object_id, outcome)

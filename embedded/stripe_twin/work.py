@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import string
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from embedded.stripe_twin import faults, objects
@@ -119,7 +119,7 @@ class Work:
         after, before = params.get("starting_after"), params.get("ending_before")
         found = self.store.page(
             kind,
-            Filter(narrow.customer, narrow.parent, narrow.tags, window.first, window.last),
+            replace(narrow, first_created=window.first, last_created=window.last),
             limit=params.get("limit", LIST_LIMIT_DEFAULT),
             starting_after=after,
             ending_before=before,
@@ -138,6 +138,7 @@ _KINDS = {
     "seti": "setup_intent",
     "re": "refund",
     "du": "dispute",
+    "cs": "checkout.session",
 }
 
 

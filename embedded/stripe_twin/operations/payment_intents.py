@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from embedded.stripe_twin import currencies, domain, objects
+from embedded.stripe_twin import currencies, domain, objects, searching
 from embedded.stripe_twin import params as p
 from embedded.stripe_twin.cards import Decline, decline_for
 from embedded.stripe_twin.domain import Attempt, Verdict
 from embedded.stripe_twin.errors import invalid
-from embedded.stripe_twin.operations import payment_methods
+from embedded.stripe_twin.operations import payment_methods, sessions
 from embedded.stripe_twin.operations.redirects import check_return_url, page_url
 from embedded.stripe_twin.params import Params, Spec
 from embedded.stripe_twin.store import Filter, Record
@@ -31,7 +31,7 @@ CREATE = Spec(
         "amount": p.integer,
         "currency": p.text,
         "automatic_payment_methods": p.mapping,
-        "capture_method": p.choice("automatic", "automatic_async"),
+        "capture_method": p.choice("automatic", "automatic_async", "manual"),
         "confirm": p.boolean,
         "confirmation_method": p.choice("automatic", "manual"),
         "customer": p.text,
@@ -53,7 +53,9 @@ CONFIRM = Spec(
     }
 )
 CANCEL = Spec({"cancellation_reason": p.choice(*domain.CANCELLATION_REASONS), **p.EXPAND})
+CAPTURE = Spec({"amount_to_capture": p.integer, **p.EXPAND})
 LIST = Spec({"customer": p.text, **p.PAGE})
+SEARCH = Spec({"query": p.text, "limit": p.limit, "page": p.text, **p.EXPAND}, required=("query",))
 
 _PLAIN = ("description", "receipt_email", "setup_future_usage", "statement_descriptor_suffix", "transfer_group")
 
@@ -99,6 +101,29 @@ def listing(work: Work, params: Params, _path: Mapping[str, str]) -> Answer:
     return work.list("payment_intent", "/v1/payment_intents", params, Filter(customer=params.get("customer")))
 
 
+def search(work: Work, params: Params, _path: Mapping[str, str]) -> Answer:
+    """PaymentIntents that a query finds, newest first; what was written in the last minute is not among them."""
+    query = searching.parse(params["query"])
+    written_before = work.now_s - searching.LAG_S
+    known = work.store.written_before("payment_intent", written_before)
+    found = [body for body in known if searching.matches(query, body)]
+    page = params.get("page", "0")
+    if not page.isdigit() or int(page) > len(found):
+        raise invalid("The `page` is none that a search answered with.", param="page")
+    size = params.get("limit", p.LIST_LIMIT_DEFAULT)
+    end = int(page) + size
+    more = end < len(found)
+    return ok(
+        {
+            "object": "search_result",
+            "data": found[int(page) : end],
+            "has_more": more,
+            "next_page": str(end) if more else None,
+            "url": "/v1/payment_intents/search",
+        }
+    )
+
+
 def update(work: Work, params: Params, path: Mapping[str, str]) -> Answer:
     """Change an intent; money and card only while it is open, words and metadata always."""
     record = work.get("payment_intent", path["id"], param="intent", status=404)
@@ -131,19 +156,27 @@ def update(work: Work, params: Params, path: Mapping[str, str]) -> Answer:
 def confirm(work: Work, params: Params, path: Mapping[str, str]) -> Answer:
     """Try to charge: succeeded, processing, declined (402), or waiting for the cardholder."""
     intent = work.get("payment_intent", path["id"], param="intent", status=404).body
+    sessions.refuse_if_managed(work, intent, "confirm")
     domain.check_confirmable(intent)
     intent = {**intent, **{name: params[name] for name in _PLAIN if name in params}}
-    if "payment_method" in params:
-        intent["payment_method"] = _method(work, params["payment_method"], intent).body["id"]
+    check_return_url(intent, params.get("return_url"))
+    off_session = params.get("off_session", False)
+    return confirmed(work, intent, params.get("payment_method"), params.get("return_url"), off_session=off_session)
+
+
+def confirmed(
+    work: Work, intent: Json, method_id: str | None, return_url: str | None, *, off_session: bool = False
+) -> Answer:
+    """What confirming comes to, whoever does it: the API's caller or a Checkout page."""
+    if method_id is not None:
+        intent = {**intent, "payment_method": _method(work, method_id, intent).body["id"]}
     if intent["payment_method"] is None:
         raise domain.missing_payment_method(intent)
-    return_url = params.get("return_url")
-    check_return_url(intent, return_url)
     fault = work.charging_fault()
     return _attempt(
         work,
         intent,
-        off_session=params.get("off_session", False),
+        off_session=off_session,
         return_url=return_url,
         forced=decline_for(fault.argument) if fault and fault.kind == "decline" else None,
         hold=fault is not None and fault.kind == "stay_processing",
@@ -194,6 +227,11 @@ def _attempt(
 
 def _succeeded(work: Work, intent: Json, method: Record, charge_id: str, *, authenticated: bool) -> Json:
     charge = _charge(work, charge_id, intent, method, status="succeeded")
+    if intent["capture_method"] == "manual":
+        charge |= {"captured": False, "amount_captured": 0}
+        intent = domain.after_authorization(intent, charge_id)
+        _announce(work, intent, charge, "charge.succeeded", "payment_intent.amount_capturable_updated")
+        return intent
     intent = domain.after_success(intent, charge_id)
     if intent["customer"] is not None and intent["setup_future_usage"] is not None:
         ready = authenticated and intent["setup_future_usage"] == "off_session"
@@ -227,12 +265,39 @@ def _announce(work: Work, intent: Json, charge: Json, charge_event: str, intent_
     work.put(intent)
     work.emit(charge_event, charge)
     work.emit(intent_event, intent)
+    sessions.moved(work, intent)
+
+
+def capture(work: Work, params: Params, path: Mapping[str, str]) -> Answer:
+    """Take what was authorised, or less of it; the rest is let go."""
+    intent = work.get("payment_intent", path["id"], param="intent", status=404).body
+    if intent["status"] != "requires_capture":
+        raise domain.unexpected_state(
+            intent, f"This PaymentIntent could not be captured because it has a status of {intent['status']}."
+        )
+    capturable: int = intent["amount_capturable"]
+    amount: int = params.get("amount_to_capture", capturable)
+    if not 1 <= amount <= capturable:
+        raise invalid(
+            "The requested capture amount is greater than the amount you can capture for this PaymentIntent.",
+            param="amount_to_capture",
+            code="amount_too_large",
+        )
+    charge = work.get("charge", intent["latest_charge"], param="charge").body
+    charge = {**charge, "captured": True, "amount_captured": amount}
+    intent = {**domain.after_success(intent, charge["id"]), "amount_received": amount, "amount_capturable": 0}
+    _announce(work, intent, charge, "charge.captured", "payment_intent.succeeded")
+    return ok(intent)
 
 
 def cancel(work: Work, params: Params, path: Mapping[str, str]) -> Answer:
     """Give the payment up; refused while it is processing and once it succeeded."""
     intent = work.get("payment_intent", path["id"], param="intent", status=404).body
+    sessions.refuse_if_managed(work, intent, "cancel")
     domain.check_cancelable(intent)
+    if intent["status"] == "requires_capture":
+        charge = work.get("charge", intent["latest_charge"], param="charge").body
+        work.emit("charge.refunded", work.put({**charge, "refunded": True, "amount_refunded": charge["amount"]}))
     intent = work.put(domain.after_cancel(intent, work.now, params.get("cancellation_reason")))
     work.emit("payment_intent.canceled", intent)
     return ok(intent)

@@ -8,7 +8,7 @@ from embedded.stripe_twin import domain, objects
 from embedded.stripe_twin import params as p
 from embedded.stripe_twin.cards import Decline, decline_for
 from embedded.stripe_twin.domain import Verdict
-from embedded.stripe_twin.operations import payment_methods
+from embedded.stripe_twin.operations import payment_methods, sessions
 from embedded.stripe_twin.operations.redirects import check_return_url, page_url
 from embedded.stripe_twin.params import Params, Spec
 from embedded.stripe_twin.store import Filter
@@ -62,18 +62,20 @@ def listing(work: Work, params: Params, _path: Mapping[str, str]) -> Answer:
 
 def confirm(work: Work, params: Params, path: Mapping[str, str]) -> Answer:
     """Save the card: succeeded, declined (402), or waiting for the cardholder."""
-    record = work.get("setup_intent", path["id"], param="intent", status=404)
-    intent = record.body
+    intent = work.get("setup_intent", path["id"], param="intent", status=404).body
+    sessions.refuse_if_managed(work, intent, "confirm")
+    check_return_url(intent, params.get("return_url"))
+    return confirmed(work, intent, params.get("payment_method"), params.get("return_url"))
+
+
+def confirmed(work: Work, intent: Json, method_id: str | None, return_url: str | None) -> Answer:
+    """What confirming comes to, whoever does it: the API's caller or a Checkout page."""
     domain.check_confirmable(intent)
-    if "payment_method" in params:
-        method = payment_methods.find(
-            work, params["payment_method"], customer=intent["customer"], param="payment_method"
-        )
+    if method_id is not None:
+        method = payment_methods.find(work, method_id, customer=intent["customer"], param="payment_method")
         intent = {**intent, "payment_method": method.body["id"]}
     if intent["payment_method"] is None:
         raise domain.missing_payment_method(intent)
-    return_url = params.get("return_url")
-    check_return_url(intent, return_url)
     fault = work.charging_fault()
     forced = decline_for(fault.argument) if fault and fault.kind == "decline" else None
     return _attempt(work, intent, return_url, authenticated=False, forced=forced)
@@ -101,6 +103,7 @@ def _attempt(
     intent |= {"status": "succeeded"}
     work.put(intent)
     work.emit("setup_intent.succeeded", intent)
+    sessions.moved(work, intent)
     return ok(intent)
 
 
@@ -120,6 +123,7 @@ def _refused(work: Work, intent: Json, error: Json) -> Json:
 def cancel(work: Work, params: Params, path: Mapping[str, str]) -> Answer:
     """Give the intent up."""
     intent = work.get("setup_intent", path["id"], param="intent", status=404).body
+    sessions.refuse_if_managed(work, intent, "cancel")
     domain.check_cancelable(intent)
     intent = {
         **intent,

@@ -9,6 +9,7 @@ import pytest
 import stripe
 
 from tests.integration.stripe_twin.contract import CONTRACT, Check
+from tests.integration.stripe_twin.contract_checkout import CHECKOUT
 from tests.integration.stripe_twin.contract_reversals import REVERSALS
 from tests.integration.stripe_twin.harness import TwinProcess, stripe_client
 
@@ -27,6 +28,6 @@ async def either(request: pytest.FixtureRequest) -> AsyncIterator[stripe.StripeC
     await made._requestor._client.close_async()  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("check", CONTRACT + REVERSALS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", CONTRACT + REVERSALS + CHECKOUT, ids=lambda check: check.__name__)
 async def test_contract(either: stripe.StripeClient, check: Check) -> None:
     await check(either)
