@@ -1,8 +1,9 @@
 """Compiles the price list of the installed, pinned ``genai-prices`` package into a rate table, offline.
 
-Standard prices are compiled, with their history and their times of day. Prices of special request classes (batch,
-priority, flex and so on) are not: a call under one is rated at the standard price unless its cost is given. What a
-rate cannot express, and what has no price though it is not free, is left out with a reason.
+Prices are compiled with their history, their times of day and their service tiers (batch, flex, priority, fast).
+Prices that depend on anything else (a router's upstream, a kind of search) are not: such a call is rated at the
+standard price unless its cost is given. What a rate cannot express, and what has no price though it is not free, is
+left out with a reason.
 """
 
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from services.kit.rating import (
     equals,
 )
 from services.kit.rating.clauses import Op
+from services.kit.rating.entries import STANDARD_TIERS
 
 _NANOS: Final = 1_000_000_000
 _RENAMED: Final = {
@@ -38,6 +40,9 @@ _RENAMED: Final = {
     "output_audio_seconds": ("output_audio_ms", 1_000),
 }
 """The source's kinds that are named or counted otherwise here: our name, and how many of ours make one."""
+
+_TIER_KEYS: Final = frozenset({"processing", "service_tier", "speed"})
+"""What the source calls a service tier; each names its own values."""
 
 _FREE: Final = frozenset({
     ("github-copilot", "gpt-3.5-turbo"),
@@ -89,7 +94,7 @@ class Compiled:
         table: The rates.
         left_out: Models without a rate.
         rounded: Prices that had to be rounded.
-        special_prices: How many models also have prices for special request classes, which are not compiled.
+        special_prices: How many prices depend on what a service tier does not say, and are not compiled.
     """
 
     table: RateTable
@@ -108,7 +113,12 @@ def compile_rates() -> Compiled:
     left_out: list[LeftOut] = []
     rounded: list[Rounded] = []
     providers = tuple(_provider(provider, left_out, rounded) for provider in source_providers)
-    special = sum(bool(model.price_variants) for provider in source_providers for model in provider.models)
+    special = sum(
+        _tier_of(variant) is None
+        for provider in source_providers
+        for model in provider.models
+        for variant in model.price_variants or ()
+    )
     table = RateTable(f"genai-prices-{genai_prices.__version__}", providers)
     return Compiled(table, tuple(left_out), tuple(rounded), special)
 
@@ -144,34 +154,58 @@ def _supplement(id_: str, usd: Decimal) -> ModelRates:
 def _model(provider: str, model: source.ModelInfo, rounded: list[Rounded]) -> ModelRates:
     if (provider, model.id) in _MINIMUM_BILLED:
         raise _CannotExpressError("bills at least ten seconds of audio a call")
-    rates: dict[int, Rate] = {}
+    standard = _periods(provider, model, None, rounded)
+    variants = []
+    for tier, context in sorted(_tiers(model).items()):
+        periods = _periods(provider, model, context, rounded)
+        if periods != standard:
+            variants.append((tier, periods))
+    return ModelRates(model.id, _clause(model.match), standard, tuple(variants))
 
-    def rate_at(moment: datetime) -> Rate:
-        prices = model.get_prices(moment)
-        if id(prices) not in rates:
-            rates[id(prices)] = _rate(provider, model.id, prices, rounded)
-        return rates[id(prices)]
 
+def _periods(
+    provider: str, model: source.ModelInfo, context: dict[str, str] | None, rounded: list[Rounded]
+) -> tuple[Period, ...]:
     periods: list[Period] = []
     for day in _start_dates(model):
         by_second: list[tuple[int, Rate]] = []
         for second in _seconds_of_day(model):
-            rate = rate_at(datetime.combine(day, time(tzinfo=UTC)) + timedelta(seconds=second))
+            moment = datetime.combine(day, time(tzinfo=UTC)) + timedelta(seconds=second)
+            rate = _rate(provider, model.id, model.get_prices(moment, context), rounded)
             if not by_second or by_second[-1][1] != rate:
                 by_second.append((second, rate))
         if not periods or periods[-1].by_second_of_day != tuple(by_second):
             starts_us = (day - date(1970, 1, 1)).days * 86_400_000_000
             periods.append(Period(starts_us, tuple(by_second)))
-    return ModelRates(model.id, _clause(model.match), tuple(periods))
+    return tuple(periods)
+
+
+def _tier_of(variant: source.PriceVariant) -> str | None:
+    """Return the service tier that a variant's price is for; None where it is for something else."""
+    if len(variant.when) == 1:
+        key, value = next(iter(variant.when.items()))
+        if key in _TIER_KEYS:
+            return value
+    return None
+
+
+def _tiers(model: source.ModelInfo) -> dict[str, dict[str, str]]:
+    """Return a model's service tiers, each with what the price list asks for it."""
+    tiers: dict[str, dict[str, str]] = {}
+    for variant in model.price_variants or ():
+        tier = _tier_of(variant)
+        if tier is not None and tier not in STANDARD_TIERS:
+            tiers[tier] = dict(variant.when)
+    return tiers
 
 
 def _constraints(
     model: source.ModelInfo,
 ) -> Iterator[source.StartDateConstraint | source.TimeOfDateConstraint]:
-    if isinstance(model.prices, list):
-        for conditional in model.prices:
-            if conditional.constraint is not None:
-                yield conditional.constraint
+    listed = model.prices if isinstance(model.prices, list) else []
+    for conditional in (*listed, *(model.price_variants or ())):
+        if conditional.constraint is not None:
+            yield conditional.constraint
 
 
 def _start_dates(model: source.ModelInfo) -> list[date]:

@@ -4,7 +4,7 @@ import asyncpg
 
 from services.kit.rating import RateTable
 from services.kit.telemetry import get_logger
-from services.metering.domain.usage import RateCards
+from services.metering.domain.cards import RateCards
 from services.metering.store import upkeep
 
 _log = get_logger(__name__)

@@ -101,9 +101,10 @@ class MeteringService(metering_pb2_grpc.MeteringServiceServicer):
             request.subject,
             request.call.provider,
             request.call.model,
-            Tokens(*wire.tokens_of(request.tokens)),
+            Tokens(*wire.tokens_of(request.tokens), extra=wire.extra_of(request.tokens)),
             now=self._clock(),
             cards=self._prices.cards,
+            service_tier=request.call.service_tier,
         )
         assert priced.cost_nanos is not None, "an estimate without a price is refused"
         return metering_pb2.EstimateResponse(

@@ -3,6 +3,15 @@
 Pure: no clock, no I/O. ``services.kit.rate_source`` compiles the pinned public price list into a table.
 """
 
+from services.kit.rating.cards import (
+    INSTALLATION,
+    Card,
+    Found,
+    Layers,
+    Markup,
+    PriceCards,
+    PublishedCard,
+)
 from services.kit.rating.clauses import Clause, equals
 from services.kit.rating.cost import (
     MAX_COST_NANOS,
@@ -21,16 +30,23 @@ from services.kit.rating.table import ModelRef, Priced, RateTable, UnknownModelE
 
 __all__ = [
     "CORE_KINDS",
+    "INSTALLATION",
     "KINDS",
     "MAX_COST_NANOS",
     "MAX_COUNT",
+    "Card",
     "Clause",
+    "Found",
     "Kind",
+    "Layers",
+    "Markup",
     "ModelRates",
     "ModelRef",
     "Period",
+    "PriceCards",
     "Priced",
     "ProviderRates",
+    "PublishedCard",
     "Rate",
     "RateError",
     "RateTable",

@@ -8,8 +8,10 @@ from services.kit.rating.clauses import MAX_DEPTH, OPS, Clause
 from services.kit.rating.cost import Rate, RateError, Tier
 from services.kit.rating.entries import ModelRates, Period, ProviderRates, RateTableError
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """The version of the encoding."""
+READ_FORMATS: Final = frozenset({1, FORMAT})
+"""What is read: tables of the first format have no service tiers."""
 MAX_BYTES: Final = 16 * 1024 * 1024
 """The largest encoded table."""
 
@@ -29,13 +31,8 @@ def encode(snapshot: str, currency_code: str, providers: tuple[ProviderRates, ..
                 [
                     model.id,
                     _clause_out(model.match),
-                    [
-                        [
-                            period.effective_from_us,
-                            [[second, rates.setdefault(rate, len(rates))] for second, rate in period.by_second_of_day],
-                        ]
-                        for period in model.periods
-                    ],
+                    _periods_out(model.periods, rates),
+                    *([[tier, _periods_out(periods, rates)] for tier, periods in model.variants]),
                 ]
                 for model in provider.models
             ],
@@ -62,7 +59,7 @@ def decode(data: bytes) -> tuple[str, str, tuple[ProviderRates, ...]]:
         raise RateTableError(f"the rate table has {len(data)} bytes; the limit is {MAX_BYTES}")
     try:
         content = json.loads(data)
-        if content["format"] != FORMAT:
+        if content["format"] not in READ_FORMATS:
             raise RateTableError(
                 f"the rate table has format {content['format']!r}, this release reads {FORMAT}; update this service"
             )
@@ -75,6 +72,23 @@ def decode(data: bytes) -> tuple[str, str, tuple[ProviderRates, ...]]:
         raise RateTableError(f"the rate table holds an invalid rate: {error}") from error
     except (ValueError, TypeError, LookupError, RecursionError, re.error) as error:
         raise RateTableError(f"these bytes are no rate table ({type(error).__name__}); fetch it again") from error
+
+
+def _periods_out(periods: tuple[Period, ...], rates: dict[Rate, int]) -> list[Any]:
+    return [
+        [
+            period.effective_from_us,
+            [[second, rates.setdefault(rate, len(rates))] for second, rate in period.by_second_of_day],
+        ]
+        for period in periods
+    ]
+
+
+def _periods_in(raw: list[Any], rates: list[Rate]) -> tuple[Period, ...]:
+    return tuple(
+        Period(_int(start), tuple((_int(second), rates[_int(at)]) for second, at in by_second))
+        for start, by_second in raw
+    )
 
 
 def _rate_out(rate: Rate) -> list[Any]:
@@ -99,12 +113,10 @@ def _provider_in(raw: list[Any], rates: list[Rate]) -> ProviderRates:
             ModelRates(
                 str(model_id),
                 _clause_in(match),
-                tuple(
-                    Period(_int(start), tuple((_int(second), rates[_int(at)]) for second, at in by_second))
-                    for start, by_second in periods
-                ),
+                _periods_in(periods, rates),
+                tuple((str(tier), _periods_in(of_tier, rates)) for tier, of_tier in variants),
             )
-            for model_id, match, periods in models
+            for model_id, match, periods, *variants in models
         ),
         None if provider_match is None else _clause_in(provider_match),
         None if model_match is None else _clause_in(model_match),

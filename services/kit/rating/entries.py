@@ -42,13 +42,44 @@ class Period(NamedTuple):
         return self.by_second_of_day[bisect_right(self.by_second_of_day, second, key=first) - 1][1]
 
 
+STANDARD_TIERS: Final = frozenset({"", "standard", "default", "auto", "on_demand", "standard_only"})
+"""Names of the service tier that all models have."""
+MAX_VARIANTS: Final = 16
+"""The most service tiers of one model beside the standard one."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelRates:
-    """One model of one provider: its id, which other names mean it, and its rates in order of time."""
+    """One model of one provider: its id, which other names mean it, and its rates in order of time.
+
+    Attributes:
+        id: Canonical name.
+        match: Which other names mean it.
+        periods: Standard rates.
+        variants: (service tier, its rates), sorted; a tier that is not here has the standard rates.
+    """
 
     id: str
     match: Clause
     periods: tuple[Period, ...]
+    variants: tuple[tuple[str, tuple[Period, ...]], ...] = ()
+
+    def at_tier(self, service_tier: str) -> tuple[Period, ...]:
+        """Return the rates of a service tier."""
+        if service_tier and self.variants:
+            wanted = service_tier.strip().lower()
+            for name, periods in self.variants:
+                if name == wanted:
+                    return periods
+        return self.periods
+
+
+def period_at(periods: tuple[Period, ...], at_us: int) -> Period | None:
+    """Return the period of an instant, or None before the first."""
+    if len(periods) == 1:
+        return periods[0] if at_us >= periods[0].effective_from_us else None
+    index = bisect_right(periods, at_us, key=first) - 1
+    return periods[index] if index >= 0 else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 import difflib
 import hashlib
 import re
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from functools import cached_property, lru_cache
 from typing import Final, NamedTuple
@@ -12,7 +11,15 @@ from services.kit.rating import names
 from services.kit.rating.clauses import Matcher
 from services.kit.rating.codec import decode, encode
 from services.kit.rating.cost import Rate
-from services.kit.rating.entries import DAY_S, Period, ProviderRates, RateTableError, first
+from services.kit.rating.entries import (
+    DAY_S,
+    MAX_VARIANTS,
+    ModelRates,
+    Period,
+    ProviderRates,
+    RateTableError,
+    period_at,
+)
 
 MAX_MODELS: Final = 100_000
 """The most models in one table."""
@@ -124,22 +131,34 @@ class RateTable:
         Raises:
             UnknownModelError: The provider or the model is not known, or several providers sell it.
         """
-        return self._found(provider, model)[0]
+        return self.find(provider, model)[0]
 
-    def lookup(self, provider: str, model: str, at_us: int) -> Priced:
+    def exact(self, provider: str, model: str) -> ModelRates | None:
+        """Return the model that this very name means at this provider, both canonical; None where there is none."""
+        matcher = self._matchers.get(provider)
+        index = None if matcher is None else matcher.find(model)
+        return None if index is None else self._by_id[provider].models[index]
+
+    def lookup(self, provider: str, model: str, at_us: int, service_tier: str = "") -> Priced:
         """Return the canonical name and the rate in force at an instant, in microseconds since 1970.
+
+        A service tier without a price of its own has the standard one.
 
         Raises:
             UnknownModelError: As ``resolve``, or the model had no price yet at that time.
         """
-        ref, periods = self._found(provider, model)
-        index = bisect_right(periods, at_us, key=first) - 1 if len(periods) > 1 else 0
-        period = periods[index]
-        if index < 0 or at_us < period.effective_from_us:
+        ref, known = self.find(provider, model)
+        period = period_at(known.at_tier(service_tier), at_us)
+        if period is None:
             raise UnknownModelError("model", f"{ref} has no price for so early a time")
         return Priced(ref, period.rate_at(at_us))
 
-    def _found(self, provider: str, model: str) -> tuple[ModelRef, tuple[Period, ...]]:
+    def find(self, provider: str, model: str) -> tuple[ModelRef, ModelRates]:
+        """Return the canonical name of a model and its rates; ``provider`` may be empty.
+
+        Raises:
+            UnknownModelError: As ``resolve``.
+        """
         short = len(provider) <= names.MAX_NAME_LENGTH and len(model) <= names.MAX_NAME_LENGTH
         # A name past the limit is refused without being remembered, so that the cache stays small in bytes too.
         found = self._resolve_cached(provider, model) if short else self._resolve(provider, model)
@@ -147,7 +166,7 @@ class RateTable:
             raise UnknownModelError(*found)
         return found
 
-    def _resolve(self, provider: str, model: str) -> "tuple[ModelRef, tuple[Period, ...]] | _Unknown":
+    def _resolve(self, provider: str, model: str) -> "tuple[ModelRef, ModelRates] | _Unknown":
         """Resolve names; misses are answers too, so that they are remembered like hits."""
         field = "provider"
         try:
@@ -166,7 +185,7 @@ class RateTable:
             return self._at(named, self._candidates(name)) or self._unknown(named, model)
         return self._anywhere(name)
 
-    def _anywhere(self, name: str) -> "tuple[ModelRef, tuple[Period, ...]] | _Unknown":
+    def _anywhere(self, name: str) -> "tuple[ModelRef, ModelRates] | _Unknown":
         """Find a model whose provider is not named: by its prefix, its form, its maker, or its only seller."""
         candidates = self._candidates(name)
         head, _, rest = name.partition("/")
@@ -217,22 +236,22 @@ class RateTable:
             texts.append(bare)
         return list(dict.fromkeys(form for text in texts for form in names.forms(text)))
 
-    def _at(self, provider: ProviderRates, candidates: list[str]) -> tuple[ModelRef, tuple[Period, ...]] | None:
+    def _at(self, provider: ProviderRates, candidates: list[str]) -> tuple[ModelRef, ModelRates] | None:
         """Find a model at a provider under any of the forms of its name."""
         for candidate in candidates:
             for seller in (provider.id, *provider.fallbacks):
                 index = self._matchers[seller].find(candidate)
                 if index is not None:
                     model = self._by_id[seller].models[index]
-                    return ModelRef(provider.id, model.id), model.periods
+                    return ModelRef(provider.id, model.id), model
         return self._at_bedrock(provider, candidates[-1]) if provider.id == "aws" else None
 
-    def _at_bedrock(self, provider: ProviderRates, name: str) -> tuple[ModelRef, tuple[Period, ...]] | None:
+    def _at_bedrock(self, provider: ProviderRates, name: str) -> tuple[ModelRef, ModelRates] | None:
         """Find the id whose family is meant; a regional endpoint before a global one, as the dearer of the two."""
         family = names.bedrock_family(name)
         same = [model for model in provider.models if names.bedrock_family(model.id.lower()) == family]
         same.sort(key=lambda model: (not model.id.startswith("regional."), model.id))
-        return (ModelRef(provider.id, same[0].id), same[0].periods) if same else None
+        return (ModelRef(provider.id, same[0].id), same[0]) if same else None
 
     def _unknown(self, provider: ProviderRates | None, model: str) -> "_Unknown":
         sellers = (
@@ -279,10 +298,18 @@ def _check(providers: tuple[ProviderRates, ...], by_id: dict[str, ProviderRates]
         if len(ids) != len(provider.models):
             raise RateTableError(f"{provider.id} lists a model twice")
         for model in provider.models:
-            starts = [period.effective_from_us for period in model.periods]
-            if not starts or starts != sorted(set(starts)):
-                raise RateTableError(f"{provider.id}/{model.id} has no periods, or they are out of order")
-            for period in model.periods:
-                seconds = [second for second, _ in period.by_second_of_day]
-                if seconds[:1] != [0] or seconds != sorted(set(seconds)) or seconds[-1] >= DAY_S:
-                    raise RateTableError(f"{provider.id}/{model.id} has times of day out of order")
+            tiers = [tier for tier, _ in model.variants]
+            if tiers != sorted(set(tiers)) or len(tiers) > MAX_VARIANTS:
+                raise RateTableError(f"{provider.id}/{model.id} has service tiers out of order, or too many")
+            for periods in (model.periods, *(of_tier for _, of_tier in model.variants)):
+                _check_periods(f"{provider.id}/{model.id}", periods)
+
+
+def _check_periods(model: str, periods: tuple[Period, ...]) -> None:
+    starts = [period.effective_from_us for period in periods]
+    if not starts or starts != sorted(set(starts)):
+        raise RateTableError(f"{model} has no periods, or they are out of order")
+    for period in periods:
+        seconds = [second for second, _ in period.by_second_of_day]
+        if seconds[:1] != [0] or seconds != sorted(set(seconds)) or seconds[-1] >= DAY_S:
+            raise RateTableError(f"{model} has times of day out of order")

@@ -3,15 +3,24 @@
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Final, NamedTuple
 
 from services.kit import money, subject
 from services.kit.errors import Code, PurseError, invalid
-from services.kit.rating import CORE_KINDS, KINDS, RateTable, Tokens, TokensError, UnknownModelError, check_tokens, rate
-from services.kit.windows import unix_us
+from services.kit.rating import (
+    CORE_KINDS,
+    KINDS,
+    Layers,
+    Tokens,
+    TokensError,
+    UnknownModelError,
+    check_tokens,
+    rate,
+)
+from services.metering.domain.cards import RateCards
+from services.metering.domain.cards import unix_us as _unix_us
 
 BATCH_MAX: Final = 1_000
 """The most events a batch."""
@@ -29,8 +38,7 @@ LABEL_KEY_CHARS_MAX: Final = 63
 LABEL_VALUE_CHARS_MAX: Final = 255
 SERVICE_TIER_CHARS_MAX: Final = 32
 AGENT_COUNT_MAX: Final = 100_000_000
-"""The most of any one kind that an agent may say a call used: ten times the largest context there is. Operators and
-services, who may record sums of calls, go to the limit of rating."""
+"""The most of any one kind that an agent may say a call used; operators and services go to the limit of rating."""
 OWN_SOURCE: Final = "pursestrings."
 """What the sources of events that metering itself writes begin with; no caller's may."""
 
@@ -129,36 +137,6 @@ _FIRST_COUNT: Final = Usage._fields.index("input_tokens")
 _LAST_COUNT: Final = Usage._fields.index("requests") + 1
 
 
-@dataclass(frozen=True, slots=True)
-class RateCard:
-    """Prices, and from when they are in force."""
-
-    version: str
-    effective_from: datetime
-    table: RateTable
-
-
-class RateCards:
-    """All versions of the prices.
-
-    Args:
-        cards: At least one; the earliest also rates what happened before it.
-    """
-
-    def __init__(self, cards: Sequence[RateCard]) -> None:
-        if not cards:
-            raise ValueError("there is no rate card")
-        # Of two that begin together the later version name wins, on every replica alike.
-        self._newest_first = sorted(cards, key=lambda card: (card.effective_from, card.version), reverse=True)
-
-    def at(self, instant: datetime) -> RateCard:
-        """The card in force at an instant."""
-        for card in self._newest_first:
-            if card.effective_from <= instant:
-                return card
-        return self._newest_first[-1]
-
-
 class Priced(NamedTuple):
     """What a call costs and under which names it was found. `cost_nanos` None is UNRATED, the currency '' then."""
 
@@ -201,7 +179,7 @@ def accept(
     occurred_at = given.occurred_at or now
     refusal = None if given.occurred_at is None else _check_time(given, trusted=trusted, now=now)
     try:
-        priced = _price(given, tokens, occurred_at, cards)
+        priced = _price(given, tokens, occurred_at, cards.layers(who.org, occurred_at, now))
     except TokensError as error:
         raise _bad_count(error, "event.") from None
     if given.cost is not None:
@@ -215,24 +193,6 @@ def accept(
         given.service_tier, extra_json(given.extra),
     )  # fmt: skip
     return usage, refusal
-
-
-def estimate(name: str, provider: str, model: str, tokens: Tokens, *, now: datetime, cards: RateCards) -> Priced:
-    """What a call would cost now.
-
-    Raises:
-        PurseError: UNKNOWN_MODEL with close names, or a malformed subject or count; the error names the field.
-    """
-    parse_subject(name, "subject")
-    card = cards.at(now)
-    try:
-        found = card.table.lookup(provider, model, _unix_us(now))
-        cost_nanos = rate(found.rate, tokens)
-    except UnknownModelError as error:
-        raise _unknown_model(error) from None
-    except TokensError as error:
-        raise _bad_count(error, "") from None
-    return Priced(found.ref.provider, found.ref.model, cost_nanos, card.table.currency_code, card.version)
 
 
 class RollupKey(NamedTuple):
@@ -450,24 +410,58 @@ def _check_time(given: Given, *, trusted: bool, now: datetime) -> PurseError | N
     return None
 
 
-def _price(given: Given, tokens: Tokens, occurred_at: datetime, cards: RateCards) -> Priced:
-    card = cards.at(occurred_at)
+def price_later(usage: Usage, tokens: Tokens, *, now: datetime, cards: RateCards) -> Priced | None:
+    """What an UNRATED call costs by the first prices that have its model, from when it happened on; None: none yet.
+
+    Raises:
+        TokensError: The counts cannot be rated.
+    """
+    at_us = _unix_us(usage.occurred_at)
+    for layers in cards.later_layers(usage.org, usage.occurred_at, now):
+        try:
+            found = layers.lookup(usage.given_provider, usage.given_model, at_us, usage.service_tier)
+        except UnknownModelError:
+            continue
+        return Priced(*found.ref, rate(found.rate, tokens), found.currency_code, found.version)
+    return None
+
+
+def estimate(
+    name: str, provider: str, model: str, tokens: Tokens, *, now: datetime, cards: RateCards, service_tier: str = ""
+) -> Priced:
+    """What a call would cost now.
+
+    Raises:
+        PurseError: UNKNOWN_MODEL with close names, or a malformed subject or count; the error names the field.
+    """
+    who = parse_subject(name, "subject")
     try:
-        found = card.table.lookup(given.provider, given.model, _unix_us(occurred_at))
+        found = cards.layers(who.org, now, now).lookup(provider, model, _unix_us(now), service_tier)
+        cost_nanos = rate(found.rate, tokens)
+    except UnknownModelError as error:
+        raise _unknown_model(error) from None
+    except TokensError as error:
+        raise _bad_count(error, "") from None
+    return Priced(*found.ref, cost_nanos, found.currency_code, found.version)
+
+
+def _price(given: Given, tokens: Tokens, occurred_at: datetime, layers: Layers) -> Priced:
+    try:
+        found = layers.lookup(given.provider, given.model, _unix_us(occurred_at), given.service_tier)
     except UnknownModelError:
         check_tokens(tokens)
-        provider, model = _canonical(given, card)
+        provider, model = _canonical(given, layers)
         return Priced(provider, model, None, "", "")
-    return Priced(*found.ref, rate(found.rate, tokens), card.table.currency_code, card.version)
+    return Priced(*found.ref, rate(found.rate, tokens), found.currency_code, found.version)
 
 
-def _canonical(given: Given, card: RateCard) -> tuple[str, str]:
+def _canonical(given: Given, layers: Layers) -> tuple[str, str]:
     """The names of a model without a price then: it may be a known one all the same.
 
     A name that no table knows is told apart by neither case nor blanks, as names that are known are.
     """
     try:
-        return card.table.resolve(given.provider, given.model)
+        return layers.resolve(given.provider, given.model)
     except UnknownModelError:
         return given.provider.strip().lower(), given.model.strip().lower()
 
@@ -492,10 +486,6 @@ def _given_cost(cost: tuple[str, int], priced: Priced, *, trusted: bool) -> Pric
             "AMOUNT_OUT_OF_RANGE",
         )
     return Priced(priced.provider, priced.model, amount_nanos, code, "")
-
-
-_unix_us = lru_cache(maxsize=4_096)(unix_us)
-"""Remembered, since a batch has few instants: most events happen when they come."""
 
 
 def _bad_count(error: TokensError, prefix: str) -> PurseError:

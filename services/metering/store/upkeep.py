@@ -7,7 +7,8 @@ import asyncpg
 
 from services.kit.errors import Code, PurseError
 from services.kit.rating import RateTable
-from services.metering.domain.usage import KEYS_KEPT, RateCard
+from services.metering.domain.cards import RateCard
+from services.metering.domain.usage import KEYS_KEPT
 
 ALL_ORGS: Final = "-"
 """What stands for every organisation in the column `org`."""

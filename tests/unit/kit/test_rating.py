@@ -345,7 +345,7 @@ def test_another_price_is_another_version() -> None:
         b"[]",
         b"\xff",
         TABLE.to_bytes()[:-2],
-        TABLE.to_bytes().replace(b'"format":1', b'"format":2'),
+        TABLE.to_bytes().replace(b'"format":2', b'"format":3'),
         TABLE.to_bytes().replace(b'"input_tokens":1000000', b'"input_tokens":1.5'),
         TABLE.to_bytes().replace(b'"input_tokens":1000000', b'"input_tokens":true'),
         TABLE.to_bytes().replace(b'"input_tokens":1000000', b'"output_token":1000000'),

@@ -9,7 +9,8 @@ from services.kit.errors import Code, PurseError
 from services.kit.rate_source import load_rate_table
 from services.kit.rating import RateTable, Tokens
 from services.metering.domain import usage
-from services.metering.domain.usage import Given, RateCard, RateCards, accept, estimate
+from services.metering.domain.cards import RateCard, RateCards
+from services.metering.domain.usage import Given, accept, estimate
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

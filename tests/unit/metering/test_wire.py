@@ -11,7 +11,8 @@ from services.kit.errors import PurseError
 from services.kit.rate_source import load_rate_table
 from services.metering import wire
 from services.metering.access import ACCESS
-from services.metering.domain.usage import RateCard, RateCards, Usage, accept
+from services.metering.domain.cards import RateCard, RateCards
+from services.metering.domain.usage import Usage, accept
 from tests.support.metering import usage_event
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, 123_456, tzinfo=UTC)
