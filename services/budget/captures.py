@@ -15,7 +15,8 @@ from services.kit.database import transact
 from services.kit.telemetry import get_logger
 
 _log = get_logger(__name__)
-_LEASES_MAX: Final = 256
+_LEASES_MAX: Final = 1_024
+_WRITTEN_MAX: Final = 256
 _START: Final = ("", "")
 
 Key = tuple[str, str]
@@ -43,18 +44,29 @@ class Captures:
         """One round over the next leases with something to capture or to send; whether there may be more at once."""
         async with self._pool.acquire() as connection:
             drawn = await leases.with_draws(connection, self._drawn_after, _LEASES_MAX)
-        self._drawn_after = drawn[-1] if len(drawn) == _LEASES_MAX else _START
-        unwritten = await self._write(drawn)
-        async with self._pool.acquire() as connection:
             waiting = await leases.with_open_ops(connection, self._waiting_after, _LEASES_MAX)
+        self._drawn_after = drawn[-1] if len(drawn) == _LEASES_MAX else _START
         self._waiting_after = waiting[-1] if len(waiting) == _LEASES_MAX else _START
-        unsent = _errors(await asyncio.gather(*(self._ops.pump(*key) for key in waiting), return_exceptions=True))
-        errors = unwritten + unsent
-        if errors and len(errors) == len(drawn) + len(waiting):
-            raise errors[0]
+        older = sorted({*waiting} - {*drawn})
+        errors: list[Exception] = []
+        async with asyncio.TaskGroup() as sending:
+            # What is written is sent while the next is being written.
+            sends = [sending.create_task(self._send(older))]
+            for at in range(0, len(drawn), _WRITTEN_MAX):
+                chunk = drawn[at : at + _WRITTEN_MAX]
+                errors += await self._write(chunk)
+                sends.append(sending.create_task(self._send(chunk)))
+        unsent = [error for send in sends for error in send.result()]
+        if unsent and len(unsent) == len(drawn) + len(older):
+            raise unsent[0]
+        errors += unsent
         if errors:
             _log.warning("captures wait", leases=len(errors), error=repr(errors[0]))
         return len(drawn) == _LEASES_MAX or len(waiting) == _LEASES_MAX
+
+    async def _send(self, keys: Sequence[Key]) -> list[Exception]:
+        """Sends what is open on these leases; what failed is tried again in the next round."""
+        return _errors(await asyncio.gather(*(self._ops.pump(*key) for key in keys), return_exceptions=True))
 
     async def _write(self, keys: Sequence[Key]) -> list[Exception]:
         """Writes what is drawn on these leases at once; one by one where that fails, so that one stops no other."""
@@ -71,7 +83,7 @@ class Captures:
 
 
 def _errors(results: Sequence[object]) -> list[Exception]:
-    """What failed for one lease, which is tried again in the next round; cancelling ends the round."""
+    """What failed; cancelling ends the round."""
     for result in results:
         if isinstance(result, BaseException) and not isinstance(result, Exception):
             raise result
