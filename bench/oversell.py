@@ -53,23 +53,26 @@ async def prove(ground: Ground, database: str, *, spends: int, timeout_s: float)
             await _limit(stub, f"orgs/oversell/teams/t{team}", AGENTS * AGENT_LIMIT)
         await _limit(stub, "orgs/oversell", TEAMS * AGENTS * AGENT_LIMIT)
         began_s = asyncio.get_running_loop().time()
-        watch = asyncio.create_task(_watch(ground, database))
+        seen = [0]
+        watch = asyncio.create_task(_watch(ground, database, seen))
         orders = {"addresses": addresses, "token": ground.token, "agents": agents, "in_flight": IN_FLIGHT}
         orders |= {"spends": -(-spends // CLIENTS), "timeout_s": timeout_s}
         try:
             tallies = await asyncio.gather(*(_client(orders | {"seed": seed}, timeout_s) for seed in range(CLIENTS)))
         finally:
             watch.cancel()
-            seen = (await asyncio.gather(watch, return_exceptions=True))[0]
+            (ended,) = await asyncio.gather(watch, return_exceptions=True)
         seconds = asyncio.get_running_loop().time() - began_s
         audit = await stub.Audit(budget_pb2.AuditRequest(), timeout=30)
     broken = [f"{check.name}: {check.detail}" for check in audit.checks if not check.ok]
-    if broken or not isinstance(seen, asyncio.CancelledError):
-        raise RuntimeError(f"the books do not hold: {broken or seen!r}")
-    return await _judge(ground, database, tallies, seconds)
+    if broken or not isinstance(ended, asyncio.CancelledError):
+        raise RuntimeError(f"the books do not hold: {broken or ended!r}")
+    return await _judge(ground, database, tallies, max(seen), seconds)
 
 
-async def _judge(ground: Ground, database: str, tallies: list[dict[str, Any]], seconds: float) -> Oversell:
+async def _judge(
+    ground: Ground, database: str, tallies: list[dict[str, Any]], worst_seen: int, seconds: float
+) -> Oversell:
     rows = await ground.fetch(database, f"{_USE} ORDER BY b.subject")
     sold = {row["subject"]: row["sold"] for row in rows}
     told: dict[str, int] = {}
@@ -79,7 +82,7 @@ async def _judge(ground: Ground, database: str, tallies: list[dict[str, Any]], s
             for subject in (agent, team, "orgs/oversell"):
                 told[subject] = told.get(subject, 0) + nanos
     return Oversell(
-        max(0, *(row["sold"] - row["limit_amount"] for row in rows), _worst[0]),
+        max(0, *(row["sold"] - row["limit_amount"] for row in rows), worst_seen),
         sum(max(0, row["limit_amount"] - row["sold"]) for row in rows),
         sum(abs(sold[subject] - told.get(subject, 0)) for subject in sold),
         sum(tally["decisions"] for tally in tallies),
@@ -91,14 +94,12 @@ _USE = """
 SELECT b.subject, b.limit_amount, c.spent + c.reserved AS sold
 FROM budgets b JOIN counters c USING (org, budget_no) WHERE b.org = 'oversell'
 """
-_worst = [0]
 
 
-async def _watch(ground: Ground, database: str) -> None:
+async def _watch(ground: Ground, database: str, seen: list[int]) -> None:
     """Looks at the counters while they move: what is used is what was estimated, so no limit may ever be passed."""
     while True:
-        for row in await ground.fetch(database, _USE):
-            _worst[0] = max(_worst[0], row["sold"] - row["limit_amount"])
+        seen[0] = max(seen[0], *(row["sold"] - row["limit_amount"] for row in await ground.fetch(database, _USE)), 0)
         await asyncio.sleep(_WATCH_S)
 
 
