@@ -40,7 +40,8 @@ from services.kit.telemetry import OUTBOX_FAILED, OUTBOX_PARKED, OUTBOX_SENT, ge
 
 _log = get_logger(__name__)
 _BACKOFF_MAX_S = 300
-_ERROR_CHARS_MAX = 500
+ERROR_CHARS_MAX = 500
+"""How much of an error is kept."""
 _UNEXPLAINED_WAIT_MAX_S = 60
 HELD_BACK_MAX = 1_000
 """The most organisations that are held back singly; with more, all are."""
@@ -232,8 +233,8 @@ class Relay:
         return results
 
     async def _postpone(self, connection: asyncpg.Connection, failed: list[tuple[OutboxMessage, Exception]]) -> None:
-        counts = [int(_is_the_rows_fault(error)) for _, error in failed]
-        waits_s = [_wait_s(message, error) for message, error in failed]
+        counts = [int(is_the_rows_fault(error)) for _, error in failed]
+        waits_s = [wait_s_of(message.tries, error) for message, error in failed]
         parked = sum(m.tries + c >= self._tries_max for c, (m, _) in zip(counts, failed, strict=True))
         _log.warning(
             "outbox delivery failed",
@@ -250,19 +251,20 @@ class Relay:
             [m.id for m, _ in failed],
             counts,
             waits_s,
-            [repr(error)[:_ERROR_CHARS_MAX] for _, error in failed],
+            [repr(error)[:ERROR_CHARS_MAX] for _, error in failed],
             self._tries_max,
         )
 
 
-def _is_the_rows_fault(error: Exception) -> bool:
+def is_the_rows_fault(error: Exception) -> bool:
+    """Whether what was told is refused for its own sake, which another try does not mend."""
     return isinstance(error, PurseError) and error.code in _THE_ROWS_FAULT
 
 
-def _wait_s(message: OutboxMessage, error: Exception) -> float | None:
-    """How long until the next try; None: by the row's age."""
-    if _is_the_rows_fault(error):
-        return float(min(_BACKOFF_MAX_S, 2 ** min(message.tries, 10)))
+def wait_s_of(tries: int, error: Exception) -> float | None:
+    """How long until the next try, in seconds, after this many refusals; None: by the row's age."""
+    if is_the_rows_fault(error):
+        return float(min(_BACKOFF_MAX_S, 2 ** min(tries, 10)))
     out_of_reach = error.code in _OUT_OF_REACH if isinstance(error, PurseError) else is_connection_lost(error)
     return 1.0 if out_of_reach else None
 

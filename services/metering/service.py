@@ -188,7 +188,7 @@ class MeteringService(metering_pb2_grpc.MeteringServiceServicer):
         kept, refusal = usage.accept(
             given, wire.labels_json(given.labels), trusted=trusted, now=now, cards=self._prices.cards
         )
-        return Recording(kept, wire.payload_hash(event), wire.message_of(kept, event), refusal)
+        return Recording(kept, wire.payload_hash(event), refusal)
 
 
 def _org_of(name: str) -> str | None:
@@ -245,12 +245,7 @@ async def _audit(snapshot: audit.Snapshot) -> metering_pb2.AuditResponse:
     totals = {(total.org, total.currency): total for total in await snapshot.totals()}
     if len(totals) > audit.TOTALS_MAX:
         raise invalid("org", f"there are more than {audit.TOTALS_MAX} totals; audit one organisation at a time")
-    pending: dict[tuple[str, str], list[int]] = {}
-    async for org, message in snapshot.pending():
-        cost = wire.item_of(message).cost
-        entry = pending.setdefault((org, cost.currency_code), [0, 0])
-        entry[0] += 1
-        entry[1] += cost.amount_nanos
+    pending = await snapshot.pending()
     astray = sorted(f"{org} {currency}" for org, currency in pending.keys() - totals.keys())
     checks.append(
         _check(

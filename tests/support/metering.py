@@ -214,11 +214,8 @@ def recording(id_: str, occurred_at: datetime, **fields: Any) -> Recording:
         "recorded_at": occurred_at,
     }
     kept = Usage(**(values | fields))
-    item = budget_pb2.UsageItem(subject=kept.subject, source=kept.source, id=kept.id)
-    if kept.cost_nanos is not None:
-        item.cost.currency_code, item.cost.amount_nanos = kept.currency, kept.cost_nanos
     payload_hash = repr(sorted(fields.items())).encode()
-    return Recording(kept, payload_hash, budget_pb2.ApplyUsageRequest(items=[item]).SerializeToString())
+    return Recording(kept, payload_hash)
 
 
 async def record_all(

@@ -31,14 +31,13 @@ _SESSION_KEY: Final = "org, bucket, subject, provider, model, operation, session
 
 _EVENTS_WITHOUT_KEY: Final = """
 SELECT count(*) OVER () AS offenders, e.org || '/' || e.source || '/' || e.id AS name
-FROM usage_events e LEFT JOIN usage_key k
-  ON k.org = e.org AND k.source = e.source AND k.id = e.id AND k.occurred_at = e.occurred_at
-WHERE k.org IS NULL AND e.recorded_at > $2 AND ($1::text IS NULL OR e.org = $1) LIMIT $3
+FROM usage_events e LEFT JOIN usage_keys k ON k.org = e.org AND k.seq = e.seq AND k.occurred_at = e.occurred_at
+WHERE k.key IS DISTINCT FROM usage_key_of(e.source, e.id) AND e.recorded_at > $2
+  AND ($1::text IS NULL OR e.org = $1) LIMIT $3
 """
 _KEYS_WITHOUT_EVENT: Final = """
-SELECT count(*) OVER () AS offenders, k.org || '/' || k.source || '/' || k.id AS name
-FROM usage_key k LEFT JOIN usage_events e
-  ON e.org = k.org AND e.source = k.source AND e.id = k.id AND e.occurred_at = k.occurred_at
+SELECT count(*) OVER () AS offenders, k.org || '/' || encode(k.key, 'hex') AS name
+FROM usage_keys k LEFT JOIN usage_events e ON e.org = k.org AND e.seq = k.seq AND e.occurred_at = k.occurred_at
 WHERE e.org IS NULL AND k.recorded_at > $2 AND ($1::text IS NULL OR k.org = $1) LIMIT $3
 """
 _ROLLUPS_DIFFER: Final = f"""
@@ -81,12 +80,14 @@ FROM named FULL JOIN kept USING ({_SESSION_KEY})
 WHERE named.here IS NULL OR kept.here IS NULL LIMIT $2
 """  # noqa: S608 - of constants
 _PARKED: Final = """
-SELECT count(*) OVER () AS offenders, org || '/' || key || ': ' || coalesce(last_error, '') AS name
-FROM outbox WHERE topic = $3 AND parked_at IS NOT NULL AND ($1::text IS NULL OR org = $1) ORDER BY org, id LIMIT $2
+SELECT count(*) OVER () AS offenders, concat_ws('/', o.org, e.source, e.id) || ': ' || coalesce(last_error, '') AS name
+FROM outbox o
+LEFT JOIN usage_events e ON e.org = o.org AND e.occurred_at = o.event_times[1] AND e.seq = o.event_seqs[1]
+WHERE topic = $3 AND parked_at IS NOT NULL AND ($1::text IS NULL OR o.org = $1) ORDER BY o.org, o.id LIMIT $2
 """
 _COUNTS: Final = """
 SELECT (SELECT count(*) FROM usage_events WHERE $1::text IS NULL OR org = $1) AS events,
-       (SELECT count(*) FROM usage_key WHERE $1::text IS NULL OR org = $1) AS keys,
+       (SELECT count(*) FROM usage_keys WHERE $1::text IS NULL OR org = $1) AS keys,
        (SELECT count(*) FROM usage_rollups WHERE $1::text IS NULL OR org = $1) AS rollups,
        (SELECT count(*) FROM usage_sessions WHERE $1::text IS NULL OR org = $1) AS sessions
 """
@@ -96,7 +97,13 @@ SELECT org, currency, count(*) FILTER (WHERE operations >= 0) AS events, sum(ope
        coalesce(sum(cost_nanos), 0) AS cost_nanos
 FROM usage_events WHERE $1::text IS NULL OR org = $1 GROUP BY org, currency ORDER BY org, currency LIMIT $2
 """
-_PENDING: Final = "SELECT org, payload FROM outbox WHERE topic = $2 AND ($1::text IS NULL OR org = $1)"
+# A pointer to an event that is not there counts as one in no currency, so that it is astray.
+_PENDING: Final = """
+SELECT o.org, coalesce(e.currency, '?') AS currency, count(*) AS events, coalesce(sum(e.cost_nanos), 0) AS cost_nanos
+FROM outbox o CROSS JOIN unnest(o.event_times, o.event_seqs) AS p (occurred_at, seq)
+LEFT JOIN usage_events e ON e.org = o.org AND e.occurred_at = p.occurred_at AND e.seq = p.seq
+WHERE o.topic = $2 AND ($1::text IS NULL OR o.org = $1) GROUP BY 1, 2
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +172,10 @@ class Snapshot:
         rows = await self._connection.fetch(_TOTALS, self._org, TOTALS_MAX + 1)
         return [OrgTotal(row[0], row[1], row[2], int(row[3]), int(row[4])) for row in rows]
 
-    async def pending(self) -> AsyncIterator[tuple[str, bytes]]:
-        """(org, message) of usage that is not delivered, parked or not."""
-        async for row in self._connection.cursor(_PENDING, self._org, TOPIC, prefetch=1_000):
-            yield row["org"], row["payload"]
+    async def pending(self) -> dict[tuple[str, str], tuple[int, int]]:
+        """Events and nanos that are not delivered, parked or not, by organisation and currency."""
+        rows = await self._connection.fetch(_PENDING, self._org, TOPIC)
+        return {(row["org"], row["currency"]): (row["events"], int(row["cost_nanos"])) for row in rows}
 
     async def _offenders(self, sql: str, *params: object) -> Offenders:
         rows = await self._connection.fetch(sql, *params)

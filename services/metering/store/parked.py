@@ -10,9 +10,12 @@ import asyncpg
 from services.metering.store.recording import TOPIC
 
 _PAGE: Final = """
-SELECT org, id, payload, tries, last_error, parked_at FROM outbox
-WHERE topic = $1 AND parked_at IS NOT NULL AND ($2::text IS NULL OR org = $2) AND (org, id) > ($3, $4)
-ORDER BY org, id LIMIT $5
+SELECT o.org, o.id AS row_id, coalesce(e.source, '') AS source, coalesce(e.id, '') AS id, o.tries, o.last_error,
+       o.parked_at
+FROM outbox o
+LEFT JOIN usage_events e ON e.org = o.org AND e.occurred_at = o.event_times[1] AND e.seq = o.event_seqs[1]
+WHERE o.topic = $1 AND o.parked_at IS NOT NULL AND ($2::text IS NULL OR o.org = $2) AND (o.org, o.id) > ($3, $4)
+ORDER BY o.org, o.id LIMIT $5
 """
 # The error stays: until it is delivered, the row holds its organisation back.
 _REQUEUE: Final = """
@@ -23,11 +26,12 @@ WHERE topic = $1 AND parked_at IS NOT NULL AND ($2::text IS NULL OR org = $2)
 
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """A parked event; `message` is what `wire.message_of` wrote."""
+    """A parked event; `row_id` is its place in the outbox."""
 
     org: str
     row_id: int
-    message: bytes
+    source: str
+    id: str
     tries: int
     last_error: str
     parked_at: datetime

@@ -15,9 +15,9 @@ ALL_ORGS: Final = "-"
 FORGET_MAX: Final = 10_000
 """The most keys forgotten at once."""
 _FORGET: Final = """
-DELETE FROM usage_key k USING (
-    SELECT org, source, id FROM usage_key WHERE recorded_at < $1 LIMIT $2
-) AS old WHERE k.org = old.org AND k.source = old.source AND k.id = old.id
+DELETE FROM usage_keys k USING (
+    SELECT org, key FROM usage_keys WHERE recorded_at < $1 LIMIT $2
+) AS old WHERE k.org = old.org AND k.key = old.key
 """
 _LOCK_CARDS: Final = "SELECT pg_advisory_xact_lock(hashtext('rate_cards'))"
 _ADD_CARD: Final = """

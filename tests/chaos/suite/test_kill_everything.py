@@ -72,7 +72,7 @@ async def _some_progress(suite: Suite, playing: "asyncio.Task[tuple[int, str]]")
         try:
             connection = await asyncpg.connect(suite.dsn("metering", "owner"))
             try:
-                count = await connection.fetchval("SELECT count(*) FROM usage_key")
+                count = await connection.fetchval("SELECT count(*) FROM usage_keys")
             finally:
                 await connection.close()
         except (OSError, asyncpg.PostgresError):

@@ -7,6 +7,7 @@ import asyncpg
 from pursestrings.metering.v1 import metering_pb2
 from pursestrings.type.v1 import type_pb2
 from services.kit.errors import Code
+from services.metering.domain.usage import key_of
 from tests.support.metering import Metering, record_all, refusal_of, usage_event
 from tests.support.waiting import until
 
@@ -67,10 +68,10 @@ async def test_what_does_not_hold_is_named(metering: Metering, books: asyncpg.Co
     assert list(failing(await audit(metering))) == ["I2.sessions_equal_events"]
     await books.execute("UPDATE usage_rollups SET cost_nanos = cost_nanos + 1")
     assert "I2.rollups_equal_events" in failing(await audit(metering))
-    await books.execute("DELETE FROM usage_key WHERE id = 'b'")
+    await books.execute("DELETE FROM usage_keys WHERE key = usage_key_of('test', 'b')")
     assert "acme/test/b" in failing(await audit(metering))["I2.events_have_keys"]
     await books.execute("DELETE FROM usage_events WHERE id = 'c'")
-    assert "acme/test/c" in failing(await audit(metering))["I2.keys_have_events"]
+    assert f"acme/{key_of('test', 'c').hex()}" in failing(await audit(metering))["I2.keys_have_events"]
 
 
 async def test_who_may_audit_what(metering: Metering) -> None:

@@ -141,7 +141,7 @@ async def test_items_of_a_batch_are_independent(metering: Metering, books: async
     assert not results[9].usage.HasField("cost")
     stored = await books.fetch("SELECT id FROM usage_events ORDER BY id")
     assert [row["id"] for row in stored] == ["a", "f", "g", "known"]
-    assert await books.fetchval("SELECT count(*) FROM usage_key") == 4
+    assert await books.fetchval("SELECT count(*) FROM usage_keys") == 4
     assert await books.fetchval("SELECT sum(operations) FROM usage_rollups") == 4
 
 
@@ -177,7 +177,7 @@ async def test_a_credential_records_nothing_outside_its_subtree(metering: Meteri
     error = await refusal_of(record_all(stub, events))
 
     assert error.code == Code.PERMISSION_DENIED
-    assert await books.fetchval("SELECT count(*) FROM usage_key") == 0
+    assert await books.fetchval("SELECT count(*) FROM usage_keys") == 0
 
 
 async def test_a_batch_has_1_to_1000_events(metering: Metering) -> None:
@@ -223,7 +223,7 @@ async def test_the_service_cannot_change_what_was_recorded(
         "TRUNCATE usage_events",
         "DELETE FROM usage_rollups",
         "UPDATE rate_cards SET content = ''",
-        "UPDATE usage_key SET payload_hash = ''",
+        "UPDATE usage_keys SET payload_hash = ''",
         "DROP TABLE usage_events",
     ):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
@@ -249,7 +249,7 @@ async def test_bad_input_names_the_field_and_changes_nothing(metering: Metering,
     for fields, field, reason in cases:
         error = await refusal_of(metering.stub_for().RecordUsage(one(usage_event(**fields))))
         assert (error.field, error.reason) == (field, reason)
-    assert await books.fetchval("SELECT count(*) FROM usage_key") == 0
+    assert await books.fetchval("SELECT count(*) FROM usage_keys") == 0
     assert await books.fetchval("SELECT count(*) FROM outbox") == 0
 
 

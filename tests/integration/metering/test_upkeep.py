@@ -7,6 +7,7 @@ import asyncpg
 import pytest
 
 from services.kit.database import create_pool
+from services.metering.domain.usage import key_of
 from services.metering.store import upkeep
 from services.metering.store.recording import Recorded, record
 from tests.support.databases import Database
@@ -71,12 +72,13 @@ async def test_ids_are_forgotten_after_every_event_that_could_have_them(
 ) -> None:
     for id_ in ("old", "young"):
         await put(pool, id_, NOW)
-    await books.execute("UPDATE usage_key SET recorded_at = $1 WHERE id = 'old'", NOW - timedelta(days=92))
-    await books.execute("UPDATE usage_key SET recorded_at = $1 WHERE id = 'young'", NOW - timedelta(days=90))
+    age = "UPDATE usage_keys SET recorded_at = $1 WHERE key = $2"
+    await books.execute(age, NOW - timedelta(days=92), key_of("test", "old"))
+    await books.execute(age, NOW - timedelta(days=90), key_of("test", "young"))
 
     assert await upkeep.forget_keys(pool, NOW) is False
 
-    assert [row["id"] for row in await books.fetch("SELECT id FROM usage_key")] == ["young"]
+    assert [row["key"] for row in await books.fetch("SELECT key FROM usage_keys")] == [key_of("test", "young")]
 
 
 async def test_the_relays_name_stays(pool: asyncpg.Pool) -> None:

@@ -45,7 +45,7 @@ class Sent:
             session=self.session,
         )
         refusal = invalid("event.occurred_at", "too late", "TOO_OLD") if self.late else None
-        return Recording(made.usage, made.payload_hash + bytes([self.minutes_ago]), made.message, refusal)
+        return Recording(made.usage, made.payload_hash + bytes([self.minutes_ago]), refusal)
 
     @property
     def content(self) -> tuple[int, int, str]:
@@ -153,8 +153,12 @@ class Replicas:
         }
         assert len(rows) == len(stored)
         assert stored == known
-        keys = await self.pool.fetch("SELECT key FROM outbox WHERE org = $1", org)
-        assert sorted(row["key"] for row in keys) == sorted(f"test/{id_}" for id_ in known)
+        told = await self.pool.fetch(
+            "SELECT e.id FROM outbox o, unnest(o.event_times, o.event_seqs) AS p (at, seq), usage_events e "
+            "WHERE o.org = $1 AND e.org = o.org AND e.occurred_at = p.at AND e.seq = p.seq",
+            org,
+        )
+        assert sorted(row["id"] for row in told) == sorted(known)
         async with audit.snapshot(self.pool, org) as snapshot:
             for offenders in (
                 await snapshot.events_without_key(),

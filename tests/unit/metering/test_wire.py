@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from pursestrings.budget.v1 import budget_pb2
 from pursestrings.metering.v1 import metering_pb2
 from services.kit.errors import PurseError
 from services.kit.rate_source import load_rate_table
@@ -62,21 +61,20 @@ def test_the_hash_tells_content_apart_and_ignores_the_order_of_labels() -> None:
     assert wire.payload_hash(one) != wire.payload_hash(other)
 
 
-def test_messages_joined_are_one_request_with_all_items() -> None:
-    events = [usage_event(str(n), model="claude-4-5-sonnet", labels={"env": "prod"}) for n in range(3)]
+def test_what_is_told_is_what_was_kept() -> None:
+    event = usage_event("0", model="claude-4-5-sonnet", reasoning_tokens=7)
 
-    request = budget_pb2.ApplyUsageRequest.FromString(b"".join(wire.message_of(kept(event), event) for event in events))
+    item = wire.usage_item(kept(event)._replace(labels='{"env": "prod"}'))
 
-    assert [item.id for item in request.items] == ["0", "1", "2"]
-    item = request.items[0]
+    assert (item.subject, item.source, item.id) == (event.subject, "test", "0")
+    assert item.tokens == event.tokens
     assert (item.call.provider, item.call.model) == ("anthropic", "claude-sonnet-4-5")
     assert dict(item.call.labels) == {"env": "prod"}
     assert item.cost.amount_nanos == 4_500_000
     assert (item.requests, item.final, item.rate_card_version) == (1, True, "v1")
-    assert item == wire.item_of(wire.message_of(kept(events[0]), events[0]))
 
 
 def test_unrated_usage_is_told_without_a_cost() -> None:
     event = usage_event(model="nobody-knows")
 
-    assert not wire.item_of(wire.message_of(kept(event), event)).HasField("cost")
+    assert not wire.usage_item(kept(event)).HasField("cost")

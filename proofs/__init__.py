@@ -1,0 +1,1 @@
+"""Proofs of the figures that the services promise; each part measures one of them."""
