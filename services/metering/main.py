@@ -23,13 +23,14 @@ from services.metering.prices import Prices
 from services.metering.relay import UsageRelay
 from services.metering.service import MeteringService
 from services.metering.settings import MeteringSettings
-from services.metering.store import upkeep
+from services.metering.store import folding, upkeep
 from services.metering.store.recording import record
 
 NAME: Final = "pursestrings.metering.v1.MeteringService"
 _PARTITIONS_AHEAD: Final = timedelta(days=62)
 _PARTITIONS_INTERVAL_S: Final = 3_600.0
 _FORGET_INTERVAL_S: Final = 600.0
+_FOLD_INTERVAL_S: Final = 5.0
 
 
 def clock() -> datetime:
@@ -100,7 +101,11 @@ def _housekeeping(pool: asyncpg.Pool) -> list[Loop]:
     async def forget() -> bool:
         return await upkeep.forget_keys(pool, clock())
 
+    async def fold() -> bool:
+        return await folding.fold(pool)
+
     return [
+        Loop("fold usage", fold, _FOLD_INTERVAL_S),
         Loop("usage partitions", partitions, _PARTITIONS_INTERVAL_S),
         Loop("forget usage keys", forget, _FORGET_INTERVAL_S),
     ]

@@ -120,13 +120,15 @@ class MeteringService(metering_pb2_grpc.MeteringServiceServicer):
         zone, now = questions.check_zone(request.time_zone), self._clock()
         today = questions.window_span(WindowKind.DAY, zone, now)
         month = questions.window_span(WindowKind.MONTH, zone, now)
-        of_today, of_month = await reports.totals_of(self._pool, who.name, (today, month))
-        return metering_pb2.GetUsageResponse(
-            today=wire.totals_message(of_today),
-            month=wire.totals_message(of_month),
-            today_start_time=wire.timestamp_of(today.start),
-            month_start_time=wire.timestamp_of(month.start),
+        spans = (today,) if request.today_only else (today, month)
+        of_today, *of_month = await reports.totals_of(self._pool, who.name, spans)
+        response = metering_pb2.GetUsageResponse(
+            today=wire.totals_message(of_today), today_start_time=wire.timestamp_of(today.start)
         )
+        if of_month:
+            response.month.CopyFrom(wire.totals_message(of_month[0]))
+            response.month_start_time.CopyFrom(wire.timestamp_of(month.start))
+        return response
 
     async def QueryUsage(
         self, request: metering_pb2.QueryUsageRequest, context: _Context
@@ -141,6 +143,10 @@ class MeteringService(metering_pb2_grpc.MeteringServiceServicer):
             page_size=request.page_size,
             page_token=request.page_token,
             now=self._clock(),
+            wanted=wire.filter_of(request.filter),
+            label_key=request.label_key,
+            fill_zeros=request.fill_zeros,
+            count_sessions=request.count_sessions,
         )
         page = await reports.answer(self._pool, question)
         return metering_pb2.QueryUsageResponse(

@@ -12,7 +12,7 @@ from pursestrings.budget.v1 import budget_pb2
 from pursestrings.metering.v1 import metering_pb2
 from pursestrings.type.v1 import type_pb2
 from services.kit.errors import invalid
-from services.metering.domain.questions import GroupBy, Totals
+from services.metering.domain.questions import Filter, GroupBy, Totals
 from services.metering.domain.usage import Given, Usage
 from services.metering.store.parked import Parked
 from services.metering.store.recording import Recorded
@@ -32,6 +32,15 @@ _DIMENSIONS: Final = {
     metering_pb2.USAGE_DIMENSION_SUBJECT: GroupBy.SUBJECT,
     metering_pb2.USAGE_DIMENSION_PROVIDER: GroupBy.PROVIDER,
     metering_pb2.USAGE_DIMENSION_OPERATION: GroupBy.OPERATION,
+    metering_pb2.USAGE_DIMENSION_HOUR: GroupBy.HOUR,
+    metering_pb2.USAGE_DIMENSION_MONTH: GroupBy.MONTH,
+    metering_pb2.USAGE_DIMENSION_WORKSPACE: GroupBy.WORKSPACE,
+    metering_pb2.USAGE_DIMENSION_TEAM: GroupBy.TEAM,
+    metering_pb2.USAGE_DIMENSION_AGENT: GroupBy.AGENT,
+    metering_pb2.USAGE_DIMENSION_EFFORT: GroupBy.EFFORT,
+    metering_pb2.USAGE_DIMENSION_SESSION: GroupBy.SESSION,
+    metering_pb2.USAGE_DIMENSION_RUN: GroupBy.RUN,
+    metering_pb2.USAGE_DIMENSION_LABEL: GroupBy.LABEL,
 }
 
 
@@ -179,6 +188,7 @@ def totals_message(totals: Totals) -> metering_pb2.UsageTotals:
         sessions=totals.sessions,
         errors=totals.errors,
         unrated=totals.unrated,
+        error_rate_bps=totals.error_bps,
     )
 
 
@@ -213,6 +223,19 @@ def group_by_of(request: metering_pb2.QueryUsageRequest) -> list[GroupBy]:
     if unknown:
         raise invalid("group_by", f"{unknown[0]} is no dimension known here; use {', '.join(GroupBy)}")
     return [_DIMENSIONS[value] for value in request.group_by]
+
+
+def filter_of(message: metering_pb2.UsageFilter) -> Filter:
+    """Which usage a filter means."""
+    return Filter(
+        tuple(message.providers),
+        tuple(message.models),
+        tuple(message.operations),
+        tuple(message.efforts),
+        tuple(message.sessions),
+        tuple(message.runs),
+        tuple(sorted(message.labels.items())),
+    )
 
 
 def datetime_of(timestamp: Timestamp, field: str) -> datetime:

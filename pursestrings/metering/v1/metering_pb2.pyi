@@ -64,6 +64,24 @@ class _UsageDimensionEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper.
     """The provider."""
     USAGE_DIMENSION_OPERATION: _UsageDimension.ValueType  # 5
     """The operation."""
+    USAGE_DIMENSION_HOUR: _UsageDimension.ValueType  # 6
+    """The hour, counted from the start of the local day, by its start in UTC: `2026-11-22T09:00Z`. Ranges up to 93 days."""
+    USAGE_DIMENSION_MONTH: _UsageDimension.ValueType  # 7
+    """The local month, `YYYY-MM`."""
+    USAGE_DIMENSION_WORKSPACE: _UsageDimension.ValueType  # 8
+    """The workspace in the subject's name, with its path; empty where there is none."""
+    USAGE_DIMENSION_TEAM: _UsageDimension.ValueType  # 9
+    """The first team in the subject's name, with its path; empty where there is none."""
+    USAGE_DIMENSION_AGENT: _UsageDimension.ValueType  # 10
+    """The first agent in the subject's name, with its path; empty where there is none."""
+    USAGE_DIMENSION_EFFORT: _UsageDimension.ValueType  # 11
+    """The effort. This and those below are read from the events: ranges up to 32 days."""
+    USAGE_DIMENSION_SESSION: _UsageDimension.ValueType  # 12
+    """The session."""
+    USAGE_DIMENSION_RUN: _UsageDimension.ValueType  # 13
+    """The run."""
+    USAGE_DIMENSION_LABEL: _UsageDimension.ValueType  # 14
+    """The value of the label `label_key`; empty where a call has none."""
 
 class UsageDimension(_UsageDimension, metaclass=_UsageDimensionEnumTypeWrapper):
     """What to group usage by."""
@@ -80,6 +98,24 @@ USAGE_DIMENSION_PROVIDER: UsageDimension.ValueType  # 4
 """The provider."""
 USAGE_DIMENSION_OPERATION: UsageDimension.ValueType  # 5
 """The operation."""
+USAGE_DIMENSION_HOUR: UsageDimension.ValueType  # 6
+"""The hour, counted from the start of the local day, by its start in UTC: `2026-11-22T09:00Z`. Ranges up to 93 days."""
+USAGE_DIMENSION_MONTH: UsageDimension.ValueType  # 7
+"""The local month, `YYYY-MM`."""
+USAGE_DIMENSION_WORKSPACE: UsageDimension.ValueType  # 8
+"""The workspace in the subject's name, with its path; empty where there is none."""
+USAGE_DIMENSION_TEAM: UsageDimension.ValueType  # 9
+"""The first team in the subject's name, with its path; empty where there is none."""
+USAGE_DIMENSION_AGENT: UsageDimension.ValueType  # 10
+"""The first agent in the subject's name, with its path; empty where there is none."""
+USAGE_DIMENSION_EFFORT: UsageDimension.ValueType  # 11
+"""The effort. This and those below are read from the events: ranges up to 32 days."""
+USAGE_DIMENSION_SESSION: UsageDimension.ValueType  # 12
+"""The session."""
+USAGE_DIMENSION_RUN: UsageDimension.ValueType  # 13
+"""The run."""
+USAGE_DIMENSION_LABEL: UsageDimension.ValueType  # 14
+"""The value of the label `label_key`; empty where a call has none."""
 Global___UsageDimension: typing_extensions.TypeAlias = UsageDimension
 
 @typing.final
@@ -418,6 +454,7 @@ class UsageTotals(google.protobuf.message.Message):
     SESSIONS_FIELD_NUMBER: builtins.int
     ERRORS_FIELD_NUMBER: builtins.int
     UNRATED_FIELD_NUMBER: builtins.int
+    ERROR_RATE_BPS_FIELD_NUMBER: builtins.int
     total_tokens: builtins.int
     """Input and output tokens together."""
     requests: builtins.int
@@ -425,11 +462,13 @@ class UsageTotals(google.protobuf.message.Message):
     operations: builtins.int
     """Events (operations)."""
     sessions: builtins.int
-    """Distinct sessions."""
+    """Distinct sessions. QueryUsage counts them only where `count_sessions` asks for it."""
     errors: builtins.int
     """Events that ended in error."""
     unrated: builtins.int
     """Events that no rate card could price."""
+    error_rate_bps: builtins.int
+    """Errors among the operations, in hundredths of a percent."""
     @property
     def tokens(self) -> pursestrings.type.v1.type_pb2.TokenCounts:
         """Tokens by kind."""
@@ -449,9 +488,10 @@ class UsageTotals(google.protobuf.message.Message):
         sessions: builtins.int = ...,
         errors: builtins.int = ...,
         unrated: builtins.int = ...,
+        error_rate_bps: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["tokens", b"tokens"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["costs", b"costs", "errors", b"errors", "operations", b"operations", "requests", b"requests", "sessions", b"sessions", "tokens", b"tokens", "total_tokens", b"total_tokens", "unrated", b"unrated"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["costs", b"costs", "error_rate_bps", b"error_rate_bps", "errors", b"errors", "operations", b"operations", "requests", b"requests", "sessions", b"sessions", "tokens", b"tokens", "total_tokens", b"total_tokens", "unrated", b"unrated"]) -> None: ...
 
 Global___UsageTotals: typing_extensions.TypeAlias = UsageTotals
 
@@ -463,17 +503,21 @@ class GetUsageRequest(google.protobuf.message.Message):
 
     SUBJECT_FIELD_NUMBER: builtins.int
     TIME_ZONE_FIELD_NUMBER: builtins.int
+    TODAY_ONLY_FIELD_NUMBER: builtins.int
     subject: builtins.str
     """Whose usage, descendants included."""
     time_zone: builtins.str
     """IANA zone that says where days begin. Empty: UTC."""
+    today_only: builtins.bool
+    """Leaves this month out of the answer, which is faster: a month's distinct sessions take a while to count."""
     def __init__(
         self,
         *,
         subject: builtins.str = ...,
         time_zone: builtins.str = ...,
+        today_only: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["subject", b"subject", "time_zone", b"time_zone"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["subject", b"subject", "time_zone", b"time_zone", "today_only", b"today_only"]) -> None: ...
 
 Global___GetUsageRequest: typing_extensions.TypeAlias = GetUsageRequest
 
@@ -517,6 +561,78 @@ class GetUsageResponse(google.protobuf.message.Message):
 Global___GetUsageResponse: typing_extensions.TypeAlias = GetUsageResponse
 
 @typing.final
+class UsageFilter(google.protobuf.message.Message):
+    """Which usage is meant: calls that have one of the values of each field that is not empty. At most 100 values a field."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class LabelsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    PROVIDERS_FIELD_NUMBER: builtins.int
+    MODELS_FIELD_NUMBER: builtins.int
+    OPERATIONS_FIELD_NUMBER: builtins.int
+    EFFORTS_FIELD_NUMBER: builtins.int
+    SESSIONS_FIELD_NUMBER: builtins.int
+    RUNS_FIELD_NUMBER: builtins.int
+    LABELS_FIELD_NUMBER: builtins.int
+    @property
+    def providers(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Providers."""
+
+    @property
+    def models(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Models, as `model` or as `provider/model`."""
+
+    @property
+    def operations(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Operations."""
+
+    @property
+    def efforts(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Efforts. With this or a field below, events are read: ranges up to 32 days."""
+
+    @property
+    def sessions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Sessions."""
+
+    @property
+    def runs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Runs."""
+
+    @property
+    def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """Labels: each must have this value."""
+
+    def __init__(
+        self,
+        *,
+        providers: collections.abc.Iterable[builtins.str] | None = ...,
+        models: collections.abc.Iterable[builtins.str] | None = ...,
+        operations: collections.abc.Iterable[builtins.str] | None = ...,
+        efforts: collections.abc.Iterable[builtins.str] | None = ...,
+        sessions: collections.abc.Iterable[builtins.str] | None = ...,
+        runs: collections.abc.Iterable[builtins.str] | None = ...,
+        labels: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["efforts", b"efforts", "labels", b"labels", "models", b"models", "operations", b"operations", "providers", b"providers", "runs", b"runs", "sessions", b"sessions"]) -> None: ...
+
+Global___UsageFilter: typing_extensions.TypeAlias = UsageFilter
+
+@typing.final
 class QueryUsageRequest(google.protobuf.message.Message):
     """Asks for grouped usage."""
 
@@ -529,6 +645,10 @@ class QueryUsageRequest(google.protobuf.message.Message):
     TIME_ZONE_FIELD_NUMBER: builtins.int
     PAGE_SIZE_FIELD_NUMBER: builtins.int
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    FILTER_FIELD_NUMBER: builtins.int
+    LABEL_KEY_FIELD_NUMBER: builtins.int
+    FILL_ZEROS_FIELD_NUMBER: builtins.int
+    COUNT_SESSIONS_FIELD_NUMBER: builtins.int
     subject: builtins.str
     """Whose usage, descendants included."""
     time_zone: builtins.str
@@ -537,6 +657,12 @@ class QueryUsageRequest(google.protobuf.message.Message):
     """Rows a page, 1 to 1,000. 0: 100."""
     page_token: builtins.str
     """The `next_page_token` of the page before."""
+    label_key: builtins.str
+    """The label whose values are the keys of LABEL."""
+    fill_zeros: builtins.bool
+    """Also gives the hours, days or months without usage, for every combination of the other keys."""
+    count_sessions: builtins.bool
+    """Also counts distinct sessions, which takes longer on long ranges: they cannot be summed."""
     @property
     def start_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """From this instant. Absent: the start of this month in the zone."""
@@ -547,7 +673,11 @@ class QueryUsageRequest(google.protobuf.message.Message):
 
     @property
     def group_by(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[Global___UsageDimension.ValueType]:
-        """0 to 3 different dimensions, in the order of the answer's keys."""
+        """0 to 3 different dimensions, in the order of the answer's keys; one of HOUR, DAY and MONTH at most."""
+
+    @property
+    def filter(self) -> Global___UsageFilter:
+        """Which usage. Absent: all."""
 
     def __init__(
         self,
@@ -559,9 +689,13 @@ class QueryUsageRequest(google.protobuf.message.Message):
         time_zone: builtins.str = ...,
         page_size: builtins.int = ...,
         page_token: builtins.str = ...,
+        filter: Global___UsageFilter | None = ...,
+        label_key: builtins.str = ...,
+        fill_zeros: builtins.bool = ...,
+        count_sessions: builtins.bool = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["end_time", b"end_time", "start_time", b"start_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["end_time", b"end_time", "group_by", b"group_by", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time", "subject", b"subject", "time_zone", b"time_zone"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["end_time", b"end_time", "filter", b"filter", "start_time", b"start_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["count_sessions", b"count_sessions", "end_time", b"end_time", "fill_zeros", b"fill_zeros", "filter", b"filter", "group_by", b"group_by", "label_key", b"label_key", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time", "subject", b"subject", "time_zone", b"time_zone"]) -> None: ...
 
 Global___QueryUsageRequest: typing_extensions.TypeAlias = QueryUsageRequest
 

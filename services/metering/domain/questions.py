@@ -21,6 +21,12 @@ PAGE_MAX: Final = 1_000
 PAGE_DEFAULT: Final = 100
 GROUP_BY_MAX: Final = 3
 """The most dimensions at once."""
+EVENTS_RANGE_MAX: Final = timedelta(days=32)
+"""The longest range of a question that sums cannot answer: events are read for it."""
+HOURS_RANGE_MAX: Final = timedelta(days=93)
+"""The longest range by hours."""
+FILTER_VALUES_MAX: Final = 100
+"""The most values of one field of a filter."""
 TOKEN_CHARS_MAX: Final = 8_192
 """The longest page token."""
 
@@ -35,6 +41,40 @@ class GroupBy(StrEnum):
     SUBJECT = "SUBJECT"
     PROVIDER = "PROVIDER"
     OPERATION = "OPERATION"
+    HOUR = "HOUR"
+    MONTH = "MONTH"
+    WORKSPACE = "WORKSPACE"
+    TEAM = "TEAM"
+    AGENT = "AGENT"
+    EFFORT = "EFFORT"
+    SESSION = "SESSION"
+    RUN = "RUN"
+    LABEL = "LABEL"
+
+
+TIMES: Final = frozenset({GroupBy.HOUR, GroupBy.DAY, GroupBy.MONTH})
+"""Dimensions of when; a question has at most one."""
+_EVENTS_ONLY: Final = frozenset({GroupBy.EFFORT, GroupBy.SESSION, GroupBy.RUN, GroupBy.LABEL})
+
+
+class Filter(NamedTuple):
+    """Which usage is meant: one of the values of each field that has any. A model may name its provider, `p/m`."""
+
+    providers: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    operations: tuple[str, ...] = ()
+    efforts: tuple[str, ...] = ()
+    sessions: tuple[str, ...] = ()
+    runs: tuple[str, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def from_events(self) -> bool:
+        """Whether no sum tells what it asks."""
+        return bool(self.efforts or self.sessions or self.runs or self.labels)
+
+
+NO_FILTER: Final = Filter()
 
 
 class Span(NamedTuple):
@@ -55,8 +95,8 @@ class Cut(NamedTuple):
     edges: tuple[Span, ...]
 
 
-class Days(NamedTuple):
-    """The days of a range: their dates, and when each begins, ascending."""
+class Steps(NamedTuple):
+    """The hours, days or months of a range: their labels, and when each begins, ascending."""
 
     labels: tuple[str, ...]
     starts: tuple[datetime, ...]
@@ -86,6 +126,11 @@ class Totals:
         else:
             self.unrated += int(sums[6])
 
+    @property
+    def error_bps(self) -> int:
+        """Errors among the operations in hundredths of a percent."""
+        return share_bps(self.errors, self.operations)
+
     def check(self) -> None:
         """Refuses sums that the answer cannot hold.
 
@@ -110,6 +155,10 @@ class Question:
         page_size: The most groups.
         after: The last page's last keys; empty on the first page.
         fingerprint: Of what was asked, so that a page token is not used for another question.
+        wanted: Which usage.
+        label_key: Whose values are the keys of LABEL.
+        fill_zeros: Whether times without usage are groups too.
+        count_sessions: Whether distinct sessions are counted.
     """
 
     subject: str
@@ -119,6 +168,15 @@ class Question:
     page_size: int
     after: tuple[str, ...]
     fingerprint: str
+    wanted: Filter = NO_FILTER
+    label_key: str = ""
+    fill_zeros: bool = False
+    count_sessions: bool = False
+
+    @property
+    def from_events(self) -> bool:
+        """Whether events have to be read, since no sum tells what is asked."""
+        return self.wanted.from_events or not _EVENTS_ONLY.isdisjoint(self.group_by)
 
     def next_token(self, last_keys: Sequence[str]) -> str:
         """The token of the page that begins after these keys; it keeps the span, though time goes on."""
@@ -141,6 +199,10 @@ def ask(
     page_size: int,
     page_token: str,
     now: datetime,
+    wanted: Filter = NO_FILTER,
+    label_key: str = "",
+    fill_zeros: bool = False,
+    count_sessions: bool = False,
 ) -> Question:
     """Checks a question and fills in what was left out: this month in the zone, up to now; 100 groups.
 
@@ -152,13 +214,48 @@ def ask(
         raise invalid("group_by", f"name at most {GROUP_BY_MAX} dimensions, each once")
     if not 0 <= page_size <= PAGE_MAX:
         raise invalid("page_size", f"is {page_size}; use 1 to {PAGE_MAX}, or 0 for {PAGE_DEFAULT}")
-    asked = [subject, str(start), str(end), *group_by, zone]
+    if len(TIMES.intersection(group_by)) > 1:
+        raise invalid("group_by", "names more than one of HOUR, DAY and MONTH; each usage has one time")
+    if (GroupBy.LABEL in group_by) != bool(label_key):
+        raise invalid("label_key", "names the label whose values are the groups; give it with LABEL, and only then")
+    if fill_zeros and TIMES.isdisjoint(group_by):
+        raise invalid("fill_zeros", "fills times without usage; group by HOUR, DAY or MONTH")
+    check_filter(wanted)
+    asked = [subject, str(start), str(end), *group_by, zone, wanted, label_key, fill_zeros]
     fingerprint = hashlib.blake2b(json.dumps(asked).encode(), digest_size=9).hexdigest()
     if page_token:
         span, after = _read_token(page_token, fingerprint, len(group_by))
     else:
         month = windows.window_at(windows.WindowSpec(windows.WindowKind.MONTH, zone), windows.unix_us(now))
         span, after = Span(start or windows.from_unix_us(month.start_us), end or now), ()
+    question = Question(
+        subject,
+        check_span(span),
+        tuple(group_by),
+        zone,
+        page_size or PAGE_DEFAULT,
+        after,
+        fingerprint,
+        wanted,
+        label_key,
+        fill_zeros,
+        count_sessions,
+    )
+    for too_long, longest, why in (
+        (question.from_events, EVENTS_RANGE_MAX, "effort, session, run and label are read from the events"),
+        (GroupBy.HOUR in group_by, HOURS_RANGE_MAX, "it has that many hours"),
+    ):
+        if too_long and span.end - span.start > longest:
+            raise invalid("start_time", f"the range is longer than {longest.days} days, and {why}; ask in parts")
+    return question
+
+
+def check_span(span: Span) -> Span:
+    """The range; refused where it cannot be asked about.
+
+    Raises:
+        PurseError: It names `start_time` or `end_time`.
+    """
     if span.start < YEARS.start:
         raise invalid("start_time", f"{span.start.isoformat()} is before {YEARS.start.year}; there is no usage then")
     if span.end > YEARS.end:
@@ -167,7 +264,17 @@ def ask(
         raise invalid("end_time", f"{span.end.isoformat()} is not after the start, {span.start.isoformat()}")
     if span.end - span.start > RANGE_MAX:
         raise invalid("start_time", f"the range is longer than {RANGE_MAX.days} days; ask in parts")
-    return Question(subject, span, tuple(group_by), zone, page_size or PAGE_DEFAULT, after, fingerprint)
+    return span
+
+
+def check_filter(wanted: Filter) -> None:
+    """Refuses a filter with too many values, or with text that no usage can have."""
+    for name, values in wanted._asdict().items():
+        if len(values) > FILTER_VALUES_MAX:
+            raise invalid(f"filter.{name}", f"has {len(values)} values; the limit is {FILTER_VALUES_MAX}")
+        texts = [text for value in values for text in ([value] if isinstance(value, str) else value)]
+        if any("\0" in text for text in texts):
+            raise invalid(f"filter.{name}", "holds control characters; no usage does")
 
 
 def check_zone(zone: str) -> str:
@@ -201,18 +308,48 @@ def cut(span: Span) -> Cut:
     return Cut(Span(start, end), tuple(edge for edge in edges if edge.start < edge.end))
 
 
-def days_of(span: Span, zone: str) -> Days:
-    """The days that a range touches, in a zone."""
-    spec = windows.WindowSpec(windows.WindowKind.DAY, zone)
+def steps_of(question: Question) -> Steps:
+    """The hours, days or months that a question groups by, as far as its range touches them; none without such."""
+    for dimension in question.group_by:
+        if dimension is GroupBy.MONTH:
+            months = _windows(question.span, windows.WindowKind.MONTH, question.zone)
+            return Steps(tuple(label[:7] for label in months.labels), months.starts)
+        if dimension is GroupBy.DAY:
+            return days_of(question.span, question.zone)
+        if dimension is GroupBy.HOUR:
+            return hours_of(question.span, question.zone)
+    return Steps((), ())
+
+
+def days_of(span: Span, zone: str) -> Steps:
+    """The days that a range touches, in a zone, by their dates."""
+    return _windows(span, windows.WindowKind.DAY, zone)
+
+
+def hours_of(span: Span, zone: str) -> Steps:
+    """The hours that a range touches, counted from the start of each day in a zone, by their start in UTC."""
+    starts = []
+    for start in days_of(span, zone).starts:
+        end = min(span.end, window_span(windows.WindowKind.DAY, zone, start).end)
+        at = start
+        while at < end:
+            if at + timedelta(hours=1) > span.start:
+                starts.append(at)
+            at += timedelta(hours=1)
+    return Steps(tuple(f"{at:%Y-%m-%dT%H:%MZ}" for at in starts), tuple(starts))
+
+
+def _windows(span: Span, kind: windows.WindowKind, zone: str) -> Steps:
+    spec = windows.WindowSpec(kind, zone)
     end_us = windows.unix_us(span.end)
     labels, starts = [], []
     at_us = windows.unix_us(span.start)
     while at_us < end_us:
-        day = windows.window_at(spec, at_us)
-        labels.append(day.key)
-        starts.append(windows.from_unix_us(day.start_us))
-        at_us = day.end_us
-    return Days(tuple(labels), tuple(starts))
+        window = windows.window_at(spec, at_us)
+        labels.append(window.key)
+        starts.append(windows.from_unix_us(window.start_us))
+        at_us = window.end_us
+    return Steps(tuple(labels), tuple(starts))
 
 
 def share_bps(part_nanos: int, whole_nanos: int) -> int:

@@ -9,6 +9,7 @@ import asyncpg
 from services.kit.errors import PurseError, conflict
 from services.kit.groupcommit import Redo
 from services.metering.domain.usage import KindKey, RollupKey, SessionKey, Usage, key_of, roll_up, roll_up_kinds
+from services.metering.store.columns import SUMS
 
 TOPIC: Final = "usage"
 """The outbox topic of usage that the budget service must apply."""
@@ -28,6 +29,7 @@ _EVENT_COLUMNS: Final = (*_COLUMNS, "seq")
 _KEY_COLUMNS: Final = ("org", "key", "payload_hash", "occurred_at", "seq", "recorded_at")
 _OUTBOX_COLUMNS: Final = ("org", "topic", "key", "payload", "event_times", "event_seqs")
 _BEGIN: Final = "SELECT begin_usage()"
+_ROLLUP_COLUMNS: Final = ", ".join((*RollupKey._fields, *SUMS)).replace("bucket_s", "bucket")
 _INSERT_KEYS: Final = """
 INSERT INTO usage_keys (org, key, payload_hash, occurred_at, seq, recorded_at)
 SELECT * FROM unnest($1::text[], $2::bytea[], $3::bytea[], $4::timestamptz[], $5::bigint[], $6::timestamptz[])
@@ -41,26 +43,23 @@ JOIN usage_keys k USING (org, key)
 LEFT JOIN usage_events e ON e.org = k.org AND e.occurred_at = k.occurred_at AND e.seq = k.seq
 WHERE k.seq < $3 OR k.seq >= $4
 """  # noqa: S608 - of constants
-_ADD_ROLLUPS: Final = """
-INSERT INTO usage_rollups AS r (
-    org, bucket, subject, provider, model, operation, currency,
-    input_tokens, cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens,
-    requests, operations, errors, cost_nanos)
-SELECT * FROM unnest(
-    $1::text[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
-    $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[],
-    $13::bigint[], $14::bigint[], $15::bigint[], $16::numeric[])
+# Usage of an hour that is closing or closed leaves a mark, so that the hour is summed again (see `store.folding`). That
+# holds because this is never a transaction's first write: whoever has not seen an hour closing is waited for by its id.
+_ADD_ROLLUPS: Final = f"""
+WITH given ({_ROLLUP_COLUMNS}) AS (
+    SELECT * FROM unnest(
+        $1::text[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
+        {", ".join(f"${n + 8}::bigint[]" for n in range(len(SUMS) - 1))}, ${len(SUMS) + 7}::numeric[])
+), late AS (
+    INSERT INTO usage_late (org, hour)
+    SELECT DISTINCT org, date_bin('1 hour', bucket, 'epoch'::timestamptz) FROM given
+    WHERE bucket < (SELECT closing FROM usage_fold WHERE org = '-')
+    ON CONFLICT DO NOTHING
+)
+INSERT INTO usage_rollups AS r ({_ROLLUP_COLUMNS}) SELECT * FROM given
 ON CONFLICT (org, bucket, subject, provider, model, operation, currency) DO UPDATE SET
-    input_tokens = r.input_tokens + excluded.input_tokens,
-    cache_read_tokens = r.cache_read_tokens + excluded.cache_read_tokens,
-    cache_write_tokens = r.cache_write_tokens + excluded.cache_write_tokens,
-    output_tokens = r.output_tokens + excluded.output_tokens,
-    reasoning_tokens = r.reasoning_tokens + excluded.reasoning_tokens,
-    requests = r.requests + excluded.requests,
-    operations = r.operations + excluded.operations,
-    errors = r.errors + excluded.errors,
-    cost_nanos = r.cost_nanos + excluded.cost_nanos
-"""
+    {", ".join(f"{column} = r.{column} + excluded.{column}" for column in SUMS)}
+"""  # noqa: S608 - of constants
 _ADD_SESSIONS: Final = """
 INSERT INTO usage_sessions (org, bucket, subject, provider, model, operation, session)
 SELECT * FROM unnest($1::text[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[])
@@ -200,7 +199,7 @@ async def add_sums(connection: asyncpg.Connection, events: Sequence[Usage]) -> N
     sums, sessions = roll_up(events)
     keys = sorted(sums)
     values = [sums[key] for key in keys]
-    await connection.execute(_ADD_ROLLUPS, *_key_columns(keys), *([v[n] for v in values] for n in range(9)))
+    await connection.execute(_ADD_ROLLUPS, *_key_columns(keys), *([v[n] for v in values] for n in range(len(SUMS))))
     if sessions:
         await connection.execute(_ADD_SESSIONS, *_key_columns(sorted(sessions)))
     with_kinds = [event for event in events if event.extra is not None]

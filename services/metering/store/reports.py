@@ -1,56 +1,53 @@
-"""The SQL of questions: sums over a subject and its descendants, from rollups and, at a range's ends, from events."""
+"""The SQL of questions: sums over a subject and its descendants, by the coarsest sums that are exact for a range."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
 import asyncpg
 
 from services.kit import subject as subjects
+from services.kit.errors import Code, PurseError
+from services.metering.domain.periods import Parts, parts_of
 from services.metering.domain.questions import (
-    Cut,
-    Days,
+    NO_FILTER,
+    TIMES,
+    Filter,
     GroupBy,
     Question,
     Span,
+    Steps,
     Totals,
-    cut,
-    days_of,
+    steps_of,
     sum_totals,
 )
+from services.metering.store import folding
+from services.metering.store.columns import DERIVED, SUM_ALL, SUMS
 
-_SUMS: Final = (
-    "input_tokens",
-    "cache_read_tokens",
-    "cache_write_tokens",
-    "output_tokens",
-    "reasoning_tokens",
-    "requests",
-    "operations",
-    "errors",
-    "cost_nanos",
-)
-_DIMENSIONS: Final = ("subject", "provider", "model", "operation")
-_ROLLUP_COLUMNS: Final = ", ".join(("bucket AS at", *_DIMENSIONS, "currency", *_SUMS))
-_EVENT_COLUMNS: Final = ", ".join(
-    (
-        "occurred_at AS at",
-        *_DIMENSIONS,
-        "currency",
-        *_SUMS[:6],
-        "operations",
-        "CASE WHEN failed THEN operations ELSE 0 END AS errors",
-        "coalesce(cost_nanos, 0) AS cost_nanos",
-    )
-)
-_SESSION_COLUMNS: Final = ", ".join(("{at} AS at", *_DIMENSIONS, "session"))
-_SUM_ALL: Final = ", ".join(f"sum({column}) AS {column}" for column in _SUMS)
+TIMEOUT_S: Final = 20
+"""The longest that one question may take."""
+
+_KINDS: Final = ("provider", "model", "operation")
+_FROM_EVENTS: Final = ("effort", "session", "run", "labels")
+_SUM_NAMES: Final = ", ".join(SUMS)
+_TEAM: Final = r"^orgs/[^/]+(?:/workspaces/[^/]+)?/teams/[^/]+"
+# Pairs that are no agent, then one that is: a shortest match would cut the id short as well.
+_AGENT: Final = r"^(?:(?!agents/)[^/]+/[^/]+/)*agents/[^/]+"
+_WORKSPACE: Final = r"^orgs/[^/]+/workspaces/[^/]+"
 _KEYS: Final = {
     GroupBy.MODEL: "provider || '/' || model",
     GroupBy.SUBJECT: "subject",
     GroupBy.PROVIDER: "provider",
     GroupBy.OPERATION: "operation",
+    GroupBy.WORKSPACE: f"coalesce(substring(subject FROM '{_WORKSPACE}'), '')",
+    GroupBy.TEAM: f"coalesce(substring(subject FROM '{_TEAM}'), '')",
+    GroupBy.AGENT: f"coalesce(substring(subject FROM '{_AGENT}'), '')",
+    GroupBy.EFFORT: "effort",
+    GroupBy.SESSION: "session",
+    GroupBy.RUN: "run",
 }
+_BY_SUBJECT: Final = frozenset({GroupBy.SUBJECT, GroupBy.WORKSPACE, GroupBy.TEAM, GroupBy.AGENT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +76,29 @@ class Params(list[Any]):
         return f"${len(self)}::{type_}"
 
 
+@asynccontextmanager
+async def snapshot(pool: asyncpg.Pool) -> AsyncIterator[asyncpg.Connection]:
+    """A connection for one question: one instant, plans made for its values, and an end.
+
+    Raises:
+        PurseError: QUESTION_TOO_LARGE: it took too long.
+    """
+    try:
+        async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+            # The pool plans statements once for all values; the plan of a question hangs on how much it spans.
+            await connection.execute(
+                f"SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL statement_timeout = '{TIMEOUT_S}s'; "
+                "SET LOCAL work_mem = '32MB'"
+            )
+            yield connection
+    except asyncpg.QueryCanceledError:
+        raise PurseError(
+            Code.RESOURCE_EXHAUSTED,
+            "QUESTION_TOO_LARGE",
+            f"the answer takes more than {TIMEOUT_S} s; ask about a shorter range or a smaller part of the whole",
+        ) from None
+
+
 def within(params: Params, subject: str) -> str:
     """The condition that rows are of a subject or its descendants, as ranges of names that an index holds.
 
@@ -93,116 +113,196 @@ def within(params: Params, subject: str) -> str:
     return f"{condition} AND (subject = {name} OR (subject >= {low} AND subject < {high}))"
 
 
-def facts_sql(params: Params, subject: str, parts: Cut) -> str:
-    """Rows of sums of a range."""
-    owner = within(params, subject)
-    arms = []
-    if parts.whole.start < parts.whole.end:
-        arms.append(
-            f"SELECT {_ROLLUP_COLUMNS} FROM usage_rollups WHERE {owner} AND {_in(params, 'bucket', parts.whole)}"  # noqa: S608 - of constants
+def facts_sql(params: Params, subject: str, parts: Parts, *, by_subject: bool, wanted: Filter = NO_FILTER) -> str:
+    """Rows of sums of a range. Where subjects need not be told apart, they are read already summed."""
+    matches = matching(params, wanted)
+    name = "subject" if by_subject else "''::text AS subject"
+    columns = ", ".join(("bucket AS at", name, *_KINDS, "currency", *SUMS))
+    arms: list[str] = []
+    if parts.days or parts.hours:
+        table = "usage_periods" if by_subject else "usage_scopes"
+        owner = within(params, subject) if by_subject else _of_scope(params, subject)
+        arms.extend(
+            f"SELECT {columns} FROM {table} "  # noqa: S608 - of constants
+            f"WHERE {owner} AND hours = {hours} AND {_in(params, 'bucket', span)}{matches}"
+            for hours, spans in ((24, parts.days), (1, parts.hours))
+            for span in spans
         )
+    if not (parts.quarters or parts.events):
+        return " UNION ALL ".join(arms)
+    owner = within(params, subject)
     arms.extend(
-        f"SELECT {_EVENT_COLUMNS} FROM usage_events WHERE {owner} AND {_in(params, 'occurred_at', edge)}"  # noqa: S608
-        for edge in parts.edges
+        f"SELECT {columns} FROM usage_rollups WHERE {owner} AND {_in(params, 'bucket', span)}{matches}"  # noqa: S608
+        for span in parts.quarters
     )
+    arms.extend(event_facts_sql(params, owner, span, matches) for span in parts.events)
     return " UNION ALL ".join(arms)
 
 
-def sessions_sql(params: Params, subject: str, parts: Cut) -> str:
+def _of_scope(params: Params, subject: str) -> str:
+    who = subjects.parse(subject)
+    return f"org = {params.put(who.org, 'text')} AND scope = {params.put(who.name, 'text')}"
+
+
+def event_facts_sql(params: Params, owner: str, span: Span, matches: str) -> str:
+    """Rows of sums of one event each, with what no sum has."""
+    columns = ", ".join(("occurred_at AS at", "subject", *_KINDS, "currency", *SUMS[:6], *DERIVED))
+    return f"SELECT {columns} FROM usage_events WHERE {owner} AND {_in(params, 'occurred_at', span)}{matches}"  # noqa: S608
+
+
+def matching(params: Params, wanted: Filter) -> str:
+    """The condition of a filter, to be put after others."""
+    conditions = [
+        f"{column} = ANY({params.put(list(values), 'text[]')})"
+        for column, values in (
+            ("provider", wanted.providers),
+            ("operation", wanted.operations),
+            ("effort", wanted.efforts),
+            ("session", wanted.sessions),
+            ("run", wanted.runs),
+        )
+        if values
+    ]
+    if wanted.models:
+        values = params.put(list(wanted.models), "text[]")
+        conditions.append(f"(model = ANY({values}) OR provider || '/' || model = ANY({values}))")
+    conditions.extend(
+        f"labels ->> {params.put(key, 'text')} = {params.put(value, 'text')}" for key, value in wanted.labels
+    )
+    return "".join(f" AND {condition}" for condition in conditions)
+
+
+def sessions_sql(params: Params, subject: str, parts: Parts, wanted: Filter) -> str:
     """Rows of sessions of a range."""
-    owner = within(params, subject)
-    arms = []
-    if parts.whole.start < parts.whole.end:
-        columns = _SESSION_COLUMNS.format(at="bucket")
-        arms.append(f"SELECT {columns} FROM usage_sessions WHERE {owner} AND {_in(params, 'bucket', parts.whole)}")  # noqa: S608
-    columns = _SESSION_COLUMNS.format(at="occurred_at")
+    owner, matches = within(params, subject), matching(params, wanted)
+    columns = ", ".join(("{at} AS at", "subject", *_KINDS, "session"))
+    arms = [
+        f"SELECT {columns.format(at='bucket')} FROM usage_sessions WHERE {owner} AND {_in(params, 'bucket', span)}{matches}"  # noqa: S608, E501
+        for span in _quarters(parts)
+    ]
     arms.extend(
-        f"SELECT {columns} FROM usage_events WHERE {owner} AND session <> '' AND {_in(params, 'occurred_at', edge)}"  # noqa: S608
-        for edge in parts.edges
+        f"SELECT {columns.format(at='occurred_at')} FROM usage_events "  # noqa: S608
+        f"WHERE {owner} AND session <> '' AND {_in(params, 'occurred_at', edge)}{matches}"
+        for edge in parts.events
     )
     return " UNION ALL ".join(arms)
 
 
 async def totals_of(pool: asyncpg.Pool, subject: str, spans: Sequence[Span]) -> list[Totals]:
-    """The totals of ranges, in one snapshot."""
-    async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
-        await _plan_with_values(connection)
-        return [await _totals(connection, subject, cut(span)) for span in spans]
+    """The totals of ranges, with their sessions, in one snapshot."""
+    async with snapshot(pool) as connection:
+        found = []
+        for span in spans:
+            parts = await _parts(connection, subject, span, ())
+            totals = await _totals(connection, subject, parts, NO_FILTER)
+            totals.sessions = await _count_sessions(connection, subject, parts, NO_FILTER)
+            found.append(totals)
+    return found
 
 
 async def answer(pool: asyncpg.Pool, question: Question) -> Page:
     """The page that a question asks for, and the whole range's totals, in one snapshot."""
-    parts = cut(question.span)
-    days = days_of(question.span, question.zone) if GroupBy.DAY in question.group_by else Days((), ())
-    async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
-        await _plan_with_values(connection)
-        totals = await _totals(connection, question.subject, parts)
+    steps = steps_of(question)
+    async with snapshot(pool) as connection:
+        if question.from_events:
+            parts = Parts((), (), (), (question.span,))
+        else:
+            parts = await _parts(connection, question.subject, question.span, steps.starts)
+        totals = await _totals(connection, question.subject, parts, question.wanted)
+        if question.count_sessions:
+            totals.sessions = await _count_sessions(connection, question.subject, parts, question.wanted)
         if not question.group_by:
             groups = [Group((), totals)] if totals.operations else []
             return Page(groups, totals, more=False)
-        groups = await _groups(connection, question, parts, days)
+        groups = await _groups(connection, question, parts, steps)
         more = len(groups) > question.page_size
         del groups[question.page_size :]
-        if groups:
-            await _add_sessions(connection, question, parts, days, groups)
+        if groups and question.count_sessions:
+            await _add_sessions(connection, question, parts, steps, groups)
     return Page(groups, totals, more)
 
 
-async def _plan_with_values(connection: asyncpg.Connection) -> None:
-    """The pool plans statements once for all values; the plan of a question hangs on how much it spans."""
-    await connection.execute("SET LOCAL plan_cache_mode = force_custom_plan")
+async def _parts(connection: asyncpg.Connection, subject: str, span: Span, borders: Sequence[Any]) -> Parts:
+    fold = await folding.read(connection, subjects.parse(subject).org, span.start, span.end)
+    return parts_of(span, fold, borders)
 
 
-async def _totals(connection: asyncpg.Connection, subject: str, parts: Cut) -> Totals:
+async def _totals(connection: asyncpg.Connection, subject: str, parts: Parts, wanted: Filter) -> Totals:
     params = Params()
-    facts = facts_sql(params, subject, parts)
-    rows = await connection.fetch(f"SELECT currency, {_SUM_ALL} FROM ({facts}) AS f GROUP BY currency", *params)  # noqa: S608
+    facts = facts_sql(params, subject, parts, by_subject=False, wanted=wanted)
+    rows = await connection.fetch(f"SELECT currency, {SUM_ALL} FROM ({facts}) AS f GROUP BY currency", *params)  # noqa: S608
     totals = sum_totals((row[0], row[1:]) for row in rows)
-    params = Params()
-    sessions = sessions_sql(params, subject, parts)
-    totals.sessions = await connection.fetchval(
-        f"SELECT count(DISTINCT session) FROM ({sessions}) AS f",  # noqa: S608
-        *params,
-    )
     totals.check()
     return totals
 
 
-async def _groups(connection: asyncpg.Connection, question: Question, parts: Cut, days: Days) -> list[Group]:
+async def _count_sessions(connection: asyncpg.Connection, subject: str, parts: Parts, wanted: Filter) -> int:
+    params = Params()
+    facts = sessions_sql(params, subject, parts, wanted)
+    # Counted by hashes: counting distinct values in an aggregate would sort them.
+    count: int = await connection.fetchval(
+        f"SELECT count(*) FROM (SELECT session FROM ({facts}) AS f GROUP BY session) AS s",  # noqa: S608
+        *params,
+    )
+    return count
+
+
+async def _groups(connection: asyncpg.Connection, question: Question, parts: Parts, steps: Steps) -> list[Group]:
     """One group more than the page has, where there is one."""
     params = Params()
-    keys = _key_columns(params, question, days)
+    keys = _key_columns(params, question, steps)
     names = ", ".join(f"k{n}" for n in range(len(question.group_by)))
-    facts = facts_sql(params, question.subject, parts)
+    facts = _facts(params, question, parts)
     after = f"WHERE ({names}) > ({_values(params, question.after)})" if question.after else ""
     limit = params.put(question.page_size + 1, "bigint")
+    source = _series(params, question, steps) if question.fill_zeros else "summed"
     rows = await connection.fetch(
         f"""
-        WITH keyed AS (SELECT {keys}, currency, {", ".join(_SUMS)} FROM ({facts}) AS f),
-        summed AS (SELECT {names}, currency, {_SUM_ALL} FROM keyed {after} GROUP BY {names}, currency),
-        page AS (SELECT DISTINCT {names} FROM summed ORDER BY {names} LIMIT {limit})
-        SELECT {names}, currency, {", ".join(_SUMS)} FROM summed JOIN page USING ({names}) ORDER BY {names}
+        WITH keyed AS (SELECT {keys}, currency, {_SUM_NAMES} FROM ({facts}) AS f),
+        summed AS MATERIALIZED (SELECT {names}, currency, {SUM_ALL} FROM keyed GROUP BY {names}, currency),
+        page AS (SELECT DISTINCT {names} FROM {source} {after} ORDER BY {names} LIMIT {limit})
+        SELECT {names}, currency, {_SUM_NAMES} FROM page LEFT JOIN summed USING ({names}) ORDER BY {names}
         """,  # noqa: S608 - of constants
         *params,
     )
     width = len(question.group_by)
     by_keys: dict[tuple[str, ...], Totals] = {}
     for row in rows:
-        by_keys.setdefault(tuple(row[:width]), Totals()).add(row[width], row[width + 1 :])
+        totals = by_keys.setdefault(tuple(row[:width]), Totals())
+        if row[width] is not None:
+            totals.add(row[width], row[width + 1 :])
     return [Group(group_keys, totals) for group_keys, totals in by_keys.items()]
 
 
+def _series(params: Params, question: Question, steps: Steps) -> str:
+    """Every time of the range with every other key that there is."""
+    keys = [(f"k{n}", one in TIMES) for n, one in enumerate(question.group_by)]
+    (time,) = (key for key, is_time in keys if is_time)
+    others = ", ".join(key for key, is_time in keys if not is_time)
+    labels = params.put(steps.labels, "text[]")
+    series = f'(SELECT label COLLATE "C" AS {time} FROM unnest({labels}) AS label) AS times'  # noqa: S608 - of constants
+    return f"{series} CROSS JOIN (SELECT DISTINCT {others} FROM summed) AS others" if others else series  # noqa: S608
+
+
 async def _add_sessions(
-    connection: asyncpg.Connection, question: Question, parts: Cut, days: Days, groups: list[Group]
+    connection: asyncpg.Connection, question: Question, parts: Parts, steps: Steps, groups: list[Group]
 ) -> None:
     params = Params()
-    keys = _key_columns(params, question, days)
+    keys = _key_columns(params, question, steps)
     names = ", ".join(f"k{n}" for n in range(len(question.group_by)))
-    facts = sessions_sql(params, question.subject, parts)
+    if question.from_events:
+        columns = ", ".join(("occurred_at AS at", "subject", *_KINDS, *_FROM_EVENTS))
+        owner = f"{within(params, question.subject)} AND session <> ''"
+        matches = matching(params, question.wanted)
+        facts = (
+            f"SELECT {columns} FROM usage_events WHERE {owner} AND {_in(params, 'occurred_at', question.span)}{matches}"  # noqa: S608
+        )
+    else:
+        facts = sessions_sql(params, question.subject, parts, question.wanted)
     low, high = _values(params, groups[0].keys), _values(params, groups[-1].keys)
     rows = await connection.fetch(
         f"""
-        SELECT {names}, count(DISTINCT session) FROM (SELECT {keys}, session FROM ({facts}) AS f) AS keyed
+        SELECT {names}, count(DISTINCT named) FROM (SELECT {keys}, session AS named FROM ({facts}) AS f) AS keyed
         WHERE ({names}) >= ({low}) AND ({names}) <= ({high}) GROUP BY {names}
         """,  # noqa: S608 - of constants
         *params,
@@ -210,6 +310,27 @@ async def _add_sessions(
     found = {tuple(row[:-1]): row[-1] for row in rows}
     for group in groups:
         group.totals.sessions = found.get(group.keys, 0)
+
+
+def _facts(params: Params, question: Question, parts: Parts) -> str:
+    by_subject = not _BY_SUBJECT.isdisjoint(question.group_by)
+    if not question.from_events:
+        return facts_sql(params, question.subject, parts, by_subject=by_subject, wanted=question.wanted)
+    owner, matches = within(params, question.subject), matching(params, question.wanted)
+    return event_facts_sql(params, owner, question.span, matches).replace(
+        "SELECT ", f"SELECT {', '.join(_FROM_EVENTS)}, ", 1
+    )
+
+
+def _quarters(parts: Parts) -> list[Span]:
+    """All but the events' part, as few spans: sessions are kept by 15 minutes alone."""
+    joined: list[Span] = []
+    for span in sorted((*parts.days, *parts.hours, *parts.quarters)):
+        if joined and joined[-1].end == span.start:
+            joined[-1] = Span(joined[-1].start, span.end)
+        else:
+            joined.append(span)
+    return joined
 
 
 def _in(params: Params, column: str, span: Span) -> str:
@@ -220,13 +341,15 @@ def _values(params: Params, keys: Sequence[str]) -> str:
     return ", ".join(params.put(key, "text") for key in keys)
 
 
-def _key_columns(params: Params, question: Question, days: Days) -> str:
+def _key_columns(params: Params, question: Question, steps: Steps) -> str:
     """Each key as a column in the collation that pages are sorted by. A day is found by search in its range's days."""
     columns = []
     for n, dimension in enumerate(question.group_by):
-        if dimension is GroupBy.DAY:
-            labels, starts = params.put(days.labels, "text[]"), params.put(days.starts, "timestamptz[]")
+        if dimension in TIMES:
+            labels, starts = params.put(steps.labels, "text[]"), params.put(steps.starts, "timestamptz[]")
             expression = f"({labels})[width_bucket(at, {starts})]"
+        elif dimension is GroupBy.LABEL:
+            expression = f"coalesce(labels ->> {params.put(question.label_key, 'text')}, '')"
         else:
             expression = _KEYS[dimension]
         columns.append(f'({expression}) COLLATE "C" AS k{n}')

@@ -14,7 +14,8 @@ from pursestrings.metering.v1 import metering_pb2
 from pursestrings.type.v1 import type_pb2
 from services.kit.database import create_pool
 from services.kit.windows import zone_info
-from services.metering.domain.questions import GroupBy, Span, ask, cut
+from services.metering.domain.periods import Fold, Parts, parts_of
+from services.metering.domain.questions import GroupBy, Span, ask, share_bps
 from services.metering.store import reports
 from services.metering.store.recording import record
 from tests.support.databases import Database
@@ -127,6 +128,7 @@ class Model:
             sessions=len({e.session for e in events if e.session}),
             errors=sum(e.outcome == metering_pb2.CALL_OUTCOME_ERROR for e in events),
             unrated=sum(not usage.HasField("cost") for _, usage in selected),
+            error_rate_bps=share_bps(sum(e.outcome == metering_pb2.CALL_OUTCOME_ERROR for e in events), len(events)),
         )
 
     def groups(
@@ -179,6 +181,7 @@ async def test_any_range_in_any_zone_is_the_sum_of_its_events(metering: Metering
             end_time=stamp(end),
             group_by=[DIMENSIONS[name] for name in group_by],
             time_zone=zone,
+            count_sessions=True,
             page_size=rng.choice([1, 7, 1_000]) if n % 10 == 0 else 1_000,
         )
 
@@ -280,30 +283,40 @@ async def test_bad_questions_name_the_field(metering: Metering) -> None:
 
 
 async def test_a_subtree_is_read_by_its_index(metering: Metering, books: asyncpg.Connection) -> None:
-    """One agent of ten thousand: the plan reads its rows and its descendants', not the organisation's."""
+    """One agent of a thousand: the plan reads its rows and its descendants', not the organisation's."""
     await books.execute(
         """
-        INSERT INTO usage_rollups
-        SELECT 'acme', date_trunc('hour', now()) - n / 100 * interval '15 minutes', 'orgs/acme/agents/a' || n % 1000,
+        INSERT INTO usage_periods
+        SELECT 'acme', 1, date_trunc('hour', now()) - n / 1000 * interval '1 hour', 'orgs/acme/agents/a' || n % 1000,
                'p', 'm', 'o', 'USD', 1, 0, 0, 1, 0, 1, 1, 0, 1 FROM generate_series(1, 30000) AS n
         """
     )
-    await books.execute("ANALYZE usage_rollups")
+    await books.execute(
+        """
+        INSERT INTO usage_scopes
+        SELECT org, subject, hours, bucket, provider, model, operation, currency, 1, 0, 0, 1, 0, 1, 1, 0, 1
+        FROM usage_periods
+        """
+    )
+    await books.execute("ANALYZE usage_periods, usage_scopes")
     now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
-    params = reports.Params()
-    sql = reports.facts_sql(params, "orgs/acme/agents/a77", cut(Span(now - timedelta(days=30), now)))
+    parts = Parts((), (Span(now - timedelta(days=30), now),), (), ())
+    for by_subject, index in ((True, "usage_periods_subject"), (False, "usage_scopes_pkey")):
+        params = reports.Params()
+        sql = reports.facts_sql(params, "orgs/acme/agents/a77", parts, by_subject=by_subject)
 
-    plan = "\n".join(row[0] for row in await books.fetch(f"EXPLAIN {sql}", *params))
+        plan = "\n".join(row[0] for row in await books.fetch(f"EXPLAIN {sql}", *params))
 
-    assert "usage_rollups_subject" in plan
-    assert "Seq Scan" not in plan
+        assert index in plan
+        assert "Seq Scan" not in plan
 
 
 async def test_the_ends_of_a_range_are_read_by_the_events_key(metering: Metering, books: asyncpg.Connection) -> None:
     now = datetime.now(UTC).replace(minute=7, second=0, microsecond=0)
     await books.execute("SET enable_seqscan = off")  # the tables are empty, so nothing else would be read
     params = reports.Params()
-    sql = reports.facts_sql(params, "orgs/acme/agents/a77", cut(Span(now - timedelta(minutes=3), now)))
+    parts = parts_of(Span(now - timedelta(minutes=3), now), Fold(now))
+    sql = reports.facts_sql(params, "orgs/acme/agents/a77", parts, by_subject=False)
 
     plan = "\n".join(row[0] for row in await books.fetch(f"EXPLAIN {sql}", *params))
 

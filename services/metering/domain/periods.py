@@ -1,0 +1,92 @@
+"""Which parts of a range are read from sums of days, of hours, of 15 minutes, and from events. Pure."""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final, NamedTuple
+
+from services.metering.domain.questions import Span, cut
+
+HOUR: Final = timedelta(hours=1)
+DAY: Final = timedelta(days=1)
+PIECES_MAX: Final = 64
+"""The most pieces that a range is read in; one that late usage has cut smaller is read by 15 minutes as a whole."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Fold(NamedTuple):
+    """What the sums of hours and days can be trusted for: hours before `through`, but not those in `late`."""
+
+    through: datetime
+    late: frozenset[datetime] = frozenset()
+
+
+class Parts(NamedTuple):
+    """A range in pieces that together are exactly the range, by what answers them."""
+
+    days: tuple[Span, ...]
+    hours: tuple[Span, ...]
+    quarters: tuple[Span, ...]
+    events: tuple[Span, ...]
+
+
+def parts_of(span: Span, fold: Fold, borders: Iterable[datetime] = ()) -> Parts:
+    """Cuts a range into the largest pieces whose sums are known.
+
+    Args:
+        span: The range.
+        fold: What is folded.
+        borders: Where the answer's own groups begin, such as a zone's days: no sum may reach over one of them.
+    """
+    whole, edges = cut(span)
+    first, last = _ceil(whole.start, HOUR), min(_floor(whole.end, HOUR), _floor(fold.through, HOUR))
+    if last <= first:
+        return Parts((), (), _joined([whole]), edges)
+    inside = [at for at in borders if whole.start < at < whole.end]
+    bad_hours = {_floor(at, HOUR) for at in inside if _floor(at, HOUR) != at}
+    bad_hours |= {hour for hour in fold.late if first <= hour < last}
+    bad_days = {_floor(at, DAY) for at in inside if _floor(at, DAY) != at} | {_floor(at, DAY) for at in bad_hours}
+    first_day, last_day = _ceil(first, DAY), _floor(last, DAY)
+    if first_day < last_day:
+        days, rest = _split([Span(first_day, last_day)], bad_days, DAY)
+        rest = [Span(first, first_day), *rest, Span(last_day, last)]
+    else:
+        days, rest = [], [Span(first, last)]
+    hours, rest = _split(rest, bad_hours, HOUR)
+    quarters = [Span(whole.start, first), *rest, Span(last, whole.end)]
+    parts = Parts(_joined(days), _joined(hours), _joined(quarters), edges)
+    if len(parts.days) + len(parts.hours) + len(parts.quarters) > PIECES_MAX:
+        return Parts((), (), (whole,), edges)
+    return parts
+
+
+def _split(spans: Sequence[Span], bad: set[datetime], width: timedelta) -> tuple[list[Span], list[Span]]:
+    """What is left of spans without the periods that begin at `bad`, and those periods."""
+    good, taken = [], []
+    for span in spans:
+        at = span.start
+        for start in sorted(one for one in bad if span.start <= one < span.end):
+            good.append(Span(at, start))
+            taken.append(Span(start, start + width))
+            at = start + width
+        good.append(Span(at, span.end))
+    return good, taken
+
+
+def _joined(spans: Iterable[Span]) -> tuple[Span, ...]:
+    """Spans in order, neighbours as one, without empty ones."""
+    joined: list[Span] = []
+    for span in sorted(span for span in spans if span.start < span.end):
+        if joined and joined[-1].end == span.start:
+            joined[-1] = Span(joined[-1].start, span.end)
+        else:
+            joined.append(span)
+    return tuple(joined)
+
+
+def _floor(at: datetime, width: timedelta) -> datetime:
+    return at - (at - _EPOCH) % width
+
+
+def _ceil(at: datetime, width: timedelta) -> datetime:
+    return at + -(at - _EPOCH) % width
