@@ -30,6 +30,10 @@ ACCESS: Final[Mapping[str, Rule]] = {
     f"{_SERVICE}/UpdateBudget": rule(by_name("budget.name", "budgets"), *_OPERATORS),
     f"{_SERVICE}/DeleteBudget": rule(by_name("name", "budgets"), *_OPERATORS),
     f"{_SERVICE}/GetBudgetStatus": rule(by_name("name", "budgets"), *_READERS),
+    f"{_SERVICE}/ListBudgetStatuses": rule(by_field("parent"), *_READERS),
+    f"{_SERVICE}/Allocate": rule(by_name("budget", "budgets"), *_OPERATORS),
+    f"{_SERVICE}/GrantOverride": rule(by_name("budget", "budgets"), "operator", "approver"),
+    f"{_SERVICE}/ListOverrides": rule(by_name("budget", "budgets"), *_READERS),
     f"{_SERVICE}/Audit": rule(by_org(), "auditor", "service"),
 }
 """A method without a row is refused."""

@@ -1,40 +1,36 @@
 """The one transaction of the hot path: lock in order, decide item by item in the pure domain, write back in sets."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Final
 
 import asyncpg
 
+from services.budget import carry
+from services.budget.binder import Binder
 from services.budget.caches import Directories, Policies
 from services.budget.domain import alerts as alert_rules
-from services.budget.domain.apply import apply, expire, named_reservation, release
+from services.budget.domain import limits
+from services.budget.domain.apply import apply, expire, release
 from services.budget.domain.decide import Batch, UsageRow, decide
 from services.budget.domain.model import (
-    FOREVER_US,
     Answer,
     ApplyItem,
-    Binding,
-    Budget,
     Counter,
     Decision,
     DeniedReason,
-    Dimension,
     ExpireItem,
     Item,
     Lease,
     ReleaseItem,
     Reservation,
     ReserveItem,
-    key_number,
 )
-from services.budget.domain.plan import Directory, Plan, Policy
+from services.budget.domain.plan import Policy
 from services.budget.store import alerts, corrections
 from services.budget.store import batch as store
-from services.kit.errors import PurseError, unavailable
+from services.kit.errors import PurseError
 from services.kit.groupcommit import Redo
-from services.kit.subject import Subject
-from services.kit.windows import window_at
 
 _KNOWN_MAX: Final = 500_000
 _PROBE_BATCHES: Final = 16
@@ -45,6 +41,9 @@ class _Known:
 
     def __init__(self) -> None:
         self._keys: set[object] = set()
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._keys
 
     def new(self, keys: Iterable[object]) -> list[object]:
         return [key for key in keys if key not in self._keys]
@@ -93,16 +92,18 @@ class Runner:
         named = await self._find(connection, batch, items)
         epochs, guess_us = await self._hold_epochs(connection, items)
         policies = await self._policies.at_epochs(connection, epochs)
-        binder = _Binder(batch, policies, self._directories, guess_us)
+        binder = Binder(batch, policies, self._directories, guess_us, self._counters)
         refused = binder.bind(items)
         binder.bind_holds(named)
-        await self._lock(connection, batch)
+        await self._lock(connection, batch, policies)
         if not binder.from_us <= batch.now_us < binder.until_us:
             raise Redo
         answers: list[Answer | Exception] = []
         for index, item in enumerate(items):
             refusal = refused.get(index) if refused else None
             answers.append(_run_one(batch, item) if refusal is None else refusal)
+            for before, after in batch.carries:
+                limits.carry_over(before, after)
         await self._check_ids(connection, batch, items, answers)
         await self._write(connection, batch)
         return answers
@@ -169,7 +170,7 @@ class Runner:
         self._orgs.add(orgs)
         return epochs, now_us
 
-    async def _lock(self, connection: asyncpg.Connection, batch: Batch) -> None:
+    async def _lock(self, connection: asyncpg.Connection, batch: Batch, policies: dict[str, Policy]) -> None:
         """Locks leases, then counters; makes those that are missing first, in the same order."""
         leases = sorted(batch.leases.values(), key=lambda lease: (lease.org, lease.wallet))
         if leases:
@@ -179,14 +180,19 @@ class Runner:
                 self._leases.forget(lost)
                 raise Redo
             self._leases.add(batch.leases)
+        made: set[tuple[int, int]] = set()
         if new := self._counters.new(batch.counters):
             missing = sorted((batch.counters[key] for key in new), key=_counter_order)  # type: ignore[index]
-            await store.add_counters(connection, missing)
+            made = await store.add_counters(connection, missing)
         batch.now_us, without_row = await store.lock_counters(connection, batch.counters)
         if without_row:
             self._counters.forget(without_row)
             raise Redo
         self._counters.add(batch.counters)
+        if made:
+            await carry.begin(connection, batch, policies, made)
+        for counter in batch.adjusted:
+            counter.set_limit()
 
     async def _write(self, connection: asyncpg.Connection, batch: Batch) -> None:
         # Sorted, so that two replicas that make the same ids wait for each other and never in a circle.
@@ -201,10 +207,14 @@ class Runner:
             raise Redo
         if changed:
             await store.change_reservations(connection, changed)
+        carried = [c for c in batch.counters.values() if c.carry_changed]
+        if carried:
+            await store.set_carried(connection, carried)
         if batch.applied:
             batch.applied.sort(key=_usage_order)
             if not await store.add_usage(connection, batch.applied, batch.draws, now_us):
                 raise Redo
+            counters += [c for c in carried if not c.changed]
             crossed = [crossing for c in counters for crossing in alert_rules.crossings(c)]
             await alerts.add_crossings(connection, crossed, now_us)
             await self._write_notices(connection, batch)
@@ -240,175 +250,3 @@ def _run_one(batch: Batch, item: Item) -> Answer | PurseError:
     if isinstance(item, ReleaseItem):
         return release(batch, item)
     return expire(batch, item)
-
-
-class _Binder:
-    """Finds the counters and leases that a batch's items touch.
-
-    Attributes:
-        from_us: The latest instant at which a definition used begins.
-        until_us: The earliest instant at which a window used ends: decided later, the batch needs other counters.
-    """
-
-    def __init__(self, batch: Batch, policies: dict[str, Policy], directories: Directories, guess_us: int) -> None:
-        self._batch = batch
-        self._policies = policies
-        self._directories = directories
-        self._guess_us = guess_us
-        self._memo: dict[tuple[int, str, str], tuple[Binding, Plan]] = {}
-        self._asked: dict[tuple[str, str], ReserveItem] = {}
-        self.from_us = 0
-        self.until_us = FOREVER_US
-
-    def bind(self, items: Sequence[Item]) -> dict[int, PurseError]:
-        """Binds every item; those that cannot be decided yet are returned with why."""
-        refused = {}
-        new_events = {
-            (i.org, i.source, i.id)
-            for i in items
-            if self._batch.counted and isinstance(i, ApplyItem) and (i.org, i.source, i.id) not in self._batch.usage
-        }
-        for index, item in enumerate(items):
-            if not isinstance(item, ReserveItem | ApplyItem):
-                continue
-            directory = self._directories.get(item.org)
-            if directory is None:
-                refused[index] = unavailable(f"the wallets of orgs/{item.org} are not known yet; send again")
-            elif isinstance(item, ReserveItem):
-                self._bind_reserve(item, directory)
-            elif item.corrects is None:
-                self._bind_apply(item, directory)
-            elif (item.org, *item.corrects) in new_events:
-                refused[index] = unavailable("the event that this corrects is being applied; send again")
-            else:
-                self._bind_correction(item, item.corrects, directory)
-        return refused
-
-    def bind_holds(self, named: Iterable[Reservation]) -> None:
-        """Adds what existing reservations hold on."""
-        for found in named:
-            for at in range(0, len(found.holds), 4):
-                self._counter(found.org, found.holds[at], found.holds[at + 1])
-            if found.wallet is not None:
-                self._lease(found.org, found.wallet, found.currency)
-
-    def _bind_reserve(self, item: ReserveItem, directory: Directory) -> None:
-        if not item.validate_only:
-            self._asked[(item.org, item.id)] = item
-        policy = self._policies[item.org]
-        plan = policy.plan(item.subject, item.currency, item.call, actual=False)
-        # The plan is kept beside the binding, so that its id stays its own.
-        key = (id(plan), item.subject.name, item.currency)
-        known = self._memo.get(key)
-        if known is None:
-            counters = []
-            for budget in plan:
-                if budget.from_us > self._guess_us:
-                    self.until_us = min(self.until_us, budget.from_us)
-                elif self._guess_us < budget.until_us:
-                    counter = self._window(budget, self._guess_us)
-                    self.from_us = max(self.from_us, counter.start_us)
-                    self.until_us = min(self.until_us, counter.end_us)
-                    counters.append(counter)
-            known = (self._fund(tuple(counters), item.subject, item.currency, directory, policy), plan)
-            self._memo[key] = known
-        item.binding = known[0]
-
-    def _bind_apply(self, item: ApplyItem, directory: Directory) -> None:
-        policy = self._policies[item.org]
-        currency = item.currency
-        if not item.rated and item.reservation:
-            # What its reservation expected is what an unrated event counts as.
-            key = (item.org, item.reservation)
-            estimate = self._batch.reservations.get(key) or self._asked.get(key)
-            currency = estimate.currency if estimate is not None else ""
-        plan = policy.plan(item.subject, currency, item.call, actual=True)
-        at_us = self._used_us(item) if item.reservation else item.occurred_us
-        counters = tuple(self._window(b, at_us) for b in plan if b.from_us <= at_us < b.until_us)
-        item.binding = (
-            self._fund(counters, item.subject, currency, directory, policy) if currency else Binding(counters)
-        )
-        item.wallet = item.binding.lease.wallet if item.binding.lease is not None else ""
-
-    def _bind_correction(self, item: ApplyItem, corrects: tuple[str, str], directory: Directory) -> None:
-        """Binds what counted the event; where nothing has in its currency, what counts such an event now."""
-        policy = self._policies[item.org]
-        counted = self._batch.counted[(item.org, *corrects)]
-        at_us = self._used_us(item) if item.reservation else item.occurred_us
-        found = {
-            (no, key): self._known_window(policy.by_no[no], key, at_us)
-            for no, key in sorted(counted.windows)
-            if no in policy.by_no
-        }
-        if not counted.known or (item.rated and item.currency not in {*counted.wallets, counted.estimate_currency}):
-            for budget in policy.plan(item.subject, item.currency, item.call, actual=True):
-                if budget.from_us <= at_us < budget.until_us and (
-                    not counted.known or budget.dimension is Dimension.COST
-                ):
-                    counter = self._window(budget, at_us)
-                    found.setdefault((counter.no, counter.key), counter)
-        counters = tuple(found.values())
-        if item.currency:
-            item.binding = self._fund(counters, item.subject, item.currency, directory, policy)
-        else:
-            item.binding = Binding(counters)
-        item.wallet = item.binding.lease.wallet if item.binding.lease is not None else ""
-        for currency, wallet in (*counted.wallets.items(), (counted.estimate_currency, counted.estimate_wallet)):
-            if wallet is not None:
-                self._lease(item.org, wallet, currency)
-
-    def _known_window(self, budget: Budget, key: int, at_us: int) -> Counter:
-        """A window that has counted an event; with its definition where the event's time tells its bounds."""
-        counter = self._window(budget, at_us)
-        if counter.key != key:
-            counter = self._counter(budget.org, budget.no, key)
-            if counter.budget is None:
-                counter.define(budget)
-        return counter
-
-    def _used_us(self, item: ApplyItem) -> int:
-        """When an event that settles a reservation counts: not before the reservation was made, whatever its time says.
-
-        Counted in a window that was over by then, it would free what the reservation holds in the running one, and a
-        limit could be spent again and again.
-        """
-        found = named_reservation(self._batch, item)
-        if found is not None:
-            return max(item.occurred_us, found.created_us)
-        asked = self._asked.get((item.org, item.reservation))
-        if asked is None or asked.subject.name != item.reservation_subject:
-            return item.occurred_us
-        return max(item.occurred_us, self._guess_us)
-
-    def _fund(
-        self, counters: tuple[Counter, ...], subject: Subject, currency: str, directory: Directory, policy: Policy
-    ) -> Binding:
-        wallet = directory.nearest(subject, currency)
-        if wallet is None:
-            mismatch = bool(currency) and directory.nearest(subject, "") is not None
-            return Binding(counters, mismatch=mismatch, wallet_required=policy.require_wallet)
-        lease = self._lease(policy.org, wallet.name, wallet.currency)
-        lease.state = wallet.state
-        return Binding(counters, lease)
-
-    def _window(self, budget: Budget, at_us: int) -> Counter:
-        window = window_at(budget.window, at_us)
-        counter = self._counter(budget.org, budget.no, key_number(window.key))
-        if counter.budget is None:
-            counter.define(budget)
-            counter.start_us = max(window.start_us, budget.from_us)
-            counter.end_us = min(window.end_us, budget.until_us)
-            counter.window_end_us = counter.end_us
-        return counter
-
-    def _counter(self, org: str, no: int, key: int) -> Counter:
-        counter = self._batch.counters.get((no, key))
-        if counter is None:
-            counter = self._batch.counters[(no, key)] = Counter(org, no, key)
-        return counter
-
-    def _lease(self, org: str, wallet: str, currency: str) -> Lease:
-        lease = self._batch.leases.get(wallet)
-        if lease is None:
-            lease = self._batch.leases[wallet] = Lease(org, wallet, currency)
-        return lease

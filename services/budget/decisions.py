@@ -7,6 +7,7 @@ from typing import Final
 from prometheus_client import Counter
 
 from services.budget.domain.decide import deny_for_funds
+from services.budget.domain.fit import stretched
 from services.budget.domain.model import Answer, Decision, Item, ReserveItem, Short
 from services.budget.funding import Funding
 from services.kit.errors import PurseError, unavailable
@@ -50,6 +51,7 @@ class Decisions:
             if again:
                 for index, answer in zip(again, await self._submit([items[index] for index in again]), strict=True):
                     answers[index] = answer
+        await self._fit(items, answers, deadline_s)
         return _finished(answers)
 
     async def _look(self, items: Sequence[ReserveItem], answers: list[Answer | Exception], deadline_s: float) -> None:
@@ -76,7 +78,29 @@ class Decisions:
             elif isinstance(available, int) and answer.allowed is not None and answer.cost <= answer.free + available:
                 answers[index] = answer.allowed
             else:
-                answers[index] = deny_for_funds(items[index], answer.wallet)
+                assert isinstance(available, int)
+                answers[index] = deny_for_funds(items[index], answer.wallet, answer.free + available)
+
+    async def _fit(self, items: Sequence[ReserveItem], answers: list[Answer | Exception], deadline_s: float) -> None:
+        """Tells denied spends how much of what their budgets would allow the wallet could pay, where the lease cannot.
+
+        The wallet is not asked within a second of an answer, and what it does not answer is as the lease has it.
+        """
+        short = [
+            (item, answer.fit)
+            for item, answer in zip(items, answers, strict=True)
+            if isinstance(answer, Decision) and answer.fit is not None and answer.fit.wallet
+        ]
+        if not short:
+            return
+        wallets = sorted({fit.wallet for _, fit in short})
+        left_s = max(0.001, deadline_s - asyncio.get_running_loop().time())
+        looks = (self._funding.lately_available(wallet, left_s) for wallet in wallets)
+        found = dict(zip(wallets, await asyncio.gather(*looks, return_exceptions=True), strict=True))
+        for item, fit in short:
+            available = found[fit.wallet]
+            if isinstance(available, int):
+                fit.output_tokens = stretched(item, fit, available)
 
     async def _submit(self, items: Sequence[ReserveItem]) -> Sequence[Answer | Exception]:
         """Decides again; a full queue is the answer of these items only, since others of their call may be held."""
@@ -98,7 +122,9 @@ class Decisions:
         for wallet, indexes in by_wallet.items():
             if self._funding.is_empty(wallet):
                 for index in indexes:
-                    answers[index] = deny_for_funds(items[index], wallet)
+                    short_of = answers[index]
+                    assert isinstance(short_of, Short)
+                    answers[index] = deny_for_funds(items[index], wallet, short_of.free)
             else:
                 waiting[wallet] = indexes
         left_s = max(0.001, deadline_s - asyncio.get_running_loop().time())

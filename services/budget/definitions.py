@@ -6,15 +6,14 @@ from typing import Final
 
 import asyncpg
 
-from services.budget.domain import alerts as alert_rules
+from services.budget import allocations, reached, standing
 from services.budget.domain import policy
-from services.budget.domain.model import Budget, Use, countable, key_number
+from services.budget.domain.model import Budget
 from services.budget.domain.policy import Draft
-from services.budget.store import alerts, budgets
+from services.budget.store import budgets
 from services.kit.database import transact
 from services.kit.errors import already_exists, invalid, not_found
 from services.kit.subject import Subject
-from services.kit.windows import window_at
 
 PAGE_DEFAULT: Final = 100
 PAGE_MAX: Final = 1_000
@@ -71,10 +70,8 @@ class Definitions:
         Raises:
             PurseError: The page's size or token is wrong.
         """
-        if not 0 <= page_size <= PAGE_MAX:
-            raise invalid("page_size", f"is {page_size}; it must be 1 to {PAGE_MAX}, or 0 for {PAGE_DEFAULT}")
-        size = page_size or PAGE_DEFAULT
-        after = _after(page_token, subject)
+        size = size_of(page_size)
+        after = after_token(page_token, subject)
         async with self._pool.acquire() as connection:
             found = await budgets.list_page(
                 connection, subject.org, subject.name, after, size + 1, descendants=descendants
@@ -82,7 +79,7 @@ class Definitions:
         if len(found) <= size:
             return found, ""
         last = found[size - 1]
-        return found[:size], base64.urlsafe_b64encode(f"{last.subject}\n{last.id}".encode()).decode()
+        return found[:size], token_of((last.subject, last.id))
 
     async def update(
         self, subject: Subject, budget_id: str, draft: Draft, mask: frozenset[str], etag: str, *, validate_only: bool
@@ -90,7 +87,7 @@ class Definitions:
         """Changes the fields in the mask, and alerts where the use of now reaches a threshold by it.
 
         Raises:
-            PurseError: The field at fault, NOT_FOUND, or ETAG_MISMATCH.
+            PurseError: The field at fault, NOT_FOUND, ETAG_MISMATCH, or what is allocated does not allow it.
         """
 
         async def run(connection: asyncpg.Connection) -> Budget:
@@ -101,35 +98,29 @@ class Definitions:
             rows = await _rows(connection, subject, budget_id)
             policy.check_etag(rows[-1], etag)
             change = policy.change(rows, draft, mask, now_us)
+            after = change.begun or change.rows[-1]
+            told = await allocations.check_change(connection, rows[-1], after)
             if validate_only:
-                return change.begun or change.rows[-1]
+                return after
+            await allocations.tell(connection, after, told, now_us)
+            running = policy.in_force(rows, now_us)
+            if running.rollover_cap is not None or after.rollover_cap is not None:
+                await standing.begin(connection, running, now_us)
             return await _write_change(connection, change, now_us)
 
         return await transact(self._pool, run)
 
     async def delete(self, subject: Subject, budget_id: str, etag: str) -> None:
-        """Ends a budget; what was counted stays in the books. NOT_FOUND or ETAG_MISMATCH."""
+        """Ends a budget; what was counted stays in the books. NOT_FOUND, ETAG_MISMATCH or HAS_ALLOCATIONS."""
 
         async def run(connection: asyncpg.Connection) -> None:
             now_us = await budgets.begin_write(connection, subject.org)
             rows = await _rows(connection, subject, budget_id)
             policy.check_etag(rows[-1], etag)
+            await allocations.check_delete(connection, rows[-1])
             await budgets.delete(connection, rows[-1], now_us)
 
         await transact(self._pool, run)
-
-    async def status(self, subject: Subject, budget_id: str) -> tuple[Budget, Use, int, list[int]]:
-        """The definition in force, its window's use, when that window began, and the thresholds it has reached."""
-        async with self._pool.acquire() as connection:
-            now_us = await budgets.now_us(connection)
-            budget = policy.in_force(await _rows(connection, subject, budget_id), now_us)
-            window = window_at(budget.window, now_us)
-            key = key_number(window.key)
-            spent, reserved = await budgets.counter(connection, budget.org, budget.no, key)
-            crossed = await alerts.crossed(connection, budget.org, budget.no, key)
-        left = countable(budget.limit - spent - reserved)
-        use = Use(budget, key, spent, reserved, 0, left, max(0, -left), min(window.end_us, budget.until_us))
-        return budget, use, window.start_us, crossed
 
 
 async def _rows(connection: asyncpg.Connection, subject: Subject, budget_id: str) -> list[Budget]:
@@ -148,17 +139,24 @@ async def _write_change(connection: asyncpg.Connection, change: policy.Change, n
         if begun is None:
             raise AssertionError(f"{change.begun.name} is live twice")
         live = begun
-    in_force = change.in_force
-    window = window_at(in_force.window, now_us)
-    key = key_number(window.key)
-    # No decision runs while the organisation's row is locked, so what is read here stays.
-    spent, _ = await budgets.counter(connection, in_force.org, in_force.no, key)
-    reached = alert_rules.all_reached(in_force, key, spent, min(window.end_us, in_force.until_us))
-    await alerts.add_crossings(connection, reached, now_us)
+    await reached.alert(connection, [change.in_force], now_us)
     return live
 
 
-def _after(token: str, subject: Subject) -> tuple[str, str]:
+def size_of(page_size: int) -> int:
+    """How many a page has; refuses what is out of range."""
+    if not 0 <= page_size <= PAGE_MAX:
+        raise invalid("page_size", f"is {page_size}; it must be 1 to {PAGE_MAX}, or 0 for {PAGE_DEFAULT}")
+    return page_size or PAGE_DEFAULT
+
+
+def token_of(last: tuple[str, str] | None) -> str:
+    """The next page's token; empty: there is none."""
+    return base64.urlsafe_b64encode("\n".join(last).encode()).decode() if last is not None else ""
+
+
+def after_token(token: str, subject: Subject) -> tuple[str, str]:
+    """Subject and id that a page comes behind; empty ones for the first page."""
     if not token:
         return "", ""
     try:

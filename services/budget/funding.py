@@ -59,6 +59,7 @@ class Funding:
         self._looking: dict[str, asyncio.Task[int]] = {}
         self._granted_last: dict[str, int] = {}
         self._empty_until_s: dict[str, float] = {}
+        self._seen: dict[str, tuple[float, int]] = {}
 
     async def know(self, orgs: Sequence[str]) -> None:
         """Returns once the wallets of these organisations are known, or cannot be: their items are then refused."""
@@ -145,6 +146,24 @@ class Funding:
         except TimeoutError:
             raise unavailable(f"{wallet} did not answer in time; send again") from None
 
+    async def lately_available(self, wallet: str, timeout_s: float) -> int:
+        """What the wallet could lease now or a moment ago, as long as `is_empty` remembers; so a loop hammers nothing.
+
+        Raises:
+            PurseError: The wallet is out of reach, or did not answer in time.
+        """
+        clock = asyncio.get_running_loop()
+        if self.is_empty(wallet):
+            return 0
+        until_s, available = self._seen.get(wallet, (0.0, 0))
+        if clock.time() < until_s:
+            return available
+        available = await self.available(wallet, timeout_s)
+        if len(self._seen) >= _MEMO_MAX:
+            self._seen.clear()
+        self._seen[wallet] = (clock.time() + self._empty_memory_s, available)
+        return available
+
     def _forget_look(self, wallet: str, done: asyncio.Task[int]) -> None:
         self._looking.pop(wallet, None)
         if not done.cancelled() and (error := done.exception()) is not None:
@@ -181,6 +200,8 @@ class Funding:
             self._granted_last.clear()
             self._empty_until_s.clear()
         granted = op.granted or 0
+        # What was seen as available may be what the lease has now.
+        self._seen.pop(wallet, None)
         self._granted_last[wallet] = max(granted, 1)
         # Empty is a wallet that gave less than it was asked for. An extension that was open already may have asked for
         # less than `need`: what it leaves short is decided again, and asks for its own.

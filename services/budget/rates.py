@@ -8,7 +8,7 @@ import grpc
 from pursestrings.metering.v1 import metering_pb2
 from services.budget.store import rates as store
 from services.kit.errors import PurseError, invalid, unavailable
-from services.kit.rating import RateTable, Tokens, TokensError, UnknownModelError, rate
+from services.kit.rating import Rate, RateTable, Tokens, TokensError, UnknownModelError, rate
 from services.kit.status import from_rpc_error
 from services.kit.telemetry import get_logger
 
@@ -61,8 +61,13 @@ class Rates:
                 pass
         return provider.strip().lower(), model.strip().lower()
 
-    def price(self, provider: str, model: str, tokens: Tokens, at_us: int) -> tuple[int, str, str]:
-        """The cost in nano-units, its currency, and the table's version.
+    @property
+    def table(self) -> RateTable | None:
+        """The table; None: none is known yet."""
+        return self._table
+
+    def price(self, provider: str, model: str, tokens: Tokens, at_us: int) -> tuple[int, str, str, Rate]:
+        """The cost in nano-units, its currency, the table's version, and the rate that priced it.
 
         Raises:
             PurseError: UNKNOWN_MODEL; UNAVAILABLE while no table is known; a count out of range.
@@ -70,12 +75,13 @@ class Rates:
         if self._table is None:
             raise unavailable("no rate table is known yet; send again, or give the cost")
         try:
-            cost = rate(self._table.lookup(provider, model, at_us).rate, tokens)
+            price = self._table.lookup(provider, model, at_us).rate
+            cost = rate(price, tokens)
         except UnknownModelError as error:
             raise _unknown_model(error) from None
         except TokensError as error:
             raise invalid(f"estimate.{error.field}", str(error), "AMOUNT_OUT_OF_RANGE") from None
-        return cost, self._table.currency_code, self._version
+        return cost, self._table.currency_code, self._version, price
 
 
 def _unknown_model(error: UnknownModelError) -> PurseError:

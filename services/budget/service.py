@@ -15,6 +15,7 @@ from services.budget.domain import policy
 from services.budget.domain.model import Answer, Applied, ApplyItem, Item, ReleaseItem, Reservation
 from services.budget.funding import Funding
 from services.budget.rates import Rates
+from services.budget.service_limits import LimitMethods
 from services.budget.store import budgets, reservations
 from services.kit.errors import Code, PurseError, invalid, not_found
 from services.kit.groupcommit import GroupCommit
@@ -28,7 +29,7 @@ _RELAY_CHARS_MAX: Final = 63
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class BudgetService(budget_pb2_grpc.BudgetServiceServicer):
+class BudgetService(LimitMethods, budget_pb2_grpc.BudgetServiceServicer):
     """Every method of the contract.
 
     Args:
@@ -54,6 +55,7 @@ class BudgetService(budget_pb2_grpc.BudgetServiceServicer):
         audit: Audit,
         funding_wait_s: float,
     ) -> None:
+        super().__init__(pool)
         self._pool = pool
         self._commit = commit
         self._decisions = decisions
@@ -145,7 +147,10 @@ class BudgetService(budget_pb2_grpc.BudgetServiceServicer):
         subject = wire.subject_of(request.parent, "parent")
         wire.resource_of(f"{subject.name}/budgets/{request.budget_id}", "budgets", "budget_id")
         created = await self._definitions.create(
-            subject, request.budget_id, wire_budgets.draft_of(request.budget), validate_only=request.validate_only
+            subject,
+            request.budget_id,
+            wire_budgets.draft_of(request.budget, self._rates.table),
+            validate_only=request.validate_only,
         )
         return budget_pb2.CreateBudgetResponse(budget=wire_budgets.budget_message(created))
 
@@ -174,7 +179,7 @@ class BudgetService(budget_pb2_grpc.BudgetServiceServicer):
         """Changes a definition."""
         changed = await self._definitions.update(
             *wire.resource_of(request.budget.name, "budgets", "budget.name"),
-            wire_budgets.draft_of(request.budget),
+            wire_budgets.draft_of(request.budget, self._rates.table),
             policy.check_mask(request.update_mask.paths),
             request.budget.etag,
             validate_only=request.validate_only,
@@ -187,13 +192,6 @@ class BudgetService(budget_pb2_grpc.BudgetServiceServicer):
         """Ends a budget."""
         await self._definitions.delete(*wire.resource_of(request.name, "budgets"), request.etag)
         return budget_pb2.DeleteBudgetResponse()
-
-    async def GetBudgetStatus(
-        self, request: budget_pb2.GetBudgetStatusRequest, context: Context
-    ) -> budget_pb2.GetBudgetStatusResponse:
-        """What the running window has used."""
-        found = await self._definitions.status(*wire.resource_of(request.name, "budgets"))
-        return budget_pb2.GetBudgetStatusResponse(status=wire_budgets.status_message(*found))
 
     async def Audit(self, request: budget_pb2.AuditRequest, context: Context) -> budget_pb2.AuditResponse:
         """Verifies the books."""

@@ -26,7 +26,7 @@ from services.budget.rates import Rates
 from services.kit.errors import invalid
 from services.kit.money import CURRENCIES
 from services.kit.outbox import HELD_BACK_MAX
-from services.kit.rating import MAX_COUNT, Tokens
+from services.kit.rating import MAX_COUNT, Rate, Tokens
 from services.kit.subject import Subject, SubjectError, parse, parse_resource
 from services.kit.windows import LIFETIME_END_US, MAX_UNIX_US, MIN_UNIX_US
 
@@ -89,6 +89,7 @@ def reserve_item(request: budget_pb2.ReserveRequest, rates: Rates, at_us: int) -
     call = _call(request.call, rates) if request.HasField("call") else _NO_CALL
     input_tokens = output_tokens = None
     cost: int | None = None
+    price: Rate | None = None
     currency = rate_version = ""
     requests = 1
     if request.HasField("estimate"):
@@ -103,9 +104,9 @@ def reserve_item(request: budget_pb2.ReserveRequest, rates: Rates, at_us: int) -
             cost, currency = _cost(estimate.cost)
     if cost is None and call.model:
         tokens = Tokens(input_tokens or 0, 0, 0, output_tokens or 0, 0, requests)
-        cost, currency, rate_version = rates.price(call.provider, call.model, tokens, at_us)
+        cost, currency, rate_version, price = rates.price(call.provider, call.model, tokens, at_us)
         if input_tokens is None or output_tokens is None:
-            cost, currency = None, ""
+            cost, currency, price = None, "", None
     unknown = 0
     if cost is None or input_tokens is None or output_tokens is None:
         unknown = (
@@ -130,7 +131,15 @@ def reserve_item(request: budget_pb2.ReserveRequest, rates: Rates, at_us: int) -
         validate_only,
         request.strict,
         rate_version,
+        output_tokens is not None,
+        price,
     )
+
+
+def check_request_id(request_id: str) -> None:
+    """Refuses what is no id of a request."""
+    if not _ID(request_id):
+        raise _bad_request_id(request_id)
 
 
 def _bad_request_id(request_id: str) -> Exception:
@@ -341,6 +350,8 @@ def set_decision(target: budget_pb2.Decision, decision: Decision) -> None:
         set_use(target.warnings.add(), use)
     for use in decision.violations:
         set_use(target.violations.add(), use)
+    if decision.fit is not None:
+        target.fitting_output_tokens = decision.fit.output_tokens
     if decision.unchecked:
         target.unchecked_budgets.extend(decision.unchecked)
     if decision.rate_version:

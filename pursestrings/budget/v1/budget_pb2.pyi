@@ -13,6 +13,7 @@ import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import google.protobuf.timestamp_pb2
 import google.rpc.status_pb2
+import pursestrings.budget.v1.limits_pb2
 import pursestrings.type.v1.type_pb2
 import sys
 import typing
@@ -327,6 +328,9 @@ class Budget(google.protobuf.message.Message):
     CREATE_TIME_FIELD_NUMBER: builtins.int
     UPDATE_TIME_FIELD_NUMBER: builtins.int
     EFFECTIVE_FROM_FIELD_NUMBER: builtins.int
+    ROLLOVER_FIELD_NUMBER: builtins.int
+    ALLOCATED_FROM_FIELD_NUMBER: builtins.int
+    OVER_ALLOCATION_FIELD_NUMBER: builtins.int
     name: builtins.str
     """`{subject}/budgets/{id}`."""
     display_name: builtins.str
@@ -341,6 +345,10 @@ class Budget(google.protobuf.message.Message):
     """What happens when a spend does not fit. Default BLOCK."""
     etag: builtins.str
     """Changes with every update; give it back to update only what you have seen."""
+    allocated_from: builtins.str
+    """The budget that this one was allocated out of. Empty: none. Set by Allocate alone."""
+    over_allocation: pursestrings.budget.v1.limits_pb2.OverAllocation.ValueType
+    """What happens when more than the limit would be allocated out of this budget. Default BLOCK."""
     @property
     def window(self) -> Global___Window:
         """The calendar."""
@@ -365,6 +373,10 @@ class Budget(google.protobuf.message.Message):
     def effective_from(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """Use before this instant is not counted."""
 
+    @property
+    def rollover(self) -> pursestrings.budget.v1.limits_pb2.Rollover:
+        """What a window leaves for the next one. Absent: nothing. A change counts from the next window on."""
+
     def __init__(
         self,
         *,
@@ -381,9 +393,12 @@ class Budget(google.protobuf.message.Message):
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         update_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         effective_from: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        rollover: pursestrings.budget.v1.limits_pb2.Rollover | None = ...,
+        allocated_from: builtins.str = ...,
+        over_allocation: pursestrings.budget.v1.limits_pb2.OverAllocation.ValueType = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "effective_from", b"effective_from", "selector", b"selector", "update_time", b"update_time", "window", b"window"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "currency_code", b"currency_code", "dimension", b"dimension", "display_name", b"display_name", "effective_from", b"effective_from", "etag", b"etag", "limit_amount", b"limit_amount", "name", b"name", "on_exceed", b"on_exceed", "selector", b"selector", "thresholds_percent", b"thresholds_percent", "update_time", b"update_time", "window", b"window"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "effective_from", b"effective_from", "rollover", b"rollover", "selector", b"selector", "update_time", b"update_time", "window", b"window"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["allocated_from", b"allocated_from", "create_time", b"create_time", "currency_code", b"currency_code", "dimension", b"dimension", "display_name", b"display_name", "effective_from", b"effective_from", "etag", b"etag", "limit_amount", b"limit_amount", "name", b"name", "on_exceed", b"on_exceed", "over_allocation", b"over_allocation", "rollover", b"rollover", "selector", b"selector", "thresholds_percent", b"thresholds_percent", "update_time", b"update_time", "window", b"window"]) -> None: ...
 
 Global___Budget: typing_extensions.TypeAlias = Budget
 
@@ -555,6 +570,7 @@ class Decision(google.protobuf.message.Message):
     DENIED_REASON_FIELD_NUMBER: builtins.int
     UNCHECKED_BUDGETS_FIELD_NUMBER: builtins.int
     RATE_CARD_VERSION_FIELD_NUMBER: builtins.int
+    FITTING_OUTPUT_TOKENS_FIELD_NUMBER: builtins.int
     outcome: Global___Outcome.ValueType
     """Allow, deny, or ask a person."""
     reservation: builtins.str
@@ -565,6 +581,10 @@ class Decision(google.protobuf.message.Message):
     """DENY: why, in one word."""
     rate_card_version: builtins.str
     """The version of the rate card that priced the estimate."""
+    fitting_output_tokens: builtins.int
+    """DENY of a request with `max_output_tokens`: the largest smaller `max_output_tokens` with which the same request would
+    be allowed now, by every budget and the funding. 0: none would.
+    """
     @property
     def expire_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """ALLOW: until when the hold lives."""
@@ -603,9 +623,10 @@ class Decision(google.protobuf.message.Message):
         denied_reason: Global___DeniedReason.ValueType = ...,
         unchecked_budgets: collections.abc.Iterable[builtins.str] | None = ...,
         rate_card_version: builtins.str = ...,
+        fitting_output_tokens: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["cost", b"cost", "expire_time", b"expire_time", "tightest", b"tightest"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["cost", b"cost", "denied_reason", b"denied_reason", "expire_time", b"expire_time", "outcome", b"outcome", "rate_card_version", b"rate_card_version", "reservation", b"reservation", "tightest", b"tightest", "unchecked_budgets", b"unchecked_budgets", "violations", b"violations", "wallet", b"wallet", "warnings", b"warnings"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cost", b"cost", "denied_reason", b"denied_reason", "expire_time", b"expire_time", "fitting_output_tokens", b"fitting_output_tokens", "outcome", b"outcome", "rate_card_version", b"rate_card_version", "reservation", b"reservation", "tightest", b"tightest", "unchecked_budgets", b"unchecked_budgets", "violations", b"violations", "wallet", b"wallet", "warnings", b"warnings"]) -> None: ...
 
 Global___Decision: typing_extensions.TypeAlias = Decision
 
@@ -1277,7 +1298,7 @@ class UpdateBudgetRequest(google.protobuf.message.Message):
 
     @property
     def update_mask(self) -> google.protobuf.field_mask_pb2.FieldMask:
-        """Which fields: display_name, limit_amount, on_exceed, thresholds_percent, selector, window."""
+        """Which fields: display_name, limit_amount, on_exceed, thresholds_percent, selector, window, rollover, over_allocation."""
 
     def __init__(
         self,
@@ -1375,8 +1396,26 @@ class BudgetStatus(google.protobuf.message.Message):
     WINDOW_START_TIME_FIELD_NUMBER: builtins.int
     USED_BPS_FIELD_NUMBER: builtins.int
     CROSSED_PERCENT_FIELD_NUMBER: builtins.int
+    BASE_LIMIT_AMOUNT_FIELD_NUMBER: builtins.int
+    CARRIED_AMOUNT_FIELD_NUMBER: builtins.int
+    OVERRIDE_AMOUNT_FIELD_NUMBER: builtins.int
+    OVERRIDE_REMAINING_AMOUNT_FIELD_NUMBER: builtins.int
+    ALLOCATED_AMOUNT_FIELD_NUMBER: builtins.int
+    UNALLOCATED_AMOUNT_FIELD_NUMBER: builtins.int
     used_bps: builtins.int
     """Used, in hundredths of a percent of the limit."""
+    base_limit_amount: builtins.int
+    """What the definition limits a window to; `use.limit_amount` has what is carried and overrides besides."""
+    carried_amount: builtins.int
+    """Carried from the window before."""
+    override_amount: builtins.int
+    """Granted by the overrides that count now."""
+    override_remaining_amount: builtins.int
+    """How much of `override_amount` is not used."""
+    allocated_amount: builtins.int
+    """Allocated to budgets of subjects below."""
+    unallocated_amount: builtins.int
+    """The definition's limit less what is allocated; below 0 it is over-allocated."""
     @property
     def budget(self) -> Global___Budget:
         """The definition."""
@@ -1401,9 +1440,15 @@ class BudgetStatus(google.protobuf.message.Message):
         window_start_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         used_bps: builtins.int = ...,
         crossed_percent: collections.abc.Iterable[builtins.int] | None = ...,
+        base_limit_amount: builtins.int = ...,
+        carried_amount: builtins.int = ...,
+        override_amount: builtins.int = ...,
+        override_remaining_amount: builtins.int = ...,
+        allocated_amount: builtins.int = ...,
+        unallocated_amount: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["budget", b"budget", "use", b"use", "window_start_time", b"window_start_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["budget", b"budget", "crossed_percent", b"crossed_percent", "use", b"use", "used_bps", b"used_bps", "window_start_time", b"window_start_time"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["allocated_amount", b"allocated_amount", "base_limit_amount", b"base_limit_amount", "budget", b"budget", "carried_amount", b"carried_amount", "crossed_percent", b"crossed_percent", "override_amount", b"override_amount", "override_remaining_amount", b"override_remaining_amount", "unallocated_amount", b"unallocated_amount", "use", b"use", "used_bps", b"used_bps", "window_start_time", b"window_start_time"]) -> None: ...
 
 Global___BudgetStatus: typing_extensions.TypeAlias = BudgetStatus
 
@@ -1427,6 +1472,356 @@ class GetBudgetStatusResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["status", b"status"]) -> None: ...
 
 Global___GetBudgetStatusResponse: typing_extensions.TypeAlias = GetBudgetStatusResponse
+
+@typing.final
+class ListBudgetStatusesRequest(google.protobuf.message.Message):
+    """Asks for the status of all budgets of a subtree."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    ALLOCATED_FROM_FIELD_NUMBER: builtins.int
+    parent: builtins.str
+    """The subject; its budgets and those of all subjects below it are listed."""
+    page_size: builtins.int
+    """Statuses a page, 1 to 1,000. 0: 100."""
+    page_token: builtins.str
+    """The `next_page_token` of the page before."""
+    allocated_from: builtins.str
+    """Only budgets that were allocated out of this one, `{subject}/budgets/{id}`. Empty: all."""
+    def __init__(
+        self,
+        *,
+        parent: builtins.str = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+        allocated_from: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["allocated_from", b"allocated_from", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]) -> None: ...
+
+Global___ListBudgetStatusesRequest: typing_extensions.TypeAlias = ListBudgetStatusesRequest
+
+@typing.final
+class BudgetTotals(google.protobuf.message.Message):
+    """What budgets of one kind have together. Of budgets on the way from a subject to the root, which count the same use, only
+    the topmost is in the amounts.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DIMENSION_FIELD_NUMBER: builtins.int
+    CURRENCY_CODE_FIELD_NUMBER: builtins.int
+    WINDOW_FIELD_NUMBER: builtins.int
+    SELECTOR_FIELD_NUMBER: builtins.int
+    BUDGETS_FIELD_NUMBER: builtins.int
+    EXHAUSTED_BUDGETS_FIELD_NUMBER: builtins.int
+    COUNTED_BUDGETS_FIELD_NUMBER: builtins.int
+    LIMIT_AMOUNT_FIELD_NUMBER: builtins.int
+    SPENT_AMOUNT_FIELD_NUMBER: builtins.int
+    RESERVED_AMOUNT_FIELD_NUMBER: builtins.int
+    REMAINING_AMOUNT_FIELD_NUMBER: builtins.int
+    ALLOCATED_AMOUNT_FIELD_NUMBER: builtins.int
+    dimension: Global___Dimension.ValueType
+    """What they count."""
+    currency_code: builtins.str
+    """COST only: their currency."""
+    budgets: builtins.int
+    """How many budgets there are."""
+    exhausted_budgets: builtins.int
+    """How many have nothing left."""
+    counted_budgets: builtins.int
+    """How many of them are in the amounts below."""
+    limit_amount: builtins.int
+    """Their limits in force."""
+    spent_amount: builtins.int
+    """Used in the running window."""
+    reserved_amount: builtins.int
+    """Held by open reservations."""
+    remaining_amount: builtins.int
+    """What is left; below 0 it is overage."""
+    allocated_amount: builtins.int
+    """Allocated out of them."""
+    @property
+    def window(self) -> Global___Window:
+        """Their calendar."""
+
+    @property
+    def selector(self) -> Global___Selector:
+        """Which calls they count. Absent: all."""
+
+    def __init__(
+        self,
+        *,
+        dimension: Global___Dimension.ValueType = ...,
+        currency_code: builtins.str = ...,
+        window: Global___Window | None = ...,
+        selector: Global___Selector | None = ...,
+        budgets: builtins.int = ...,
+        exhausted_budgets: builtins.int = ...,
+        counted_budgets: builtins.int = ...,
+        limit_amount: builtins.int = ...,
+        spent_amount: builtins.int = ...,
+        reserved_amount: builtins.int = ...,
+        remaining_amount: builtins.int = ...,
+        allocated_amount: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["selector", b"selector", "window", b"window"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["allocated_amount", b"allocated_amount", "budgets", b"budgets", "counted_budgets", b"counted_budgets", "currency_code", b"currency_code", "dimension", b"dimension", "exhausted_budgets", b"exhausted_budgets", "limit_amount", b"limit_amount", "remaining_amount", b"remaining_amount", "reserved_amount", b"reserved_amount", "selector", b"selector", "spent_amount", b"spent_amount", "window", b"window"]) -> None: ...
+
+Global___BudgetTotals: typing_extensions.TypeAlias = BudgetTotals
+
+@typing.final
+class ListBudgetStatusesResponse(google.protobuf.message.Message):
+    """A page of statuses."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STATUSES_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    TOTALS_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """Empty on the last page."""
+    @property
+    def statuses(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___BudgetStatus]:
+        """Sorted by subject and id."""
+
+    @property
+    def totals(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___BudgetTotals]:
+        """Of the whole subtree, at most 100 kinds, those with the most budgets; on the first page only."""
+
+    def __init__(
+        self,
+        *,
+        statuses: collections.abc.Iterable[Global___BudgetStatus] | None = ...,
+        next_page_token: builtins.str = ...,
+        totals: collections.abc.Iterable[Global___BudgetTotals] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["next_page_token", b"next_page_token", "statuses", b"statuses", "totals", b"totals"]) -> None: ...
+
+Global___ListBudgetStatusesResponse: typing_extensions.TypeAlias = ListBudgetStatusesResponse
+
+@typing.final
+class Allocation(google.protobuf.message.Message):
+    """What one budget is to have."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: builtins.int
+    BUDGET_ID_FIELD_NUMBER: builtins.int
+    AMOUNT_FIELD_NUMBER: builtins.int
+    subject: builtins.str
+    """The subject below the parent's subject that gets it."""
+    budget_id: builtins.str
+    """The id of its budget. A budget that is not there is made, with the parent's calendar, selector, reaction and thresholds;
+    one that is there must have the parent's dimension, currency, calendar and selector.
+    """
+    amount: builtins.int
+    """The limit that it is to have, in the parent's unit. 0: nothing may be spent. Not below what its running window has
+    used and holds, unless it was below that before and is not lowered.
+    """
+    def __init__(
+        self,
+        *,
+        subject: builtins.str = ...,
+        budget_id: builtins.str = ...,
+        amount: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["amount", b"amount", "budget_id", b"budget_id", "subject", b"subject"]) -> None: ...
+
+Global___Allocation: typing_extensions.TypeAlias = Allocation
+
+@typing.final
+class AllocateRequest(google.protobuf.message.Message):
+    """Asks to allocate."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BUDGET_FIELD_NUMBER: builtins.int
+    ALLOCATIONS_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    ETAG_FIELD_NUMBER: builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: builtins.int
+    budget: builtins.str
+    """The budget to carve from, `{subject}/budgets/{id}`."""
+    request_id: builtins.str
+    """The caller's id of this request, unique in the organisation; the same again within 7 days returns the first answer."""
+    etag: builtins.str
+    """If not empty, must be the parent's current one."""
+    validate_only: builtins.bool
+    """Check without allocating; needs no request_id."""
+    @property
+    def allocations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Allocation]:
+        """1 to 100 allocations, each budget once. Allocations that are not named stay as they are."""
+
+    def __init__(
+        self,
+        *,
+        budget: builtins.str = ...,
+        allocations: collections.abc.Iterable[Global___Allocation] | None = ...,
+        request_id: builtins.str = ...,
+        etag: builtins.str = ...,
+        validate_only: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["allocations", b"allocations", "budget", b"budget", "etag", b"etag", "request_id", b"request_id", "validate_only", b"validate_only"]) -> None: ...
+
+Global___AllocateRequest: typing_extensions.TypeAlias = AllocateRequest
+
+@typing.final
+class AllocateResponse(google.protobuf.message.Message):
+    """What was allocated."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BUDGET_FIELD_NUMBER: builtins.int
+    ALLOCATED_FIELD_NUMBER: builtins.int
+    ALLOCATED_AMOUNT_FIELD_NUMBER: builtins.int
+    UNALLOCATED_AMOUNT_FIELD_NUMBER: builtins.int
+    allocated_amount: builtins.int
+    """What all budgets allocated out of the parent have together."""
+    unallocated_amount: builtins.int
+    """The parent's limit less that; below 0 it is over-allocated."""
+    @property
+    def budget(self) -> Global___Budget:
+        """The parent."""
+
+    @property
+    def allocated(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Budget]:
+        """The budgets that were named, in the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        budget: Global___Budget | None = ...,
+        allocated: collections.abc.Iterable[Global___Budget] | None = ...,
+        allocated_amount: builtins.int = ...,
+        unallocated_amount: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["budget", b"budget"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["allocated", b"allocated", "allocated_amount", b"allocated_amount", "budget", b"budget", "unallocated_amount", b"unallocated_amount"]) -> None: ...
+
+Global___AllocateResponse: typing_extensions.TypeAlias = AllocateResponse
+
+@typing.final
+class GrantOverrideRequest(google.protobuf.message.Message):
+    """Asks for a temporary raise."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BUDGET_FIELD_NUMBER: builtins.int
+    AMOUNT_FIELD_NUMBER: builtins.int
+    END_TIME_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    GRANTED_BY_FIELD_NUMBER: builtins.int
+    APPROVAL_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: builtins.int
+    budget: builtins.str
+    """The budget, `{subject}/budgets/{id}`."""
+    amount: builtins.int
+    """By how much, in the budget's unit, at least 1."""
+    reason: builtins.str
+    """Why, 1 to 500 characters."""
+    granted_by: builtins.str
+    """Who grants it, 1 to 128 characters, a person's address for example."""
+    approval: builtins.str
+    """The approval that grants it, at most 256 characters. Empty: a person does."""
+    request_id: builtins.str
+    """The caller's id of this request and of the override, unique in the organisation; the same again returns the override."""
+    validate_only: builtins.bool
+    """Check without granting; needs no request_id."""
+    @property
+    def end_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Until when, at most 366 days from now."""
+
+    def __init__(
+        self,
+        *,
+        budget: builtins.str = ...,
+        amount: builtins.int = ...,
+        end_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        reason: builtins.str = ...,
+        granted_by: builtins.str = ...,
+        approval: builtins.str = ...,
+        request_id: builtins.str = ...,
+        validate_only: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["end_time", b"end_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["amount", b"amount", "approval", b"approval", "budget", b"budget", "end_time", b"end_time", "granted_by", b"granted_by", "reason", b"reason", "request_id", b"request_id", "validate_only", b"validate_only"]) -> None: ...
+
+Global___GrantOverrideRequest: typing_extensions.TypeAlias = GrantOverrideRequest
+
+@typing.final
+class GrantOverrideResponse(google.protobuf.message.Message):
+    """The raise."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    OVERRIDE_FIELD_NUMBER: builtins.int
+    @property
+    def override(self) -> pursestrings.budget.v1.limits_pb2.Override:
+        """As granted."""
+
+    def __init__(
+        self,
+        *,
+        override: pursestrings.budget.v1.limits_pb2.Override | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["override", b"override"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["override", b"override"]) -> None: ...
+
+Global___GrantOverrideResponse: typing_extensions.TypeAlias = GrantOverrideResponse
+
+@typing.final
+class ListOverridesRequest(google.protobuf.message.Message):
+    """Asks for a budget's raises."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BUDGET_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    budget: builtins.str
+    """The budget, `{subject}/budgets/{id}`."""
+    page_size: builtins.int
+    """Overrides a page, 1 to 1,000. 0: 100."""
+    page_token: builtins.str
+    """The `next_page_token` of the page before."""
+    def __init__(
+        self,
+        *,
+        budget: builtins.str = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["budget", b"budget", "page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+
+Global___ListOverridesRequest: typing_extensions.TypeAlias = ListOverridesRequest
+
+@typing.final
+class ListOverridesResponse(google.protobuf.message.Message):
+    """A page of raises."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    OVERRIDES_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """Empty on the last page."""
+    @property
+    def overrides(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[pursestrings.budget.v1.limits_pb2.Override]:
+        """The newest first."""
+
+    def __init__(
+        self,
+        *,
+        overrides: collections.abc.Iterable[pursestrings.budget.v1.limits_pb2.Override] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["next_page_token", b"next_page_token", "overrides", b"overrides"]) -> None: ...
+
+Global___ListOverridesResponse: typing_extensions.TypeAlias = ListOverridesResponse
 
 @typing.final
 class LeasePoint(google.protobuf.message.Message):

@@ -90,6 +90,26 @@ class BudgetServiceStub(object):
                 request_serializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.GetBudgetStatusRequest.SerializeToString,
                 response_deserializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.GetBudgetStatusResponse.FromString,
                 _registered_method=True)
+        self.ListBudgetStatuses = channel.unary_unary(
+                '/pursestrings.budget.v1.BudgetService/ListBudgetStatuses',
+                request_serializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.ListBudgetStatusesRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.ListBudgetStatusesResponse.FromString,
+                _registered_method=True)
+        self.Allocate = channel.unary_unary(
+                '/pursestrings.budget.v1.BudgetService/Allocate',
+                request_serializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.AllocateRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.AllocateResponse.FromString,
+                _registered_method=True)
+        self.GrantOverride = channel.unary_unary(
+                '/pursestrings.budget.v1.BudgetService/GrantOverride',
+                request_serializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.GrantOverrideRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.GrantOverrideResponse.FromString,
+                _registered_method=True)
+        self.ListOverrides = channel.unary_unary(
+                '/pursestrings.budget.v1.BudgetService/ListOverrides',
+                request_serializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.ListOverridesRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.ListOverridesResponse.FromString,
+                _registered_method=True)
         self.Audit = channel.unary_unary(
                 '/pursestrings.budget.v1.BudgetService/Audit',
                 request_serializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.AuditRequest.SerializeToString,
@@ -178,6 +198,34 @@ class BudgetServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListBudgetStatuses(self, request, context):
+        """The status of every budget of a subject and of those below it, with totals.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Allocate(self, request, context):
+        """Carves budgets of subjects below out of a budget, or moves what they have not used between them, all or nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GrantOverride(self, request, context):
+        """Raises a budget's limit until an instant. The raise never changes and ends by itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListOverrides(self, request, context):
+        """The raises of a budget, those that have ended too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Audit(self, request, context):
         """Verifies the service's own books in one snapshot, and gives the totals that other services compare with.
         """
@@ -242,6 +290,26 @@ def add_BudgetServiceServicer_to_server(servicer, server):
                     servicer.GetBudgetStatus,
                     request_deserializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.GetBudgetStatusRequest.FromString,
                     response_serializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.GetBudgetStatusResponse.SerializeToString,
+            ),
+            'ListBudgetStatuses': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBudgetStatuses,
+                    request_deserializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.ListBudgetStatusesRequest.FromString,
+                    response_serializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.ListBudgetStatusesResponse.SerializeToString,
+            ),
+            'Allocate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Allocate,
+                    request_deserializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.AllocateRequest.FromString,
+                    response_serializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.AllocateResponse.SerializeToString,
+            ),
+            'GrantOverride': grpc.unary_unary_rpc_method_handler(
+                    servicer.GrantOverride,
+                    request_deserializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.GrantOverrideRequest.FromString,
+                    response_serializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.GrantOverrideResponse.SerializeToString,
+            ),
+            'ListOverrides': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOverrides,
+                    request_deserializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.ListOverridesRequest.FromString,
+                    response_serializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.ListOverridesResponse.SerializeToString,
             ),
             'Audit': grpc.unary_unary_rpc_method_handler(
                     servicer.Audit,
@@ -547,6 +615,114 @@ class BudgetService(object):
             '/pursestrings.budget.v1.BudgetService/GetBudgetStatus',
             pursestrings_dot_budget_dot_v1_dot_budget__pb2.GetBudgetStatusRequest.SerializeToString,
             pursestrings_dot_budget_dot_v1_dot_budget__pb2.GetBudgetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBudgetStatuses(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.budget.v1.BudgetService/ListBudgetStatuses',
+            pursestrings_dot_budget_dot_v1_dot_budget__pb2.ListBudgetStatusesRequest.SerializeToString,
+            pursestrings_dot_budget_dot_v1_dot_budget__pb2.ListBudgetStatusesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Allocate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.budget.v1.BudgetService/Allocate',
+            pursestrings_dot_budget_dot_v1_dot_budget__pb2.AllocateRequest.SerializeToString,
+            pursestrings_dot_budget_dot_v1_dot_budget__pb2.AllocateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GrantOverride(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.budget.v1.BudgetService/GrantOverride',
+            pursestrings_dot_budget_dot_v1_dot_budget__pb2.GrantOverrideRequest.SerializeToString,
+            pursestrings_dot_budget_dot_v1_dot_budget__pb2.GrantOverrideResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListOverrides(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.budget.v1.BudgetService/ListOverrides',
+            pursestrings_dot_budget_dot_v1_dot_budget__pb2.ListOverridesRequest.SerializeToString,
+            pursestrings_dot_budget_dot_v1_dot_budget__pb2.ListOverridesResponse.FromString,
             options,
             channel_credentials,
             insecure,

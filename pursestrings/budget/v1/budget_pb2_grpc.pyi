@@ -201,6 +201,70 @@ _BudgetServiceGetBudgetStatusType = typing_extensions.TypeVar(
     ],
 )
 
+_BudgetServiceListBudgetStatusesType = typing_extensions.TypeVar(
+    '_BudgetServiceListBudgetStatusesType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.ListBudgetStatusesRequest,
+        pursestrings.budget.v1.budget_pb2.ListBudgetStatusesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.ListBudgetStatusesRequest,
+        pursestrings.budget.v1.budget_pb2.ListBudgetStatusesResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.ListBudgetStatusesRequest,
+        pursestrings.budget.v1.budget_pb2.ListBudgetStatusesResponse,
+    ],
+)
+
+_BudgetServiceAllocateType = typing_extensions.TypeVar(
+    '_BudgetServiceAllocateType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.AllocateRequest,
+        pursestrings.budget.v1.budget_pb2.AllocateResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.AllocateRequest,
+        pursestrings.budget.v1.budget_pb2.AllocateResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.AllocateRequest,
+        pursestrings.budget.v1.budget_pb2.AllocateResponse,
+    ],
+)
+
+_BudgetServiceGrantOverrideType = typing_extensions.TypeVar(
+    '_BudgetServiceGrantOverrideType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.GrantOverrideRequest,
+        pursestrings.budget.v1.budget_pb2.GrantOverrideResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.GrantOverrideRequest,
+        pursestrings.budget.v1.budget_pb2.GrantOverrideResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.GrantOverrideRequest,
+        pursestrings.budget.v1.budget_pb2.GrantOverrideResponse,
+    ],
+)
+
+_BudgetServiceListOverridesType = typing_extensions.TypeVar(
+    '_BudgetServiceListOverridesType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.ListOverridesRequest,
+        pursestrings.budget.v1.budget_pb2.ListOverridesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.ListOverridesRequest,
+        pursestrings.budget.v1.budget_pb2.ListOverridesResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.ListOverridesRequest,
+        pursestrings.budget.v1.budget_pb2.ListOverridesResponse,
+    ],
+)
+
 _BudgetServiceAuditType = typing_extensions.TypeVar(
     '_BudgetServiceAuditType',
     grpc.UnaryUnaryMultiCallable[
@@ -217,7 +281,7 @@ _BudgetServiceAuditType = typing_extensions.TypeVar(
     ],
 )
 
-class BudgetServiceStub(typing.Generic[_BudgetServiceReserveType, _BudgetServiceBatchReserveType, _BudgetServiceReleaseType, _BudgetServiceGetReservationType, _BudgetServiceApplyUsageType, _BudgetServiceCreateBudgetType, _BudgetServiceGetBudgetType, _BudgetServiceListBudgetsType, _BudgetServiceUpdateBudgetType, _BudgetServiceDeleteBudgetType, _BudgetServiceGetBudgetStatusType, _BudgetServiceAuditType]):
+class BudgetServiceStub(typing.Generic[_BudgetServiceReserveType, _BudgetServiceBatchReserveType, _BudgetServiceReleaseType, _BudgetServiceGetReservationType, _BudgetServiceApplyUsageType, _BudgetServiceCreateBudgetType, _BudgetServiceGetBudgetType, _BudgetServiceListBudgetsType, _BudgetServiceUpdateBudgetType, _BudgetServiceDeleteBudgetType, _BudgetServiceGetBudgetStatusType, _BudgetServiceListBudgetStatusesType, _BudgetServiceAllocateType, _BudgetServiceGrantOverrideType, _BudgetServiceListOverridesType, _BudgetServiceAuditType]):
     """Decides spends, keeps budgets, counters and reservations, and holds the funding leases it spends from."""
 
     @typing.overload
@@ -265,6 +329,22 @@ class BudgetServiceStub(typing.Generic[_BudgetServiceReserveType, _BudgetService
         grpc.UnaryUnaryMultiCallable[
             pursestrings.budget.v1.budget_pb2.GetBudgetStatusRequest,
             pursestrings.budget.v1.budget_pb2.GetBudgetStatusResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.ListBudgetStatusesRequest,
+            pursestrings.budget.v1.budget_pb2.ListBudgetStatusesResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.AllocateRequest,
+            pursestrings.budget.v1.budget_pb2.AllocateResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.GrantOverrideRequest,
+            pursestrings.budget.v1.budget_pb2.GrantOverrideResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.ListOverridesRequest,
+            pursestrings.budget.v1.budget_pb2.ListOverridesResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             pursestrings.budget.v1.budget_pb2.AuditRequest,
@@ -319,6 +399,22 @@ class BudgetServiceStub(typing.Generic[_BudgetServiceReserveType, _BudgetService
             pursestrings.budget.v1.budget_pb2.GetBudgetStatusResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.ListBudgetStatusesRequest,
+            pursestrings.budget.v1.budget_pb2.ListBudgetStatusesResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.AllocateRequest,
+            pursestrings.budget.v1.budget_pb2.AllocateResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.GrantOverrideRequest,
+            pursestrings.budget.v1.budget_pb2.GrantOverrideResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.ListOverridesRequest,
+            pursestrings.budget.v1.budget_pb2.ListOverridesResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             pursestrings.budget.v1.budget_pb2.AuditRequest,
             pursestrings.budget.v1.budget_pb2.AuditResponse,
         ],
@@ -356,6 +452,18 @@ class BudgetServiceStub(typing.Generic[_BudgetServiceReserveType, _BudgetService
 
     GetBudgetStatus: _BudgetServiceGetBudgetStatusType
     """What a budget's current window has used, holds and leaves."""
+
+    ListBudgetStatuses: _BudgetServiceListBudgetStatusesType
+    """The status of every budget of a subject and of those below it, with totals."""
+
+    Allocate: _BudgetServiceAllocateType
+    """Carves budgets of subjects below out of a budget, or moves what they have not used between them, all or nothing."""
+
+    GrantOverride: _BudgetServiceGrantOverrideType
+    """Raises a budget's limit until an instant. The raise never changes and ends by itself."""
+
+    ListOverrides: _BudgetServiceListOverridesType
+    """The raises of a budget, those that have ended too."""
 
     Audit: _BudgetServiceAuditType
     """Verifies the service's own books in one snapshot, and gives the totals that other services compare with."""
@@ -404,6 +512,22 @@ BudgetServiceAsyncStub: typing_extensions.TypeAlias = BudgetServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.budget.v1.budget_pb2.GetBudgetStatusRequest,
         pursestrings.budget.v1.budget_pb2.GetBudgetStatusResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.ListBudgetStatusesRequest,
+        pursestrings.budget.v1.budget_pb2.ListBudgetStatusesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.AllocateRequest,
+        pursestrings.budget.v1.budget_pb2.AllocateResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.GrantOverrideRequest,
+        pursestrings.budget.v1.budget_pb2.GrantOverrideResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.ListOverridesRequest,
+        pursestrings.budget.v1.budget_pb2.ListOverridesResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.budget.v1.budget_pb2.AuditRequest,
@@ -501,6 +625,38 @@ class BudgetServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[pursestrings.budget.v1.budget_pb2.GetBudgetStatusResponse, collections.abc.Awaitable[pursestrings.budget.v1.budget_pb2.GetBudgetStatusResponse]]:
         """What a budget's current window has used, holds and leaves."""
+
+    @abc.abstractmethod
+    def ListBudgetStatuses(
+        self,
+        request: pursestrings.budget.v1.budget_pb2.ListBudgetStatusesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.budget.v1.budget_pb2.ListBudgetStatusesResponse, collections.abc.Awaitable[pursestrings.budget.v1.budget_pb2.ListBudgetStatusesResponse]]:
+        """The status of every budget of a subject and of those below it, with totals."""
+
+    @abc.abstractmethod
+    def Allocate(
+        self,
+        request: pursestrings.budget.v1.budget_pb2.AllocateRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.budget.v1.budget_pb2.AllocateResponse, collections.abc.Awaitable[pursestrings.budget.v1.budget_pb2.AllocateResponse]]:
+        """Carves budgets of subjects below out of a budget, or moves what they have not used between them, all or nothing."""
+
+    @abc.abstractmethod
+    def GrantOverride(
+        self,
+        request: pursestrings.budget.v1.budget_pb2.GrantOverrideRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.budget.v1.budget_pb2.GrantOverrideResponse, collections.abc.Awaitable[pursestrings.budget.v1.budget_pb2.GrantOverrideResponse]]:
+        """Raises a budget's limit until an instant. The raise never changes and ends by itself."""
+
+    @abc.abstractmethod
+    def ListOverrides(
+        self,
+        request: pursestrings.budget.v1.budget_pb2.ListOverridesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.budget.v1.budget_pb2.ListOverridesResponse, collections.abc.Awaitable[pursestrings.budget.v1.budget_pb2.ListOverridesResponse]]:
+        """The raises of a budget, those that have ended too."""
 
     @abc.abstractmethod
     def Audit(

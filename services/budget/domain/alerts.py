@@ -28,15 +28,17 @@ def crossings(counter: Counter) -> list[Crossing]:
     """The thresholds that the batch took the window over; a jump over several is one each.
 
     `peak` decides, so that a correction later in the batch does not hide a crossing. Rows are unique by budget, window,
-    threshold and generation, so that falling below and rising again does not alert twice.
+    threshold and generation, so that falling below and rising again does not alert twice. Where the limit has fallen
+    in the window, use from before the batch may have reached a threshold without an alert.
     """
     budget = counter.budget
-    if budget is None or counter.peak <= counter.spent_before:
+    if budget is None or (counter.peak <= counter.spent_before and not counter.lowered):
         return []
     return [
         Crossing(budget, counter.key, threshold, counter.peak, counter.window_end_us)
         for threshold in budget.thresholds
-        if reached(budget, threshold, counter.peak) and not reached(budget, threshold, counter.spent_before)
+        if reached(budget, threshold, counter.peak)
+        and (counter.lowered or not reached(budget, threshold, counter.spent_before))
     ]
 
 

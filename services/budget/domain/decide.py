@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from services.budget.domain import fit
 from services.budget.domain.model import (
     AMOUNT_MAX,
     Answer,
@@ -80,6 +81,8 @@ class Batch:
         applied: The events this batch applies.
         mismatched: How many events were of another model than their reservation.
         notices: What a person should look at: (org, kind, reference, detail).
+        adjusted: Counters whose limit is more than the definition's: raised, or carried over to.
+        carries: Windows that others are carried from: (the window, the next one).
     """
 
     now_us: int = 0
@@ -93,6 +96,8 @@ class Batch:
     applied: list[UsageRow] = field(default_factory=list)
     mismatched: int = 0
     notices: list[tuple[str, str, str, str]] = field(default_factory=list)
+    adjusted: list[Counter] = field(default_factory=list)
+    carries: list[tuple[Counter, Counter]] = field(default_factory=list)
 
 
 def decide(batch: Batch, item: ReserveItem) -> Answer | PurseError:
@@ -244,6 +249,7 @@ def _decide_tight(batch: Batch, item: ReserveItem, binding: Binding) -> Answer |
             violations=violations,
             unchecked=unchecked,
             rate_version=item.rate_version,
+            fit=fit.of_denied(item, binding),
         )
     refusal = _refuse_funding(item, binding)
     if refusal is None:
@@ -292,10 +298,17 @@ def _denied(item: ReserveItem, reason: DeniedReason) -> Decision:
     return Decision(reason, cost=item.cost, currency=item.currency, rate_version=item.rate_version)
 
 
-def deny_for_funds(item: ReserveItem, wallet: str) -> Decision:
-    """The answer to a spend that the wallet has too little for."""
+def deny_for_funds(item: ReserveItem, wallet: str, free: int) -> Decision:
+    """The answer to a spend that its budgets allow and the wallet has too little for.
+
+    Args:
+        item: The spend.
+        wallet: What should pay.
+        free: What it could pay, in nano-units.
+    """
     decision = _denied(item, DeniedReason.INSUFFICIENT_FUNDS)
     decision.wallet = wallet
+    decision.fit = fit.of_unfunded(item, free)
     return decision
 
 

@@ -5,11 +5,12 @@ classes are plain and mutable where the batch changes them: they live for one tr
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+from services.kit.rating import Rate
 from services.kit.subject import Subject
 from services.kit.windows import LIFETIME_KEY, WindowSpec
 
@@ -44,6 +45,13 @@ class OnExceed(IntEnum):
 
 
 BLOCKING: Final = frozenset({OnExceed.BLOCK, OnExceed.PAUSE})
+
+
+class OverAllocation(IntEnum):
+    """What happens when more than a budget's limit would be allocated out of it; the numbers of the contract."""
+
+    BLOCK = 1
+    ALERT = 2
 
 
 class State(IntEnum):
@@ -98,6 +106,18 @@ class Selector:
     labels: tuple[tuple[str, str], ...] = ()
 
 
+class Raise(NamedTuple):
+    """A temporary raise of a limit: `from_us` ≤ instant < `until_us`."""
+
+    amount: int
+    from_us: int
+    until_us: int
+
+
+_LIMITS_MAX: Final = 64
+"""The most limits in force remembered with a definition."""
+
+
 @dataclass(slots=True, eq=False)
 class Budget:
     """One budget's definition, as the policy cache keeps it.
@@ -105,13 +125,17 @@ class Budget:
     Attributes:
         no: Its number in the database; another after a change of the window.
         name: `{subject}/budgets/{id}`.
-        limit: The most a window may use.
+        limit: The most a window may use; in a copy made by `with_limit` what is carried and raises besides.
         thresholds: Percentages of the limit that alert, ascending.
         selector: Which calls count; None for all.
         generation: Grows when the limit rises.
         revision: Grows with every change; the etag.
         from_us: Use before it is not counted.
         until_us: Use from then on is not counted.
+        rollover_cap: The most that is carried into a window; None: nothing ever was, 0: nothing any more.
+        allocated_from: Name of the budget that it was carved from; empty: none.
+        over_allocation: What happens when more than its limit would be allocated out of it.
+        raises: Temporary raises that may still matter.
     """
 
     no: int
@@ -132,10 +156,46 @@ class Budget:
     updated_us: int
     from_us: int
     until_us: int = FOREVER_US
+    rollover_cap: int | None = None
+    allocated_from: str = ""
+    over_allocation: OverAllocation = OverAllocation.BLOCK
+    raises: tuple[Raise, ...] = ()
     name: str = field(init=False)
+    _with_limits: dict[tuple[int, int], "Budget"] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.name = f"{self.subject}/budgets/{self.id}"
+        self._with_limits = {}
+
+    def with_limit(self, limit: int, generation: int) -> "Budget":
+        """The definition with the limit in force in one window: always the same copy, itself for its own limit."""
+        if limit == self.limit and generation == self.generation:
+            return self
+        key = (limit, generation)
+        found = self._with_limits.get(key)
+        if found is None:
+            if len(self._with_limits) >= _LIMITS_MAX:
+                self._with_limits.clear()
+            found = self._with_limits[key] = replace(self, limit=limit, generation=generation)
+        return found
+
+
+class Carry(NamedTuple):
+    """What a window's carried amount comes from.
+
+    Attributes:
+        from_key: The window before.
+        base: The limit of the window before, without raises and what it was carried.
+        cap: The most that is carried.
+    """
+
+    from_key: int
+    base: int
+    cap: int
+
+    def amount(self, used: int) -> int:
+        """What is carried when the window before has spent and holds `used`."""
+        return min(self.cap, max(0, self.base - used))
 
 
 class Counter:
@@ -145,13 +205,21 @@ class Counter:
         spent: Actual use.
         reserved: Held by open reservations.
         peak: The most that `spent` was during the batch, which is what alerts look at.
-        budget: The definition; None where only a hold of a deleted budget refers to it.
-        end_us: When the window, or the budget's part of it, ends.
+        budget: The definition with the limit in force; None where only a hold of a deleted budget refers to it.
+        definition: The definition as it was written.
+        start_us: From when the limit in force counts.
+        end_us: Until when the limit in force counts, at the latest when the window, or the budget's part of it, ends.
+        raised: What temporary raises add to the limit.
+        carried: What the window before left to it.
+        carry: How `carried` comes about; None: nothing is carried.
+        rises: How often `carried` has risen.
+        lowered: The limit has fallen in this window, so a threshold may be reached that was not when it was spent.
     """
 
     __slots__ = (
-        "blocking", "budget", "dimension", "end_us", "key", "limit", "no", "org", "peak", "reserved",
-        "reserved_before", "spent", "spent_before", "start_us", "window_end_us",
+        "blocking", "budget", "carried", "carry", "carry_changed", "definition", "dimension", "end_us", "key", "limit",
+        "lowered", "no", "org", "peak", "raised", "reserved", "reserved_before", "rises", "spent", "spent_before",
+        "start_us", "window_end_us",
     )  # fmt: skip
 
     def __init__(self, org: str, no: int, key: int) -> None:
@@ -159,6 +227,13 @@ class Counter:
         self.no = no
         self.key = key
         self.budget: Budget | None = None
+        self.definition: Budget | None = None
+        self.raised = 0
+        self.carried = 0
+        self.carry: Carry | None = None
+        self.rises = 0
+        self.carry_changed = False
+        self.lowered = False
         self.limit = 0
         self.dimension = 0
         self.blocking = False
@@ -174,14 +249,22 @@ class Counter:
 
     def define(self, budget: Budget) -> None:
         """Takes the definition's part that decides."""
-        self.budget = budget
+        self.budget = self.definition = budget
         self.limit = budget.limit
         self.dimension = int(budget.dimension)
         self.blocking = budget.on_exceed in BLOCKING
 
+    def set_limit(self) -> None:
+        """Puts the limit in force together: the definition's, what is carried and temporary raises."""
+        written = self.definition
+        if written is None:
+            return
+        self.limit = min(AMOUNT_MAX, written.limit + self.carried + self.raised)
+        self.budget = written.with_limit(self.limit, written.generation + self.rises)
+
     @property
     def changed(self) -> bool:
-        """Whether the row must be written."""
+        """Whether spent and reserved must be written."""
         return self.spent != self.spent_before or self.reserved != self.reserved_before
 
 
@@ -302,6 +385,24 @@ class Decision:
     violations: Sequence[Use] = ()
     unchecked: Sequence[str] = ()
     rate_version: str = ""
+    fit: "Fit | None" = None
+
+
+@dataclass(slots=True)
+class Fit:
+    """How much smaller a denied spend must be.
+
+    Attributes:
+        output_tokens: The largest cap on output tokens that budgets and funding allow; 0: none.
+        by_budgets: The largest that the budgets alone allow, where the funding is shorter.
+        wallet: What could give more; empty: it would not help.
+        free: What its lease has free, in nano-units.
+    """
+
+    output_tokens: int
+    by_budgets: int = 0
+    wallet: str = ""
+    free: int = 0
 
 
 @dataclass(slots=True)
@@ -361,6 +462,8 @@ class ReserveItem:
         unknown: Bit 1 << dimension for each dimension that the estimate does not know.
         cost: None: unknown.
         currency: Of the cost; empty where the cost is unknown.
+        capped: The request says the most output tokens, so that a smaller number may fit.
+        price: What priced the cost; None: the caller said it, or it is unknown.
     """
 
     org: str
@@ -376,6 +479,8 @@ class ReserveItem:
     validate_only: bool
     strict: bool
     rate_version: str
+    capped: bool = False
+    price: Rate | None = None
     binding: Binding = NO_BINDING
 
 

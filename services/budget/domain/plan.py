@@ -15,7 +15,8 @@ _PLANS_MAX: Final = 65_536
 
 
 @lru_cache(maxsize=4096)
-def _glob(pattern: str) -> re.Pattern[str]:
+def glob(pattern: str) -> re.Pattern[str]:
+    """A pattern of model names, made ready."""
     return re.compile(translate(pattern))
 
 
@@ -40,7 +41,7 @@ def _among(wanted: tuple[str, ...], value: str, *, actual: bool) -> bool:
 def _like(patterns: tuple[str, ...], value: str, *, actual: bool) -> bool:
     if not patterns or not value:
         return not patterns or not actual
-    return any(_glob(pattern).match(value) for pattern in patterns)
+    return any(glob(pattern).match(value) for pattern in patterns)
 
 
 def _labelled(wanted: tuple[tuple[str, str], ...], labels: tuple[tuple[str, str], ...], *, actual: bool) -> bool:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from services.budget.domain.model import AMOUNT_MAX, Budget, Dimension, OnExceed, Selector
+from services.budget.domain import selectors
+from services.budget.domain.model import AMOUNT_MAX, Budget, Dimension, OnExceed, OverAllocation, Selector
 from services.kit.errors import PurseError, conflict, invalid
 from services.kit.money import CURRENCIES
 from services.kit.windows import UnknownZoneError, WindowError, WindowKind, WindowSpec, window_at
@@ -12,20 +13,30 @@ from services.kit.windows import UnknownZoneError, WindowError, WindowKind, Wind
 DEFAULT_THRESHOLDS: Final = (50, 80, 95, 100)
 BUDGETS_MAX: Final = 100_000
 """The most budgets of one organisation."""
-MUTABLE: Final = frozenset({"display_name", "limit_amount", "on_exceed", "thresholds_percent", "selector", "window"})
+MUTABLE: Final = frozenset(
+    {
+        "display_name",
+        "limit_amount",
+        "on_exceed",
+        "over_allocation",
+        "rollover",
+        "selector",
+        "thresholds_percent",
+        "window",
+    }
+)
 """The fields that an update may name."""
 _THRESHOLDS_MAX: Final = 16
 _THRESHOLD_MAX: Final = 1000
 _DISPLAY_CHARS_MAX: Final = 128
-_SELECTOR_MAX: Final = 16
-_PATTERN_CHARS_MAX: Final = 256
-_LABEL_KEY_CHARS_MAX: Final = 63
-_LABEL_VALUE_CHARS_MAX: Final = 255
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A definition as a caller wrote it; the numbers are the contract's, 0 and empty are not said."""
+    """A definition as a caller wrote it; the numbers are the contract's, 0 and empty are not said.
+
+    `rollover_cap` is None where nothing is to be carried.
+    """
 
     display_name: str
     dimension: int
@@ -38,6 +49,8 @@ class Draft:
     on_exceed: int
     thresholds: tuple[int, ...]
     selector: Selector | None
+    rollover_cap: int | None = None
+    over_allocation: int = 0
 
 
 _KINDS: Final = {
@@ -69,12 +82,14 @@ def define(draft: Draft, org: str, subject: str, budget_id: str, now_us: int) ->
         _window(draft),
         _on_exceed(draft.on_exceed),
         _thresholds(draft.thresholds),
-        _selector(draft.selector),
+        selectors.checked(draft.selector),
         generation=1,
         revision=1,
         created_us=now_us,
         updated_us=now_us,
         from_us=now_us,
+        rollover_cap=_rollover(draft.rollover_cap, _KINDS[draft.kind]),
+        over_allocation=_over_allocation(draft.over_allocation),
     )
 
 
@@ -112,8 +127,9 @@ class Change:
 def change(rows: Sequence[Budget], draft: Draft, mask: frozenset[str], now_us: int) -> Change:
     """What becomes of a budget's rows.
 
-    A new limit, thresholds, selector or reaction count at once. Another window counts from the end of the running one,
-    so that no window is cut; a change of a change that has not begun replaces it.
+    A new limit, thresholds, selector or reaction count at once, another rollover from the next window on. Another
+    window counts from the end of the running one, so that no window is cut; a change of a change that has not begun
+    replaces it.
 
     Args:
         rows: The budget's rows by when they begin: one, or the one in force and the one to come.
@@ -131,14 +147,23 @@ def change(rows: Sequence[Budget], draft: Draft, mask: frozenset[str], now_us: i
         "limit": limit,
         "on_exceed": _on_exceed(draft.on_exceed) if "on_exceed" in mask else live.on_exceed,
         "thresholds": _thresholds(draft.thresholds) if "thresholds_percent" in mask else live.thresholds,
-        "selector": _selector(draft.selector) if "selector" in mask else live.selector,
+        "selector": selectors.checked(draft.selector) if "selector" in mask else live.selector,
         "generation": live.generation + (limit > live.limit),
         "revision": live.revision + 1,
         "updated_us": now_us,
     }
+    window = _window(draft) if "window" in mask else live.window
+    cap = live.rollover_cap
+    if "rollover" in mask:
+        # What was carried is carried no more; None is only for what never carried.
+        cap = (None if cap is None else 0) if draft.rollover_cap is None else _rollover(draft.rollover_cap, window.kind)
+    elif cap:
+        _rollover(cap, window.kind)
+    changes["rollover_cap"] = cap
+    if "over_allocation" in mask:
+        changes["over_allocation"] = _over_allocation(draft.over_allocation)
     became = [_replaced(row, changes) for row in rows]
     begun = None
-    window = _window(draft) if "window" in mask else live.window
     if window != live.window:
         if live.from_us > now_us:
             became[-1] = _replaced(became[-1], {"window": window})
@@ -216,6 +241,27 @@ def _window(draft: Draft) -> WindowSpec:
         raise invalid(f"budget.window.{field}", str(error)) from None
 
 
+def _rollover(cap: int | None, kind: WindowKind) -> int | None:
+    if cap is None:
+        return None
+    if kind is WindowKind.LIFETIME:
+        raise invalid("budget.rollover", "a LIFETIME window has no next one to carry into; leave rollover out")
+    if not 1 <= cap <= AMOUNT_MAX:
+        raise invalid(
+            "budget.rollover.cap_amount",
+            f"is {cap}; it must be 1 to {AMOUNT_MAX}, or leave rollover out to carry nothing",
+            "AMOUNT_OUT_OF_RANGE",
+        )
+    return cap
+
+
+def _over_allocation(number: int) -> OverAllocation:
+    try:
+        return OverAllocation(number or OverAllocation.BLOCK)
+    except ValueError:
+        raise invalid("budget.over_allocation", f"{number} is none of BLOCK and ALERT") from None
+
+
 def _on_exceed(number: int) -> OnExceed:
     if number == OnExceed.PAUSE:
         raise invalid("budget.on_exceed", "PAUSE is not supported yet; use BLOCK, which denies all the same")
@@ -236,33 +282,6 @@ def _thresholds(percents: tuple[int, ...]) -> tuple[int, ...]:
     if list(percents) != sorted(set(percents)):
         raise invalid(field, f"must ascend, each once; got {list(percents)}")
     return percents
-
-
-def _selector(selector: Selector | None) -> Selector | None:
-    if selector is None or selector == Selector():
-        return None
-    for name in ("providers", "models", "operations", "labels"):
-        values = getattr(selector, name)
-        if len(values) > _SELECTOR_MAX:
-            raise invalid(f"budget.selector.{name}", f"are {len(values)}; at most {_SELECTOR_MAX} are kept")
-    for name in ("providers", "models", "operations"):
-        for value in getattr(selector, name):
-            if not 0 < len(value) <= _PATTERN_CHARS_MAX:
-                raise invalid(f"budget.selector.{name}", f"each must be 1 to {_PATTERN_CHARS_MAX} characters")
-    for key, value in selector.labels:
-        if not 0 < len(key) <= _LABEL_KEY_CHARS_MAX or len(value) > _LABEL_VALUE_CHARS_MAX:
-            raise invalid(
-                "budget.selector.labels",
-                f"{key[:80]!r}: a key is 1 to {_LABEL_KEY_CHARS_MAX} characters, "
-                f"a value at most {_LABEL_VALUE_CHARS_MAX}",
-            )
-    return replace(
-        selector,
-        providers=tuple(sorted({value.lower() for value in selector.providers})),
-        models=tuple(sorted({value.lower() for value in selector.models})),
-        operations=tuple(sorted(set(selector.operations))),
-        labels=tuple(sorted(selector.labels)),
-    )
 
 
 def check_mask(paths: Sequence[str]) -> frozenset[str]:

@@ -9,7 +9,7 @@ from typing import Final
 import asyncpg
 
 from services.budget.domain.decide import DrawKey, UsageRow
-from services.budget.domain.model import Applied, Counter, Lease, Reservation, State, WalletState
+from services.budget.domain.model import Applied, Carry, Counter, Lease, Reservation, State, WalletState
 
 _RESERVATIONS: Final = """
 SELECT r.* FROM unnest($1::text[], $2::text[]) AS k (org, id)
@@ -55,17 +55,30 @@ ORDER BY l.org, l.wallet FOR UPDATE OF l
 _ADD_COUNTERS: Final = """
 INSERT INTO counters (org, budget_no, window_key)
 SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS k (org, budget_no, window_key) ORDER BY 1, 2, 3
-ON CONFLICT DO NOTHING
+ON CONFLICT DO NOTHING RETURNING budget_no, window_key
 """
 # The outer select reads the clock row by row as the inner one locks them, so the last row's is after all locks.
 _COUNTERS: Final = """
 SELECT locked.*, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
 FROM (
-    SELECT c.budget_no, c.window_key, c.spent, c.reserved
+    SELECT c.budget_no, c.window_key, c.spent, c.reserved, CASE WHEN c.carry_from IS NOT NULL
+        THEN ARRAY[c.carried, c.rises, c.carry_from, c.carry_base, c.carry_cap] END AS carry
     FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS k (org, budget_no, window_key)
     JOIN counters c ON c.org = k.org AND c.budget_no = k.budget_no AND c.window_key = k.window_key
     ORDER BY c.org, c.budget_no, c.window_key FOR UPDATE OF c
 ) AS locked
+"""
+_USED: Final = """
+SELECT c.budget_no, c.window_key, c.spent + c.reserved AS used
+FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS k (org, budget_no, window_key)
+JOIN counters c ON c.org = k.org AND c.budget_no = k.budget_no AND c.window_key = k.window_key
+"""
+_SET_CARRIED: Final = """
+UPDATE counters c
+SET carried = n.carried, rises = n.rises, carry_from = n.carry_from, carry_base = n.carry_base, carry_cap = n.carry_cap
+FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
+    $8::bigint[]) AS n (org, budget_no, window_key, carried, rises, carry_from, carry_base, carry_cap)
+WHERE c.org = n.org AND c.budget_no = n.budget_no AND c.window_key = n.window_key
 """
 _NOW: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 # One statement for all that decisions change, so that a batch of them costs one round trip to write.
@@ -205,11 +218,28 @@ async def lock_leases(connection: asyncpg.Connection, leases: Sequence[Lease]) -
     return list(by_wallet)
 
 
-async def add_counters(connection: asyncpg.Connection, counters: Sequence[Counter]) -> None:
-    """Makes the rows that are missing."""
-    await connection.execute(
+async def add_counters(connection: asyncpg.Connection, counters: Sequence[Counter]) -> set[tuple[int, int]]:
+    """Makes the rows that are missing, and returns their keys."""
+    rows = await connection.fetch(
         _ADD_COUNTERS, [c.org for c in counters], [c.no for c in counters], [c.key for c in counters]
     )
+    return {(row["budget_no"], row["window_key"]) for row in rows}
+
+
+async def used(connection: asyncpg.Connection, keys: Sequence[tuple[str, int, int]]) -> dict[tuple[int, int], int]:
+    """What windows have spent and hold together, by budget and window; those without a row are left out."""
+    rows = await connection.fetch(_USED, [k[0] for k in keys], [k[1] for k in keys], [k[2] for k in keys])
+    return {(row["budget_no"], row["window_key"]): row["used"] for row in rows}
+
+
+async def set_carried(connection: asyncpg.Connection, counters: Sequence[Counter]) -> None:
+    """Writes what windows were carried, and what from."""
+    rows = [
+        (c.org, c.no, c.key, c.carried, c.rises, c.carry.from_key, c.carry.base, c.carry.cap)
+        for c in counters
+        if c.carry is not None
+    ]
+    await connection.execute(_SET_CARRIED, *zip(*rows, strict=True))
 
 
 async def lock_counters(
@@ -225,8 +255,12 @@ async def lock_counters(
     wanted = counters.values()
     rows = await connection.fetch(_COUNTERS, [c.org for c in wanted], [c.no for c in wanted], [c.key for c in wanted])
     at_us = 0
-    for no, key, spent, reserved, at_us in rows:  # noqa: B007 - the last row's time is used
-        counters[(no, key)].load(spent, reserved)
+    for no, key, spent, reserved, carry, at_us in rows:  # noqa: B007 - the last row's time is used
+        counter = counters[(no, key)]
+        counter.load(spent, reserved)
+        if carry is not None:
+            counter.carried, counter.rises, *rest = carry
+            counter.carry = Carry(*rest)
     if len(rows) == len(counters):
         return at_us, []
     found = {(row["budget_no"], row["window_key"]) for row in rows}

@@ -6,13 +6,15 @@ from typing import Any, Final
 
 import asyncpg
 
-from services.budget.domain.model import FOREVER_US, Budget, Dimension, OnExceed, Selector
+from services.budget.domain.model import FOREVER_US, Budget, Dimension, OnExceed, OverAllocation, Selector
 from services.budget.domain.plan import Policy
+from services.budget.store import overrides
+from services.budget.store.overrides import Raises
 from services.kit.windows import WindowKind, WindowSpec
 
 _COLUMNS: Final = """budget_no, org, subject, budget_id, display_name, dimension, currency, limit_amount, window_kind,
 time_zone, week_start, anchor_day, on_exceed, thresholds, selector, generation, revision, created_us, updated_us,
-effective_from_us, effective_until_us"""
+effective_from_us, effective_until_us, rollover_cap, allocated_from, over_allocation"""
 _LOAD: Final = f"SELECT {_COLUMNS} FROM budgets WHERE org = $1 AND deleted_us IS NULL"  # noqa: S608 - a constant
 _FIND: Final = f"""
 SELECT {_COLUMNS} FROM budgets WHERE org = $1 AND subject = $2 AND budget_id = $3 AND deleted_us IS NULL
@@ -23,21 +25,22 @@ _LIST: Final = f"""
 SELECT {_COLUMNS} FROM budgets
 WHERE org = $1 AND (subject = $2 OR ($3 AND subject > $2 || '/' AND subject < $2 || '0'))
     AND (subject, budget_id) > ($4, $5) AND deleted_us IS NULL AND effective_until_us IS NULL
+    AND ($7 = '' OR allocated_from = $7)
 ORDER BY subject, budget_id LIMIT $6
 """  # noqa: S608 - a constant
 _NAMES: Final = "SELECT budget_no, subject, budget_id FROM budgets WHERE org = $1 AND budget_no = ANY($2::bigint[])"
 _INSERT: Final = f"""
 INSERT INTO budgets (org, subject, budget_id, display_name, dimension, currency, limit_amount, window_kind, time_zone,
     week_start, anchor_day, on_exceed, thresholds, selector, generation, revision, created_us, updated_us,
-    effective_from_us)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13::bigint[], $14, $15, $16, $17, $18, $19)
+    effective_from_us, rollover_cap, allocated_from, over_allocation)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13::bigint[], $14, $15, $16, $17, $18, $19, $20, $21, $22)
 ON CONFLICT DO NOTHING
 RETURNING {_COLUMNS}
 """  # noqa: S608 - a constant
 _UPDATE: Final = """
 UPDATE budgets SET display_name = $3, limit_amount = $4, on_exceed = $5, thresholds = $6::bigint[], selector = $7,
     generation = $8, revision = $9, updated_us = $10, window_kind = $11, time_zone = $12, week_start = $13,
-    anchor_day = $14, effective_until_us = $15
+    anchor_day = $14, effective_until_us = $15, rollover_cap = $16, allocated_from = $17, over_allocation = $18
 WHERE org = $1 AND budget_no = $2
 """
 _DELETE: Final = """
@@ -58,13 +61,20 @@ async def load_policy(connection: asyncpg.Connection, org: str, epoch: int) -> P
     """All definitions in force or to come; the caller holds the organisation's row at this epoch."""
     settings = await connection.fetchrow(_SETTINGS, org)
     rows = await connection.fetch(_LOAD, org)
-    return Policy(org, epoch, map(budget_of, rows), require_wallet=bool(settings and settings["require_wallet"]))
+    raises = await overrides.raises_of(connection, org)
+    return Policy(
+        org,
+        epoch,
+        [budget_of(row, raises) for row in rows],
+        require_wallet=bool(settings and settings["require_wallet"]),
+    )
 
 
-def budget_of(row: asyncpg.Record) -> Budget:
-    """A definition from its row."""
+def budget_of(row: asyncpg.Record, raises: Raises | None = None) -> Budget:
+    """A definition from its row, with the temporary raises of its name that were granted since it was created."""
     (no, org, subject, id_, display_name, dimension, currency, limit, kind, zone, week_start, anchor_day, on_exceed,
-     thresholds, selector, generation, revision, created_us, updated_us, from_us, until_us) = row  # fmt: skip
+     thresholds, selector, generation, revision, created_us, updated_us, from_us, until_us, rollover_cap,
+     allocated_from, over_allocation) = row  # fmt: skip
     return Budget(
         no,
         org,
@@ -84,6 +94,10 @@ def budget_of(row: asyncpg.Record) -> Budget:
         updated_us,
         from_us,
         FOREVER_US if until_us is None else until_us,
+        rollover_cap,
+        allocated_from,
+        OverAllocation(over_allocation),
+        tuple(one for one in raises.get((subject, id_), ()) if one.from_us >= created_us) if raises else (),
     )
 
 
@@ -121,14 +135,24 @@ async def now_us(connection: asyncpg.Connection) -> int:
 
 async def find(connection: asyncpg.Connection, org: str, subject: str, budget_id: str) -> list[Budget]:
     """The budget's rows, by when they begin: one, or two around a change of the window."""
-    return [budget_of(row) for row in await connection.fetch(_FIND, org, subject, budget_id)]
+    raises = await overrides.raises_of(connection, org, subject, budget_id)
+    return [budget_of(row, raises) for row in await connection.fetch(_FIND, org, subject, budget_id)]
 
 
 async def list_page(
-    connection: asyncpg.Connection, org: str, subject: str, after: tuple[str, str], limit: int, *, descendants: bool
+    connection: asyncpg.Connection,
+    org: str,
+    subject: str,
+    after: tuple[str, str],
+    limit: int,
+    *,
+    descendants: bool,
+    allocated_from: str = "",
 ) -> list[Budget]:
-    """Budgets sorted by subject and id, from behind `after`."""
-    return [budget_of(row) for row in await connection.fetch(_LIST, org, subject, descendants, *after, limit)]
+    """Budgets sorted by subject and id, from behind `after`; only those carved from one budget if it is named."""
+    rows = await connection.fetch(_LIST, org, subject, descendants, *after, limit, allocated_from)
+    raises = await overrides.raises_of(connection, org)
+    return [budget_of(row, raises) for row in rows]
 
 
 async def names(connection: asyncpg.Connection, org: str, numbers: Sequence[int]) -> dict[int, str]:
@@ -180,6 +204,9 @@ async def insert(connection: asyncpg.Connection, budget: Budget) -> Budget | Non
         budget.created_us,
         budget.updated_us,
         budget.from_us,
+        budget.rollover_cap,
+        budget.allocated_from,
+        int(budget.over_allocation),
     )
     return budget_of(row) if row else None
 
@@ -203,6 +230,9 @@ async def update(connection: asyncpg.Connection, budget: Budget) -> None:
         budget.window.week_start,
         budget.window.anchor_day,
         None if budget.until_us >= FOREVER_US else budget.until_us,
+        budget.rollover_cap,
+        budget.allocated_from,
+        int(budget.over_allocation),
     )
 
 

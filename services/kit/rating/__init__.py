@@ -22,6 +22,7 @@ from services.kit.rating.cost import (
     Tokens,
     TokensError,
     check_tokens,
+    largest_output,
     rate,
 )
 from services.kit.rating.entries import ModelRates, Period, ProviderRates, RateTableError
@@ -57,5 +58,6 @@ __all__ = [
     "UnknownModelError",
     "check_tokens",
     "equals",
+    "largest_output",
     "rate",
 ]

@@ -174,6 +174,29 @@ def rate(price: Rate, tokens: Tokens) -> int:
     return cost
 
 
+def largest_output(price: Rate, tokens: Tokens, cost_nanos: int) -> int:
+    """Return the most output tokens with which a call costs no more than ``cost_nanos``; -1 where none do.
+
+    ``MAX_COUNT`` where output costs nothing. Prices are never negative, so every smaller number costs no more either.
+
+    Args:
+        price: The rate.
+        tokens: The call's other counts, of the core kinds and without reasoning; its output is not looked at.
+        cost_nanos: What it may cost.
+    """
+    if cost_nanos < 0:
+        return -1
+    f0, f1, f2, f3, _, f5 = price.band(tokens.input_tokens).factors
+    fixed = (
+        tokens.input_tokens * f0 + tokens.cache_read_tokens * f1 + tokens.cache_write_tokens * f2 + tokens.requests * f5
+    )
+    # What still rounds down to the cost: half a nano more, but at an odd cost half rounds up, to the even one above.
+    room = cost_nanos * DENOMINATOR + _HALF - (cost_nanos & 1) - fixed
+    if room < 0:
+        return -1
+    return min(MAX_COUNT, room // f3) if f3 else MAX_COUNT
+
+
 def check_tokens(tokens: Tokens) -> None:
     """Refuse counts that ``rate`` would refuse, for usage that no rate prices.
 

@@ -125,6 +125,14 @@ class RateTable:
             for model in provider.models:
                 yield ModelRef(provider.id, model.id), model.periods
 
+    def provider_id(self, name: str) -> str | None:
+        """Return the canonical name of a provider; None where it is not known."""
+        try:
+            found = self._provider(names.clean(name))
+        except names.BadNameError:
+            return None
+        return found.id if found is not None else None
+
     def resolve(self, provider: str, model: str) -> ModelRef:
         """Return the canonical name of a model; ``provider`` may be empty.
 
