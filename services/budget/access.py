@@ -23,6 +23,8 @@ ACCESS: Final[Mapping[str, Rule]] = {
     f"{_SERVICE}/BatchReserve": rule(by_items("requests", "subject"), *_SPENDERS),
     f"{_SERVICE}/Release": rule(by_name("name", "reservations"), *_SPENDERS),
     f"{_SERVICE}/GetReservation": rule(by_name("name", "reservations"), *_READERS),
+    f"{_SERVICE}/ExtendReservation": rule(by_name("name", "reservations"), *_SPENDERS),
+    f"{_SERVICE}/ListReservations": rule(by_field("parent"), *_READERS),
     f"{_SERVICE}/ApplyUsage": rule(_usage_subjects, "service"),
     f"{_SERVICE}/CreateBudget": rule(by_field("parent"), *_OPERATORS),
     f"{_SERVICE}/GetBudget": rule(by_name("name", "budgets"), *_READERS),

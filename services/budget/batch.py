@@ -13,6 +13,7 @@ from services.budget.domain import alerts as alert_rules
 from services.budget.domain import limits
 from services.budget.domain.apply import apply, expire, release
 from services.budget.domain.decide import Batch, UsageRow, decide
+from services.budget.domain.extend import extend
 from services.budget.domain.model import (
     Answer,
     ApplyItem,
@@ -20,6 +21,7 @@ from services.budget.domain.model import (
     Decision,
     DeniedReason,
     ExpireItem,
+    ExtendItem,
     Item,
     Lease,
     ReleaseItem,
@@ -27,7 +29,7 @@ from services.budget.domain.model import (
     ReserveItem,
 )
 from services.budget.domain.plan import Policy
-from services.budget.store import alerts, corrections
+from services.budget.store import alerts, corrections, reservations
 from services.budget.store import batch as store
 from services.kit.errors import PurseError
 from services.kit.groupcommit import Redo
@@ -125,7 +127,9 @@ class Runner:
             batch.counted = await corrections.find(connection, sorted(counted))
         if usage:
             batch.usage = await store.find_usage(connection, usage)
-        named = {(i.org, i.id) for i in items if isinstance(i, ReleaseItem | ExpireItem)}
+        named = {(i.org, i.id) for i in items if isinstance(i, ReleaseItem | ExpireItem | ExtendItem)}
+        if extending := sorted({(i.org, i.request_id) for i in items if isinstance(i, ExtendItem)}):
+            batch.extensions = await reservations.find_extensions(connection, extending)
         named |= {(i.org, i.reservation) for i in items if isinstance(i, ApplyItem) and i.reservation}
         keys = named
         if self._probing:
@@ -210,6 +214,8 @@ class Runner:
         carried = [c for c in batch.counters.values() if c.carry_changed]
         if carried:
             await store.set_carried(connection, carried)
+        if batch.extended and not await reservations.add_extensions(connection, batch.extended, now_us):
+            raise Redo
         if batch.applied:
             batch.applied.sort(key=_usage_order)
             if not await store.add_usage(connection, batch.applied, batch.draws, now_us):
@@ -217,6 +223,7 @@ class Runner:
             counters += [c for c in carried if not c.changed]
             crossed = [crossing for c in counters for crossing in alert_rules.crossings(c)]
             await alerts.add_crossings(connection, crossed, now_us)
+        if batch.notices:
             await self._write_notices(connection, batch)
         for lease in leases:
             self._on_lease(lease)
@@ -249,4 +256,6 @@ def _run_one(batch: Batch, item: Item) -> Answer | PurseError:
         return apply(batch, item)
     if isinstance(item, ReleaseItem):
         return release(batch, item)
+    if isinstance(item, ExtendItem):
+        return extend(batch, item)
     return expire(batch, item)

@@ -11,12 +11,15 @@ from services.budget.domain.model import (
     ApplyItem,
     Binding,
     Budget,
+    Call,
     Counter,
     Dimension,
+    ExtendItem,
     Item,
     Lease,
     Reservation,
     ReserveItem,
+    State,
     key_number,
     key_text,
 )
@@ -69,6 +72,8 @@ class Binder:
             if self._batch.counted and isinstance(i, ApplyItem) and (i.org, i.source, i.id) not in self._batch.usage
         }
         for index, item in enumerate(items):
+            if isinstance(item, ExtendItem):
+                self._bind_extend(item)
             if not isinstance(item, ReserveItem | ApplyItem):
                 continue
             directory = self._directories.get(item.org)
@@ -133,6 +138,29 @@ class Binder:
             self._fund(counters, item.subject, currency, directory, policy) if currency else Binding(counters)
         )
         item.wallet = item.binding.lease.wallet if item.binding.lease is not None else ""
+
+    def _bind_extend(self, item: ExtendItem) -> None:
+        """Binds the windows of now: of the budgets that the reservation holds on, and of those that were made since."""
+        found = self._batch.reservations.get((item.org, item.id))
+        if found is None or found.subject != item.subject.name or found.state is not State.OPEN:
+            return
+        policy = self._policies[item.org]
+        held = set(found.holds[::4])
+        counters = []
+        # Of the call, only the model is known; what is not known matches, as in any estimate.
+        for budget in policy.plan(item.subject, found.currency, Call(model=found.model), actual=False):
+            if budget.no not in held and budget.from_us <= found.created_us:
+                continue
+            if budget.from_us > self._guess_us:
+                self.until_us = min(self.until_us, budget.from_us)
+            elif self._guess_us < budget.until_us:
+                counter = self._window(budget, self._guess_us)
+                self.from_us = max(self.from_us, counter.start_us)
+                self.until_us = min(self.until_us, counter.end_us)
+                counters.append(counter)
+        lease = self._lease(found.org, found.wallet, found.currency) if found.wallet is not None else None
+        item.binding = Binding(tuple(counters), lease)
+        item.dimensions = {no: int(policy.by_no[no].dimension) for no in held if no in policy.by_no}
 
     def _bind_correction(self, item: ApplyItem, corrects: tuple[str, str], directory: Directory) -> None:
         """Binds what counted the event; where nothing has in its currency, what counts such an event now."""

@@ -12,12 +12,13 @@ from services.budget.audit import Audit
 from services.budget.decisions import Decisions
 from services.budget.definitions import Definitions
 from services.budget.domain import policy
-from services.budget.domain.model import Answer, Applied, ApplyItem, Item, ReleaseItem, Reservation
+from services.budget.domain.model import Answer, Applied, ApplyItem, Item
 from services.budget.funding import Funding
 from services.budget.rates import Rates
 from services.budget.service_limits import LimitMethods
-from services.budget.store import budgets, reservations
-from services.kit.errors import Code, PurseError, invalid, not_found
+from services.budget.service_reservations import ReservationMethods
+from services.budget.store import reservations
+from services.kit.errors import Code, PurseError, invalid
 from services.kit.groupcommit import GroupCommit
 from services.kit.status import to_rpc_status
 
@@ -29,7 +30,7 @@ _RELAY_CHARS_MAX: Final = 63
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class BudgetService(LimitMethods, budget_pb2_grpc.BudgetServiceServicer):
+class BudgetService(LimitMethods, ReservationMethods, budget_pb2_grpc.BudgetServiceServicer):
     """Every method of the contract.
 
     Args:
@@ -55,9 +56,8 @@ class BudgetService(LimitMethods, budget_pb2_grpc.BudgetServiceServicer):
         audit: Audit,
         funding_wait_s: float,
     ) -> None:
-        super().__init__(pool)
-        self._pool = pool
-        self._commit = commit
+        LimitMethods.__init__(self, pool)
+        ReservationMethods.__init__(self, pool, commit)
         self._decisions = decisions
         self._definitions = definitions
         self._funding = funding
@@ -92,24 +92,6 @@ class BudgetService(LimitMethods, budget_pb2_grpc.BudgetServiceServicer):
             else:
                 wire.set_decision(result.decision, answer)
         return response
-
-    async def Release(self, request: budget_pb2.ReleaseRequest, context: Context) -> budget_pb2.ReleaseResponse:
-        """Gives a reservation back."""
-        subject, id_ = wire.resource_of(request.name, "reservations")
-        found = await self._commit.submit(ReleaseItem(subject.org, id_, subject.name))
-        assert isinstance(found, Reservation)
-        return budget_pb2.ReleaseResponse(reservation=await self._reservation(found))
-
-    async def GetReservation(
-        self, request: budget_pb2.GetReservationRequest, context: Context
-    ) -> budget_pb2.GetReservationResponse:
-        """A reservation as it stands."""
-        subject, id_ = wire.resource_of(request.name, "reservations")
-        async with self._pool.acquire() as connection:
-            found = await reservations.get(connection, subject.org, id_)
-        if found is None or found.subject != subject.name:
-            raise not_found(f"reservation {request.name}", "RESERVATION_UNKNOWN")
-        return budget_pb2.GetReservationResponse(reservation=await self._reservation(found))
 
     async def ApplyUsage(
         self, request: budget_pb2.ApplyUsageRequest, context: Context
@@ -205,13 +187,6 @@ class BudgetService(LimitMethods, budget_pb2_grpc.BudgetServiceServicer):
         calls = iter(await self._commit.submit_many([item for item in items if item.corrects is None]))
         corrections = iter(await self._commit.submit_many([item for item in items if item.corrects is not None]))
         return [next(calls if item.corrects is None else corrections) for item in items]
-
-    async def _reservation(self, found: Reservation) -> budget_pb2.Reservation:
-        async with self._pool.acquire() as connection:
-            names = await budgets.names(connection, found.org, found.holds[::4])
-        message = budget_pb2.Reservation()
-        wire.set_reservation(message, found, names)
-        return message
 
     def _wait_s(self, context: Context) -> float:
         """How long the call may wait for a wallet: within its deadline, with time left to answer."""

@@ -1,5 +1,4 @@
 """The gRPC face of what moves limits: allocations and overrides, and of the status of many budgets."""
-# ruff: noqa: ARG002, N802 - the names and arguments of the contract
 
 from typing import Any
 

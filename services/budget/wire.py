@@ -17,6 +17,7 @@ from services.budget.domain.model import (
     Decision,
     DeniedReason,
     Dimension,
+    ExtendItem,
     Reservation,
     ReserveItem,
     Use,
@@ -150,7 +151,20 @@ def _bad_request_id(request_id: str) -> Exception:
     return invalid("request_id", f"{request_id[:80]!r} is no id: 1 to 63 of A-Z a-z 0-9 . _ -, the first no sign")
 
 
-def _ttl_us(request: budget_pb2.ReserveRequest) -> int:
+def extend_item(request: budget_pb2.ExtendReservationRequest) -> ExtendItem:
+    """What a request asks for.
+
+    Raises:
+        PurseError: The field at fault.
+    """
+    subject, id_ = resource_of(request.name, "reservations")
+    if not _ID(request.request_id):
+        raise _bad_request_id(request.request_id)
+    ttl_us = _ttl_us(request) if request.HasField("ttl") else _TTL_DEFAULT_US
+    return ExtendItem(subject.org, id_, subject, request.request_id, digest(request), ttl_us)
+
+
+def _ttl_us(request: budget_pb2.ReserveRequest | budget_pb2.ExtendReservationRequest) -> int:
     ttl_us = request.ttl.seconds * _US + request.ttl.nanos // 1000
     if not _TTL_MIN_US <= ttl_us <= _TTL_MAX_US:
         raise invalid("ttl", f"is {ttl_us / _US:g} s; a hold lives 1 s to 24 h")
@@ -425,3 +439,6 @@ def set_reservation(target: budget_pb2.Reservation, found: Reservation, names: d
     set_time(target.create_time, found.created_us)
     set_time(target.expire_time, found.expires_us)
     target.rate_card_version = found.rate_version
+    target.settled_events = found.events
+    if found.closed_us:
+        set_time(target.close_time, found.closed_us)

@@ -765,6 +765,8 @@ class Reservation(google.protobuf.message.Message):
     CREATE_TIME_FIELD_NUMBER: builtins.int
     EXPIRE_TIME_FIELD_NUMBER: builtins.int
     RATE_CARD_VERSION_FIELD_NUMBER: builtins.int
+    SETTLED_EVENTS_FIELD_NUMBER: builtins.int
+    CLOSE_TIME_FIELD_NUMBER: builtins.int
     name: builtins.str
     """`{subject}/reservations/{id}`."""
     state: Global___ReservationState.ValueType
@@ -777,6 +779,8 @@ class Reservation(google.protobuf.message.Message):
     """The cost that usage events have settled so far, in nano-units."""
     rate_card_version: builtins.str
     """The version of the rate card that priced it."""
+    settled_events: builtins.int
+    """How many usage events have settled it so far. EXPIRED with 0: nobody has said what became of the call."""
     @property
     def holds(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Hold]:
         """What it holds on budgets."""
@@ -793,6 +797,10 @@ class Reservation(google.protobuf.message.Message):
     def expire_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """Until when it holds."""
 
+    @property
+    def close_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it was settled or released, or expired. Absent: it is open."""
+
     def __init__(
         self,
         *,
@@ -806,11 +814,129 @@ class Reservation(google.protobuf.message.Message):
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         expire_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         rate_card_version: builtins.str = ...,
+        settled_events: builtins.int = ...,
+        close_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["cost", b"cost", "create_time", b"create_time", "expire_time", b"expire_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["cost", b"cost", "create_time", b"create_time", "expire_time", b"expire_time", "funding_held_nanos", b"funding_held_nanos", "holds", b"holds", "name", b"name", "rate_card_version", b"rate_card_version", "settled_nanos", b"settled_nanos", "state", b"state", "wallet", b"wallet"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["close_time", b"close_time", "cost", b"cost", "create_time", b"create_time", "expire_time", b"expire_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["close_time", b"close_time", "cost", b"cost", "create_time", b"create_time", "expire_time", b"expire_time", "funding_held_nanos", b"funding_held_nanos", "holds", b"holds", "name", b"name", "rate_card_version", b"rate_card_version", "settled_events", b"settled_events", "settled_nanos", b"settled_nanos", "state", b"state", "wallet", b"wallet"]) -> None: ...
 
 Global___Reservation: typing_extensions.TypeAlias = Reservation
+
+@typing.final
+class ExtendReservationRequest(google.protobuf.message.Message):
+    """Asks to let a reservation live longer."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    TTL_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """The reservation, `{subject}/reservations/{id}`."""
+    request_id: builtins.str
+    """The caller's id of this request: `[A-Za-z0-9][A-Za-z0-9._-]{0,62}`, unique in the organisation, kept for 7 days. Asking
+    again with the same id and content extends nothing a second time.
+    """
+    @property
+    def ttl(self) -> google.protobuf.duration_pb2.Duration:
+        """How long it lives from now on, 1 s to 24 h. Absent: 5 minutes. A life is never shortened."""
+
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        request_id: builtins.str = ...,
+        ttl: google.protobuf.duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["ttl", b"ttl"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "request_id", b"request_id", "ttl", b"ttl"]) -> None: ...
+
+Global___ExtendReservationRequest: typing_extensions.TypeAlias = ExtendReservationRequest
+
+@typing.final
+class ExtendReservationResponse(google.protobuf.message.Message):
+    """The decision."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DECISION_FIELD_NUMBER: builtins.int
+    @property
+    def decision(self) -> Global___Decision:
+        """ALLOW with the new `expire_time`, or DENY; `cost` is what is left of the reservation."""
+
+    def __init__(
+        self,
+        *,
+        decision: Global___Decision | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["decision", b"decision"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["decision", b"decision"]) -> None: ...
+
+Global___ExtendReservationResponse: typing_extensions.TypeAlias = ExtendReservationResponse
+
+@typing.final
+class ListReservationsRequest(google.protobuf.message.Message):
+    """Asks for reservations."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: builtins.int
+    INCLUDE_DESCENDANTS_FIELD_NUMBER: builtins.int
+    STATES_FIELD_NUMBER: builtins.int
+    UNSETTLED_ONLY_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    parent: builtins.str
+    """The subject."""
+    include_descendants: builtins.bool
+    """Whether to list its descendants' reservations too."""
+    unsettled_only: builtins.bool
+    """Only those that no usage event has settled."""
+    page_size: builtins.int
+    """Reservations a page, 1 to 1,000. 0: 100. A page may be short, or empty, and not be the last."""
+    page_token: builtins.str
+    """The `next_page_token` of the page before."""
+    @property
+    def states(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[Global___ReservationState.ValueType]:
+        """Only those in one of these states, at most 4. Empty: all that are kept, which is 30 days after they were closed."""
+
+    def __init__(
+        self,
+        *,
+        parent: builtins.str = ...,
+        include_descendants: builtins.bool = ...,
+        states: collections.abc.Iterable[Global___ReservationState.ValueType] | None = ...,
+        unsettled_only: builtins.bool = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["include_descendants", b"include_descendants", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "states", b"states", "unsettled_only", b"unsettled_only"]) -> None: ...
+
+Global___ListReservationsRequest: typing_extensions.TypeAlias = ListReservationsRequest
+
+@typing.final
+class ListReservationsResponse(google.protobuf.message.Message):
+    """A page of reservations."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RESERVATIONS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """Empty on the last page."""
+    @property
+    def reservations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Reservation]:
+        """Sorted by id."""
+
+    def __init__(
+        self,
+        *,
+        reservations: collections.abc.Iterable[Global___Reservation] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["next_page_token", b"next_page_token", "reservations", b"reservations"]) -> None: ...
+
+Global___ListReservationsResponse: typing_extensions.TypeAlias = ListReservationsResponse
 
 @typing.final
 class ReleaseRequest(google.protobuf.message.Message):

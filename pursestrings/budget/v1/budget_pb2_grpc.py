@@ -55,6 +55,16 @@ class BudgetServiceStub(object):
                 request_serializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.GetReservationRequest.SerializeToString,
                 response_deserializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.GetReservationResponse.FromString,
                 _registered_method=True)
+        self.ExtendReservation = channel.unary_unary(
+                '/pursestrings.budget.v1.BudgetService/ExtendReservation',
+                request_serializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.ExtendReservationRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.ExtendReservationResponse.FromString,
+                _registered_method=True)
+        self.ListReservations = channel.unary_unary(
+                '/pursestrings.budget.v1.BudgetService/ListReservations',
+                request_serializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.ListReservationsRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.ListReservationsResponse.FromString,
+                _registered_method=True)
         self.ApplyUsage = channel.unary_unary(
                 '/pursestrings.budget.v1.BudgetService/ApplyUsage',
                 request_serializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.ApplyUsageRequest.SerializeToString,
@@ -144,6 +154,21 @@ class BudgetServiceServicer(object):
 
     def GetReservation(self, request, context):
         """A reservation as it stands.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExtendReservation(self, request, context):
+        """Lets a reservation live longer: what is left of it is placed anew in the windows of now, as a new decision. On DENY it
+        holds on as it was, until it expires.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListReservations(self, request, context):
+        """The reservations of a subject and, if asked, of its descendants.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -255,6 +280,16 @@ def add_BudgetServiceServicer_to_server(servicer, server):
                     servicer.GetReservation,
                     request_deserializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.GetReservationRequest.FromString,
                     response_serializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.GetReservationResponse.SerializeToString,
+            ),
+            'ExtendReservation': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExtendReservation,
+                    request_deserializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.ExtendReservationRequest.FromString,
+                    response_serializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.ExtendReservationResponse.SerializeToString,
+            ),
+            'ListReservations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListReservations,
+                    request_deserializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.ListReservationsRequest.FromString,
+                    response_serializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.ListReservationsResponse.SerializeToString,
             ),
             'ApplyUsage': grpc.unary_unary_rpc_method_handler(
                     servicer.ApplyUsage,
@@ -426,6 +461,60 @@ class BudgetService(object):
             '/pursestrings.budget.v1.BudgetService/GetReservation',
             pursestrings_dot_budget_dot_v1_dot_budget__pb2.GetReservationRequest.SerializeToString,
             pursestrings_dot_budget_dot_v1_dot_budget__pb2.GetReservationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExtendReservation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.budget.v1.BudgetService/ExtendReservation',
+            pursestrings_dot_budget_dot_v1_dot_budget__pb2.ExtendReservationRequest.SerializeToString,
+            pursestrings_dot_budget_dot_v1_dot_budget__pb2.ExtendReservationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListReservations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.budget.v1.BudgetService/ListReservations',
+            pursestrings_dot_budget_dot_v1_dot_budget__pb2.ListReservationsRequest.SerializeToString,
+            pursestrings_dot_budget_dot_v1_dot_budget__pb2.ListReservationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

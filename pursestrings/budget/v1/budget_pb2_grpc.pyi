@@ -89,6 +89,38 @@ _BudgetServiceGetReservationType = typing_extensions.TypeVar(
     ],
 )
 
+_BudgetServiceExtendReservationType = typing_extensions.TypeVar(
+    '_BudgetServiceExtendReservationType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.ExtendReservationRequest,
+        pursestrings.budget.v1.budget_pb2.ExtendReservationResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.ExtendReservationRequest,
+        pursestrings.budget.v1.budget_pb2.ExtendReservationResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.ExtendReservationRequest,
+        pursestrings.budget.v1.budget_pb2.ExtendReservationResponse,
+    ],
+)
+
+_BudgetServiceListReservationsType = typing_extensions.TypeVar(
+    '_BudgetServiceListReservationsType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.ListReservationsRequest,
+        pursestrings.budget.v1.budget_pb2.ListReservationsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.ListReservationsRequest,
+        pursestrings.budget.v1.budget_pb2.ListReservationsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.ListReservationsRequest,
+        pursestrings.budget.v1.budget_pb2.ListReservationsResponse,
+    ],
+)
+
 _BudgetServiceApplyUsageType = typing_extensions.TypeVar(
     '_BudgetServiceApplyUsageType',
     grpc.UnaryUnaryMultiCallable[
@@ -281,7 +313,7 @@ _BudgetServiceAuditType = typing_extensions.TypeVar(
     ],
 )
 
-class BudgetServiceStub(typing.Generic[_BudgetServiceReserveType, _BudgetServiceBatchReserveType, _BudgetServiceReleaseType, _BudgetServiceGetReservationType, _BudgetServiceApplyUsageType, _BudgetServiceCreateBudgetType, _BudgetServiceGetBudgetType, _BudgetServiceListBudgetsType, _BudgetServiceUpdateBudgetType, _BudgetServiceDeleteBudgetType, _BudgetServiceGetBudgetStatusType, _BudgetServiceListBudgetStatusesType, _BudgetServiceAllocateType, _BudgetServiceGrantOverrideType, _BudgetServiceListOverridesType, _BudgetServiceAuditType]):
+class BudgetServiceStub(typing.Generic[_BudgetServiceReserveType, _BudgetServiceBatchReserveType, _BudgetServiceReleaseType, _BudgetServiceGetReservationType, _BudgetServiceExtendReservationType, _BudgetServiceListReservationsType, _BudgetServiceApplyUsageType, _BudgetServiceCreateBudgetType, _BudgetServiceGetBudgetType, _BudgetServiceListBudgetsType, _BudgetServiceUpdateBudgetType, _BudgetServiceDeleteBudgetType, _BudgetServiceGetBudgetStatusType, _BudgetServiceListBudgetStatusesType, _BudgetServiceAllocateType, _BudgetServiceGrantOverrideType, _BudgetServiceListOverridesType, _BudgetServiceAuditType]):
     """Decides spends, keeps budgets, counters and reservations, and holds the funding leases it spends from."""
 
     @typing.overload
@@ -301,6 +333,14 @@ class BudgetServiceStub(typing.Generic[_BudgetServiceReserveType, _BudgetService
         grpc.UnaryUnaryMultiCallable[
             pursestrings.budget.v1.budget_pb2.GetReservationRequest,
             pursestrings.budget.v1.budget_pb2.GetReservationResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.ExtendReservationRequest,
+            pursestrings.budget.v1.budget_pb2.ExtendReservationResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.ListReservationsRequest,
+            pursestrings.budget.v1.budget_pb2.ListReservationsResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             pursestrings.budget.v1.budget_pb2.ApplyUsageRequest,
@@ -371,6 +411,14 @@ class BudgetServiceStub(typing.Generic[_BudgetServiceReserveType, _BudgetService
             pursestrings.budget.v1.budget_pb2.GetReservationResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.ExtendReservationRequest,
+            pursestrings.budget.v1.budget_pb2.ExtendReservationResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.ListReservationsRequest,
+            pursestrings.budget.v1.budget_pb2.ListReservationsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             pursestrings.budget.v1.budget_pb2.ApplyUsageRequest,
             pursestrings.budget.v1.budget_pb2.ApplyUsageResponse,
         ],
@@ -432,6 +480,14 @@ class BudgetServiceStub(typing.Generic[_BudgetServiceReserveType, _BudgetService
     GetReservation: _BudgetServiceGetReservationType
     """A reservation as it stands."""
 
+    ExtendReservation: _BudgetServiceExtendReservationType
+    """Lets a reservation live longer: what is left of it is placed anew in the windows of now, as a new decision. On DENY it
+    holds on as it was, until it expires.
+    """
+
+    ListReservations: _BudgetServiceListReservationsType
+    """The reservations of a subject and, if asked, of its descendants."""
+
     ApplyUsage: _BudgetServiceApplyUsageType
     """Applies metered usage, at least once from the sender, exactly once here. For the metering service."""
 
@@ -484,6 +540,14 @@ BudgetServiceAsyncStub: typing_extensions.TypeAlias = BudgetServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.budget.v1.budget_pb2.GetReservationRequest,
         pursestrings.budget.v1.budget_pb2.GetReservationResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.ExtendReservationRequest,
+        pursestrings.budget.v1.budget_pb2.ExtendReservationResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.ListReservationsRequest,
+        pursestrings.budget.v1.budget_pb2.ListReservationsResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.budget.v1.budget_pb2.ApplyUsageRequest,
@@ -569,6 +633,24 @@ class BudgetServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[pursestrings.budget.v1.budget_pb2.GetReservationResponse, collections.abc.Awaitable[pursestrings.budget.v1.budget_pb2.GetReservationResponse]]:
         """A reservation as it stands."""
+
+    @abc.abstractmethod
+    def ExtendReservation(
+        self,
+        request: pursestrings.budget.v1.budget_pb2.ExtendReservationRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.budget.v1.budget_pb2.ExtendReservationResponse, collections.abc.Awaitable[pursestrings.budget.v1.budget_pb2.ExtendReservationResponse]]:
+        """Lets a reservation live longer: what is left of it is placed anew in the windows of now, as a new decision. On DENY it
+        holds on as it was, until it expires.
+        """
+
+    @abc.abstractmethod
+    def ListReservations(
+        self,
+        request: pursestrings.budget.v1.budget_pb2.ListReservationsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.budget.v1.budget_pb2.ListReservationsResponse, collections.abc.Awaitable[pursestrings.budget.v1.budget_pb2.ListReservationsResponse]]:
+        """The reservations of a subject and, if asked, of its descendants."""
 
     @abc.abstractmethod
     def ApplyUsage(

@@ -1,6 +1,7 @@
 """What usage, a release and an expiry change: holds go down, what was really used is counted in full."""
 
 from dataclasses import replace
+from datetime import date, timedelta
 from typing import Final
 
 from services.budget.domain.decide import Batch, Counted, UsageRow
@@ -20,6 +21,7 @@ from services.kit.errors import PurseError, conflict, not_found
 
 _COST: Final = int(Dimension.COST)
 _FIELDS: Final = 4
+_DAY_US: Final = 86_400_000_000
 ESTIMATE_SUFFIX: Final = "\x1festimate"
 """What the id of a row ends with that takes an estimate back; no event's id holds a control character."""
 
@@ -213,8 +215,10 @@ def _settle(batch: Batch, item: ApplyItem, named: Reservation, amounts: tuple[in
         named.funding_held -= lower
     # No book is made of it, so at the edge of 64 bits it stops rather than refuse what was really used.
     named.settled = countable(named.settled + cost)
+    named.events += 1
     if item.final:
         named.state = State.SETTLED
+        named.closed_us = batch.now_us
     named.changed = True
 
 
@@ -279,6 +283,17 @@ def expire(batch: Batch, item: ExpireItem) -> bool:
     if found is None or found.state is not State.OPEN or found.expires_us >= item.before_us:
         return False
     _give_back(batch, found, State.EXPIRED)
+    if not found.events:
+        # Somebody may have spent and not said so: once a subject and day, and all of them are listed.
+        day = date(1970, 1, 1) + timedelta(days=batch.now_us // _DAY_US)
+        batch.notices.append(
+            (
+                found.org,
+                "RESERVATION_EXPIRED",
+                f"{found.subject}:{day}",
+                f"{found.name} and maybe others: never settled",
+            )
+        )
     return True
 
 
@@ -292,4 +307,5 @@ def _give_back(batch: Batch, found: Reservation, state: State) -> None:
         batch.leases[found.wallet].reserved -= found.funding_held
         found.funding_held = 0
     found.state = state
+    found.closed_us = batch.now_us
     found.changed = True

@@ -14,6 +14,7 @@ from services.budget.domain.model import (
     Counter,
     Decision,
     DeniedReason,
+    ExtendItem,
     Lease,
     OnExceed,
     Reservation,
@@ -74,6 +75,8 @@ class Batch:
         counters: By (budget number, window key).
         leases: By wallet.
         reservations: By (org, id): those that exist or that this batch makes.
+        extensions: By (org, request id): the reservation's id and the payload's hash, of extensions made before.
+        extended: The extensions that this batch makes.
         looked: Whether `reservations` has those that exist of every new spend, too.
         counted: By (org, source, id): the events that items correct, and those without a price.
         usage: By (org, source, id): the payload's hash and the answer, of events applied before or by this batch.
@@ -89,6 +92,8 @@ class Batch:
     counters: dict[tuple[int, int], Counter] = field(default_factory=dict)
     leases: dict[str, Lease] = field(default_factory=dict)
     reservations: dict[tuple[str, str], Reservation] = field(default_factory=dict)
+    extensions: dict[tuple[str, str], tuple[str, bytes]] = field(default_factory=dict)
+    extended: list[ExtendItem] = field(default_factory=list)
     looked: bool = False
     counted: dict[tuple[str, str, str], Counted] = field(default_factory=dict)
     usage: dict[tuple[str, str, str], tuple[bytes, Applied]] = field(default_factory=dict)

@@ -331,6 +331,8 @@ class Reservation:
         holds: Four numbers a hold: budget, window key, placed, still held.
         is_new: Made by this batch.
         changed: Its row must be written.
+        events: How many usage events have settled it.
+        closed_us: When it was closed; 0: it is open.
     """
 
     org: str
@@ -350,6 +352,8 @@ class Reservation:
     holds: list[int]
     is_new: bool = False
     changed: bool = False
+    events: int = 0
+    closed_us: int = 0
 
     @property
     def name(self) -> str:
@@ -494,6 +498,27 @@ class ReleaseItem:
 
 
 @dataclass(slots=True, eq=False)
+class ExtendItem:
+    """Asks to let a reservation live longer, by what is left of it in the windows of now.
+
+    Attributes:
+        request_id: Of this request, in the organisation.
+        ttl_us: How long it is to live from now on.
+        binding: Filled by the batch: the windows of now, of the budgets that it holds on or that were made since.
+        dimensions: Filled by the batch: what the budgets count that it holds on, by number.
+    """
+
+    org: str
+    id: str
+    subject: Subject
+    request_id: str
+    payload_hash: bytes
+    ttl_us: int
+    binding: Binding = NO_BINDING
+    dimensions: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
 class ExpireItem:
     """Expires a reservation whose time ran out before `before_us`."""
 
@@ -535,7 +560,7 @@ class ApplyItem:
     corrects: tuple[str, str] | None = None
 
 
-Item = ReserveItem | ReleaseItem | ExpireItem | ApplyItem
+Item = ReserveItem | ExtendItem | ReleaseItem | ExpireItem | ApplyItem
 Answer = Decision | Short | Reservation | Applied | bool
 
 

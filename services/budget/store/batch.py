@@ -110,10 +110,11 @@ SELECT count(*) FROM made
 """
 _CHANGE_RESERVATIONS: Final = """
 UPDATE reservations r
-SET state = n.state, funding_held = n.funding_held, settled_nanos = n.settled_nanos, holds = n.holds::bigint[]
+SET state = n.state, funding_held = n.funding_held, settled_nanos = n.settled_nanos, holds = n.holds::bigint[],
+    expires_us = n.expires_us, settled_events = n.settled_events, closed_us = nullif(n.closed_us, 0)
 FROM unnest($1::text::text[], $2::text::text[], $3::text::bigint[], $4::text::bigint[], $5::text::bigint[],
-    $6::text::text[])
-    AS n (org, id, state, funding_held, settled_nanos, holds)
+    $6::text::text[], $7::text::bigint[], $8::text::bigint[], $9::text::bigint[])
+    AS n (org, id, state, funding_held, settled_nanos, holds, expires_us, settled_events, closed_us)
 WHERE r.org = n.org AND r.id = n.id
 """
 _ADD_USAGE: Final = """
@@ -170,6 +171,8 @@ def reservation_of(row: asyncpg.Record) -> Reservation:
         row["rate_version"],
         row["model"],
         list(row["holds"]),
+        events=row["settled_events"],
+        closed_us=row["closed_us"] or 0,
     )
 
 
@@ -317,6 +320,9 @@ async def change_reservations(connection: asyncpg.Connection, changed: Sequence[
         numbers([r.funding_held for r in changed]),
         numbers([r.settled for r in changed]),
         plain([numbers(r.holds) for r in changed]),
+        numbers([r.expires_us for r in changed]),
+        numbers([r.events for r in changed]),
+        numbers([r.closed_us for r in changed]),
     )
 
 

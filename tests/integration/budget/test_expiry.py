@@ -16,7 +16,7 @@ from services.budget.caches import Directories, Policies
 from services.budget.sweep import Sweep
 from services.kit.database import create_pool
 from services.kit.groupcommit import GroupCommit
-from tests.support.budget import NANOS, ORG, refusal_of, rows, running_budget, usage
+from tests.support.budget import NANOS, ORG, alerts, refusal_of, rows, running_budget, usage
 
 OPEN, EXPIRED = budget_pb2.RESERVATION_STATE_OPEN, budget_pb2.RESERVATION_STATE_EXPIRED
 
@@ -91,7 +91,7 @@ async def test_usage_that_cannot_be_delivered_keeps_back_the_holds_of_its_organi
         await report(budget, "relay")
         await sweep(budget)
         assert await state(budget, mine.reservation) == EXPIRED
-        assert await rows(budget.database, "SELECT FROM alerts") == []
+        assert await rows(budget.database, "SELECT FROM alerts WHERE kind = 'EXPIRY_UNPROVED'") == []
 
 
 async def test_a_hold_that_is_kept_back_expires_after_the_maximum_with_an_alert(database: Any, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ async def test_a_hold_that_is_kept_back_expires_after_the_maximum_with_an_alert(
         await report(budget, "relay", held_back={ORG: early})
         await sweep(budget, wait_max_s=0)
         assert await state(budget, mine.reservation) == await state(budget, other.reservation) == EXPIRED
-        found = await rows(budget.database, "SELECT org, kind FROM alerts")
+        found = await rows(budget.database, "SELECT org, kind FROM alerts WHERE kind = 'EXPIRY_UNPROVED'")
         assert [tuple(row) for row in found] == [("acme", "EXPIRY_UNPROVED")]
 
 
@@ -141,8 +141,8 @@ async def test_without_word_of_a_relay_holds_stay_up_to_the_maximum(database: An
         assert await state(budget, held.reservation) == OPEN
         await sweep(budget, wait_max_s=0)
         assert await state(budget, held.reservation) == EXPIRED
-        found = await rows(budget.database, "SELECT kind FROM alerts")
-        assert [row["kind"] for row in found] == ["EXPIRY_UNPROVED"]
+        found = await rows(budget.database, "SELECT kind FROM alerts ORDER BY 1")
+        assert [row["kind"] for row in found] == ["EXPIRY_UNPROVED", "RESERVATION_EXPIRED"]
 
 
 async def test_usage_after_expiry_is_counted_in_full(database: Any, tmp_path: Path) -> None:
@@ -174,3 +174,21 @@ async def test_a_reservation_out_of_time_is_closed_to_a_replay(database: Any, tm
         refusal = await refusal_of(budget.reserve(cost=NANOS, request_id="one"))
         assert (refusal.reason, refusal.metadata["state"]) == ("RESERVATION_CLOSED", "EXPIRED")
         assert await state(budget, held.reservation) == OPEN
+
+
+async def test_what_expires_and_was_never_settled_is_reported_once_a_day(database: Any, tmp_path: Path) -> None:
+    async with running_budget(database("budget"), tmp_path, sweep_interval_s=60) as budget:
+        never = [await budget.reserve(cost=NANOS) for _ in range(2)]
+        partly = await budget.reserve(cost=NANOS)
+        await budget.apply(usage(cost=1, reservation=partly.reservation, final=False))
+        await age(budget)
+        await report(budget, "relay")
+        await sweep(budget)
+        (told,) = [one for one in await alerts(budget.database) if one["type"] == "budget.reservation_expired"]
+        assert told["detail"].partition(" ")[0] in {one.reservation for one in never}
+        request = budget_pb2.ListReservationsRequest(
+            parent=ORG, include_descendants=True, states=[EXPIRED], unsettled_only=True
+        )
+        found = (await budget.admin.ListReservations(request)).reservations
+        assert {one.name for one in found} == {one.reservation for one in never}
+        assert all(one.close_time.seconds for one in found)
