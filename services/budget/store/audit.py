@@ -47,13 +47,17 @@ FROM (SELECT * FROM kept FULL JOIN used USING (org, budget_no, window_key)) AS x
 LEFT JOIN budgets b ON b.org = x.org AND b.budget_no = x.budget_no
 WHERE coalesce(x.spent, 0) <> coalesce(x.amount, 0) LIMIT {SHOWN_MAX}
 """  # noqa: S608 - of constants
+_NEVER_RAISED: Final = """NOT EXISTS (
+    SELECT FROM overrides o WHERE o.org = b.org AND o.subject = b.subject AND o.budget_id = b.budget_id)"""
 # What a blocking budget holds was all allowed while spent + reserved was within the limit, and spent only adds to it.
-# A definition that was changed since may have had another limit then.
+# A definition that was changed or raised since may have had another limit then, and what is carried may have shrunk.
 _OVERSOLD: Final = f"""
 SELECT count(*) OVER () AS offenders,
     concat({_COUNTER_NAME}, ': reserved ', x.reserved, ' of a limit of ', b.limit_amount) AS name
 FROM counters x JOIN budgets b ON b.org = x.org AND b.budget_no = x.budget_no
-WHERE b.on_exceed IN (1, 4) AND b.revision = 1 AND x.reserved > b.limit_amount AND ($1::text IS NULL OR x.org = $1)
+WHERE b.on_exceed IN (1, 4) AND b.revision = 1
+    AND x.reserved > b.limit_amount::numeric + coalesce(least(x.carry_cap, x.carry_base), 0)
+    AND {_NEVER_RAISED} AND ($1::text IS NULL OR x.org = $1)
 LIMIT {SHOWN_MAX}
 """  # noqa: S608 - of constants
 _LEASE_HOLDS: Final = f"""
@@ -124,20 +128,48 @@ WHERE quarantined IS NOT NULL AND ($1::text IS NULL OR org = $1) LIMIT {SHOWN_MA
 # The rows' key makes a crossing one; what can go wrong is one that is missing. A change of the definition is looked at
 # in the window of then alone, so only definitions as they were made tell for every window.
 _UNALERTED: Final = f"""
-WITH newest AS (SELECT DISTINCT ON (org, budget_no) org, budget_no, window_key, spent FROM counters
+WITH newest AS (SELECT DISTINCT ON (org, budget_no) org, budget_no, window_key, spent, carried FROM counters
     WHERE spent > 0 AND ($1::text IS NULL OR org = $1) ORDER BY org, budget_no, window_key DESC)
 SELECT count(*) OVER () AS offenders, concat({_COUNTER_NAME}, ': ', t.percent, ' % reached') AS name
 FROM newest x JOIN budgets b ON b.org = x.org AND b.budget_no = x.budget_no AND b.revision = 1,
     unnest(b.thresholds) AS t (percent)
-WHERE x.spent::numeric * 100 >= t.percent::numeric * b.limit_amount AND NOT EXISTS (
+WHERE x.spent::numeric * 100 >= t.percent::numeric * (b.limit_amount::numeric + x.carried) AND {_NEVER_RAISED}
+AND NOT EXISTS (
     SELECT FROM crossings c WHERE c.org = x.org AND c.budget_no = x.budget_no AND c.window_key = x.window_key
         AND c.threshold = t.percent)
 LIMIT {SHOWN_MAX}
 """  # noqa: S608 - of constants
 
+# A deleted budget limits nothing any more, so nothing is carried into its windows anew.
+_CARRIED: Final = f"""
+SELECT count(*) OVER () AS offenders, concat({_COUNTER_NAME}, ': carried ', x.carried, ' up to ', x.carry_cap, ' of ',
+    x.carry_base, ', spent and held then ', coalesce(p.spent + p.reserved, 0)) AS name
+FROM counters x
+JOIN budgets b ON b.org = x.org AND b.budget_no = x.budget_no AND b.deleted_us IS NULL
+LEFT JOIN counters p ON p.org = x.org AND p.budget_no = x.budget_no AND p.window_key = x.carry_from
+WHERE x.carry_from IS NOT NULL AND ($1::text IS NULL OR x.org = $1)
+    AND x.carried <> least(x.carry_cap, greatest(0, x.carry_base::numeric - coalesce(p.spent + p.reserved, 0)))
+LIMIT {SHOWN_MAX}
+"""  # noqa: S608 - of constants
+_OVER_ALLOCATED: Final = f"""
+SELECT count(*) OVER () AS offenders,
+    concat(b.subject, '/budgets/', b.budget_id, ': ', c.amount, ' allocated of ', b.limit_amount) AS name
+FROM (
+    SELECT org, allocated_from, sum(limit_amount) AS amount FROM budgets
+    WHERE allocated_from <> '' AND deleted_us IS NULL AND effective_until_us IS NULL
+        AND ($1::text IS NULL OR org = $1)
+    GROUP BY 1, 2
+) AS c
+JOIN budgets b ON b.org = c.org AND b.subject || '/budgets/' || b.budget_id = c.allocated_from
+    AND b.deleted_us IS NULL AND b.effective_until_us IS NULL AND b.over_allocation = 1
+WHERE c.amount > b.limit_amount LIMIT {SHOWN_MAX}
+"""  # noqa: S608 - of constants
+
 CHECKS: Final = {
     "I1.reserved_equals_open_holds": (_RESERVED, "what every counter holds is the sum of the open holds on it"),
     "I1.blocking_budgets_not_oversold": (_OVERSOLD, "no blocking budget holds more than its limit"),
+    "I1.carried_follows_the_window_before": (_CARRIED, "what every window was carried is what the one before left"),
+    "I1.allocations_within_their_budget": (_OVER_ALLOCATED, "no blocking budget has less than is allocated out of it"),
     "I1.lease_reserved_equals_open_holds": (_LEASE_HOLDS, "what every lease holds is the sum of the open holds on it"),
     "I1.leases_not_oversold": (_LEASE_OVERSOLD, "no lease holds more than was leased"),
     "I2.lease_numbers_are_whole": (_NUMBERS, "every lease's operations follow without gaps and end at its totals"),
