@@ -150,7 +150,7 @@ async def test_two_replicas_that_make_the_row_and_charge_the_window_before_agree
             status = await status_of(one, f"{subject}/budgets/b")
             assert status.carried_amount == 7 * NANOS
             # Between what was carried at last and what was carried before any late use.
-            assert count is not None and 17 <= count <= 18
+            assert count in {17, 18}
         await one.audit()
 
 
