@@ -20,7 +20,13 @@ ALLOW, DENY = budget_pb2.OUTCOME_ALLOW, budget_pb2.OUTCOME_DENY
 def grant(name: str, amount: int, seconds: float = 3600, **fields: Any) -> budget_pb2.GrantOverrideRequest:
     end = Timestamp()
     end.FromNanoseconds(int((time.time() + seconds) * 1e9))
-    values = {"budget": name, "amount": amount, "end_time": end, "reason": "launch day", "granted_by": "ada@acme"}
+    values: dict[str, Any] = {
+        "budget": name,
+        "amount": amount,
+        "end_time": end,
+        "reason": "launch day",
+        "granted_by": "ada@acme",
+    }
     return budget_pb2.GrantOverrideRequest(**({"request_id": "o1"} | values | fields))
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from pursestrings.budget.v1 import budget_pb2, limits_pb2
 from tests.support.budget import NANOS, ORG, ask, refusal_of, rows, running_budget, usage
@@ -111,7 +112,7 @@ async def test_rollover_begins_with_the_next_window_and_ends_with_it(database: A
         assert (await status_of(budget, created.name)).carried_amount == 0
         off = await budget.admin.UpdateBudget(
             budget_pb2.UpdateBudgetRequest(
-                budget=budget_pb2.Budget(name=created.name), update_mask={"paths": ["rollover"]}
+                budget=budget_pb2.Budget(name=created.name), update_mask=FieldMask(paths=["rollover"])
             )
         )
         assert not off.budget.HasField("rollover")
@@ -159,7 +160,10 @@ async def test_two_replicas_that_make_the_row_and_charge_the_window_before_agree
     [
         ({"rollover": rollover(0)}, "budget.rollover.cap_amount"),
         ({"rollover": rollover(-1)}, "budget.rollover.cap_amount"),
-        ({"rollover": rollover(1), "window": budget_pb2.Window(kind=5)}, "budget.rollover"),
+        (
+            {"rollover": rollover(1), "window": budget_pb2.Window(kind=budget_pb2.WINDOW_KIND_LIFETIME)},
+            "budget.rollover",
+        ),
         ({"over_allocation": 9}, "budget.over_allocation"),
     ],
 )
@@ -179,5 +183,7 @@ async def test_a_window_without_a_next_one_cannot_begin_where_something_is_carri
 ) -> None:
     async with running_budget(database("budget"), tmp_path) as budget:
         created = await budget.create(ORG, "b", window=daily(), rollover=rollover(1))
-        refusal = await refusal_of(budget.update(created.name, window=budget_pb2.Window(kind=5)))
+        refusal = await refusal_of(
+            budget.update(created.name, window=budget_pb2.Window(kind=budget_pb2.WINDOW_KIND_LIFETIME))
+        )
         assert refusal.field == "budget.rollover"
