@@ -40,7 +40,7 @@ class Audit:
             figures = await snapshot.figures()
             seen = (
                 f"{figures['counters']} counters, {figures['open_holds']} open holds, "
-                f"{figures['applied']} applied events, {figures['leases']} leases"
+                f"{figures['applied'] + figures['trimmed']} applied events, {figures['leases']} leases"
             )
             response = budget_pb2.AuditResponse(holder=await snapshot.holder())
             wire.set_time(response.snapshot_time, figures["now_us"])

@@ -29,7 +29,7 @@ from services.budget.domain.model import (
     ReserveItem,
 )
 from services.budget.domain.plan import Policy
-from services.budget.store import alerts, corrections, reservations
+from services.budget.store import alerts, corrections, reservations, retention
 from services.budget.store import batch as store
 from services.kit.errors import PurseError
 from services.kit.groupcommit import Redo
@@ -127,6 +127,7 @@ class Runner:
             batch.counted = await corrections.find(connection, sorted(counted))
         if usage:
             batch.usage = await store.find_usage(connection, usage)
+            await self._forget_reused(connection, batch, items)
         named = {(i.org, i.id) for i in items if isinstance(i, ReleaseItem | ExpireItem | ExtendItem)}
         if extending := sorted({(i.org, i.request_id) for i in items if isinstance(i, ExtendItem)}):
             batch.extensions = await reservations.find_extensions(connection, extending)
@@ -139,6 +140,19 @@ class Runner:
         if keys:
             batch.reservations = await store.lock_reservations(connection, sorted(keys))
         return [found for key, found in batch.reservations.items() if key in named]
+
+    async def _forget_reused(self, connection: asyncpg.Connection, batch: Batch, items: list[Item]) -> None:
+        """Forgets old events whose ids name others by now: who meters tells ids apart for 90 days only."""
+        reused = {
+            key
+            for item in items
+            if isinstance(item, ApplyItem)
+            and (known := batch.usage.get(key := (item.org, item.source, item.id))) is not None
+            and known[0] != item.payload_hash
+            and known[1].is_old
+        }
+        if reused and await retention.trim_keys(connection, sorted(reused)):
+            batch.usage = await store.find_usage(connection, sorted(reused | set(batch.usage)))
 
     async def _check_ids(
         self, connection: asyncpg.Connection, batch: Batch, items: list[Item], answers: list[Answer | Exception]

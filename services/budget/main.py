@@ -20,6 +20,7 @@ from services.budget.domain.model import Answer, Item
 from services.budget.funding import Funding
 from services.budget.ops import Ops
 from services.budget.rates import Rates
+from services.budget.retention import Retention
 from services.budget.service import BudgetService
 from services.budget.settings import BudgetSettings
 from services.budget.store import leases
@@ -103,7 +104,11 @@ async def _parts(
     )
     server = GrpcServer(settings, access=ACCESS, ready=lambda: is_reachable(pool))
     server.add(budget_pb2_grpc.add_BudgetServiceServicer_to_server, service, NAME)
+    retention = Retention(
+        pool, usage_kept_days=settings.usage_kept_days, reservations_kept_days=settings.reservations_kept_days
+    )
     loops = [
+        Loop("forget what is old", retention.step, _FORGET_INTERVAL_S),
         Loop("expired holds", sweep.step, settings.sweep_interval_s),
         Loop("rates", rates.refresh, settings.rates_interval_s),
     ]

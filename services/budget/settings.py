@@ -40,4 +40,10 @@ class BudgetSettings(ServiceSettings):
         description="how long an expired hold waits for metering to say that all usage is delivered",
     )
     sweep_interval_s: float = Field(default=1.0, gt=0, le=60, description="how often expired holds are looked for")
+    usage_kept_days: int = Field(
+        default=91, ge=91, le=3_650, description="how long applied events are kept singly; their sums stay"
+    )
+    reservations_kept_days: int = Field(
+        default=30, ge=8, le=3_650, description="how long reservations are kept after they were closed"
+    )
     rates_interval_s: float = Field(default=20.0, gt=0, le=3_600, description="how often metering is asked for rates")

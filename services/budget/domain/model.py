@@ -429,12 +429,17 @@ class Short:
 
 @dataclass(slots=True)
 class Applied:
-    """What became of a usage event."""
+    """What became of a usage event.
+
+    Attributes:
+        is_old: It was applied so long ago that its id may name another event by now.
+    """
 
     duplicate: bool
     drawn: int
     unfunded: bool
     unreserved: bool
+    is_old: bool = False
 
 
 @dataclass(slots=True, eq=False)

@@ -25,6 +25,8 @@ _EFFECTS: Final = """
 SELECT u.org, u.effects[1 + 3 * i] AS budget_no, u.effects[2 + 3 * i] AS window_key, u.effects[3 + 3 * i] AS amount
 FROM applied_usage u, generate_series(0, cardinality(u.effects) / 3 - 1) AS i
 WHERE $1::text IS NULL OR u.org = $1
+UNION ALL
+SELECT org, budget_no, window_key, amount FROM usage_trimmed WHERE $1::text IS NULL OR org = $1
 """
 _COUNTER_NAME: Final = """
 concat(x.org, ' ', coalesce(b.subject || '/budgets/' || b.budget_id, 'budget ' || x.budget_no), ' ', x.window_key)
@@ -79,8 +81,12 @@ LIMIT {SHOWN_MAX}
 """  # noqa: S608 - of constants
 _DRAWN: Final = f"""
 WITH used AS (
-    SELECT org, wallet, sum(greatest(drawn_nanos, 0)) AS drawn, sum(greatest(-drawn_nanos, 0)) AS reversal
-    FROM applied_usage WHERE wallet IS NOT NULL AND ($1::text IS NULL OR org = $1) GROUP BY 1, 2),
+    SELECT org, wallet, sum(drawn) AS drawn, sum(reversal) AS reversal FROM (
+        SELECT org, wallet, greatest(drawn_nanos, 0) AS drawn, greatest(-drawn_nanos, 0) AS reversal
+        FROM applied_usage WHERE wallet IS NOT NULL
+        UNION ALL
+        SELECT org, wallet, drawn_nanos, reversal_nanos FROM usage_trimmed_totals WHERE wallet <> ''
+    ) AS each WHERE $1::text IS NULL OR org = $1 GROUP BY 1, 2),
 ended AS (
     SELECT org, wallet, sum(captured_total) AS drawn, sum(reversed_total) AS reversal FROM lease_epochs
     WHERE $1::text IS NULL OR org = $1 GROUP BY 1, 2)
@@ -185,6 +191,7 @@ _FIGURES: Final = """
 SELECT (SELECT count(*) FROM counters WHERE $1::text IS NULL OR org = $1) AS counters,
     (SELECT count(*) FROM reservations WHERE state = 1 AND ($1::text IS NULL OR org = $1)) AS open_holds,
     (SELECT count(*) FROM applied_usage WHERE $1::text IS NULL OR org = $1) AS applied,
+    (SELECT coalesce(sum(events), 0)::bigint FROM usage_trimmed_totals WHERE $1::text IS NULL OR org = $1) AS trimmed,
     (SELECT count(*) FROM leases WHERE $1::text IS NULL OR org = $1) AS leases,
     (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now_us
 """
@@ -201,13 +208,19 @@ counted AS (
     WHERE rated OR corrects_id IS NOT NULL
     UNION ALL
     SELECT s.org, coalesce(p.currency, ''), true, p.currency IS NOT NULL, 0, s.wallet
-    FROM said s LEFT JOIN priced p USING (org, source, id) WHERE NOT s.rated AND s.corrects_id IS NULL)
-SELECT org, currency, count(*) FILTER (WHERE is_event) AS events,
-    coalesce(sum(cost_nanos) FILTER (WHERE rated), 0) AS cost_nanos,
-    count(*) FILTER (WHERE is_event AND NOT rated) AS unrated,
-    coalesce(sum(cost_nanos) FILTER (WHERE rated AND wallet IS NULL), 0) AS unfunded_nanos
-FROM counted GROUP BY 1, 2
-HAVING count(*) FILTER (WHERE is_event OR rated) > 0 ORDER BY 1, 2 LIMIT {TOTALS_MAX}
+    FROM said s LEFT JOIN priced p USING (org, source, id) WHERE NOT s.rated AND s.corrects_id IS NULL),
+summed AS (
+    SELECT org, currency, count(*) FILTER (WHERE is_event) AS events,
+        coalesce(sum(cost_nanos) FILTER (WHERE rated), 0) AS cost_nanos,
+        count(*) FILTER (WHERE is_event AND NOT rated) AS unrated,
+        coalesce(sum(cost_nanos) FILTER (WHERE rated AND wallet IS NULL), 0) AS unfunded_nanos
+    FROM counted GROUP BY 1, 2 HAVING count(*) FILTER (WHERE is_event OR rated) > 0
+    UNION ALL
+    SELECT org, currency, events, cost_nanos, 0, CASE WHEN wallet = '' THEN cost_nanos ELSE 0 END
+    FROM usage_trimmed_totals WHERE $1::text IS NULL OR org = $1)
+SELECT org, currency, sum(events)::bigint AS events, sum(cost_nanos) AS cost_nanos, sum(unrated)::bigint AS unrated,
+    sum(unfunded_nanos) AS unfunded_nanos
+FROM summed GROUP BY 1, 2 ORDER BY 1, 2 LIMIT {TOTALS_MAX}
 """  # noqa: S608 - of constants
 _UNRATED_DRAWN: Final = f"""
 SELECT u.org, l.currency, sum(sign(u.drawn_nanos)) AS calls, sum(u.drawn_nanos) AS nanos

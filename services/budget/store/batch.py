@@ -22,7 +22,8 @@ SELECT EXISTS (
 """
 _USAGE: Final = """
 SELECT u.org, u.source, u.id, u.payload_hash, u.drawn_nanos, u.unreserved,
-    u.wallet IS NULL AND u.cost_nanos <> 0 AS unfunded
+    u.wallet IS NULL AND u.cost_nanos <> 0 AS unfunded,
+    u.applied_us < (extract(epoch FROM clock_timestamp()) * 1000000)::bigint - 90 * 86400 * 1000000::bigint AS is_old
 FROM unnest($1::text[], $2::text[], $3::text[]) AS k (org, source, id)
 JOIN applied_usage u ON u.org = k.org AND u.source = k.source AND u.id = k.id
 """
@@ -184,7 +185,13 @@ async def find_usage(
     return {
         (row["org"], row["source"], row["id"]): (
             row["payload_hash"],
-            Applied(duplicate=True, drawn=row["drawn_nanos"], unfunded=row["unfunded"], unreserved=row["unreserved"]),
+            Applied(
+                duplicate=True,
+                drawn=row["drawn_nanos"],
+                unfunded=row["unfunded"],
+                unreserved=row["unreserved"],
+                is_old=row["is_old"],
+            ),
         )
         for row in rows
     }
