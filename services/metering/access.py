@@ -15,6 +15,10 @@ ACCESS: Final[Mapping[str, Rule]] = {
     f"{_SERVICE}/Estimate": rule(by_field("subject"), *_READERS),
     f"{_SERVICE}/GetUsage": rule(by_field("subject"), *_READERS),
     f"{_SERVICE}/QueryUsage": rule(by_field("subject"), *_READERS),
+    f"{_SERVICE}/ListUsage": rule(by_field("subject"), *_READERS),
+    f"{_SERVICE}/GetBurnRate": rule(by_field("subject"), *_READERS),
+    f"{_SERVICE}/Forecast": rule(by_field("subject"), *_READERS),
+    f"{_SERVICE}/BatchForecast": rule(by_items("requests", "subject"), *_READERS),
     # Prices are no secret of any subject.
     f"{_SERVICE}/GetRateTable": rule(lambda _request: (), *ROLES),
     f"{_SERVICE}/ListParkedUsage": rule(by_org("org"), "operator"),

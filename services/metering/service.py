@@ -22,6 +22,7 @@ from services.kit.windows import WindowKind
 from services.metering import wire
 from services.metering.domain import questions, usage
 from services.metering.prices import Prices
+from services.metering.service_analysis import AnalysisPart
 from services.metering.store import audit, parked, reports
 from services.metering.store.recording import Recorded, Recording
 
@@ -31,7 +32,7 @@ _TRUSTED: Final = ("operator", "service")
 """Who may say what a call cost, and that it happened long ago."""
 
 
-class MeteringService(metering_pb2_grpc.MeteringServiceServicer):
+class MeteringService(AnalysisPart, metering_pb2_grpc.MeteringServiceServicer):
     """Records usage and answers questions about it.
 
     Args:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Final
@@ -172,16 +173,9 @@ def set_recorded(target: metering_pb2.RecordedUsage, recorded: Recorded) -> None
 
 def totals_message(totals: Totals) -> metering_pb2.UsageTotals:
     """The answer's sums."""
-    read, cached, written, made, reasoned = totals.tokens
     return metering_pb2.UsageTotals(
-        tokens=type_pb2.TokenCounts(
-            input_tokens=read,
-            cache_read_tokens=cached,
-            cache_write_tokens=written,
-            output_tokens=made,
-            reasoning_tokens=reasoned,
-        ),
-        total_tokens=read + made,
+        tokens=counts_message(totals.tokens),
+        total_tokens=totals.tokens[0] + totals.tokens[3],
         costs=[money_message(code, nanos) for code, nanos in sorted(totals.costs.items())],
         requests=totals.requests,
         operations=totals.operations,
@@ -189,6 +183,18 @@ def totals_message(totals: Totals) -> metering_pb2.UsageTotals:
         errors=totals.errors,
         unrated=totals.unrated,
         error_rate_bps=totals.error_bps,
+    )
+
+
+def counts_message(counts: Sequence[int]) -> type_pb2.TokenCounts:
+    """Tokens by kind, in the domain's order."""
+    read, cached, written, made, reasoned = counts
+    return type_pb2.TokenCounts(
+        input_tokens=read,
+        cache_read_tokens=cached,
+        cache_write_tokens=written,
+        output_tokens=made,
+        reasoning_tokens=reasoned,
     )
 
 

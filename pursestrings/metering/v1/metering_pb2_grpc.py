@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from pursestrings.metering.v1 import analysis_pb2 as pursestrings_dot_metering_dot_v1_dot_analysis__pb2
 from pursestrings.metering.v1 import metering_pb2 as pursestrings_dot_metering_dot_v1_dot_metering__pb2
 
 GRPC_GENERATED_VERSION = '1.71.2'
@@ -59,6 +60,26 @@ class MeteringServiceStub(object):
                 '/pursestrings.metering.v1.MeteringService/QueryUsage',
                 request_serializer=pursestrings_dot_metering_dot_v1_dot_metering__pb2.QueryUsageRequest.SerializeToString,
                 response_deserializer=pursestrings_dot_metering_dot_v1_dot_metering__pb2.QueryUsageResponse.FromString,
+                _registered_method=True)
+        self.ListUsage = channel.unary_unary(
+                '/pursestrings.metering.v1.MeteringService/ListUsage',
+                request_serializer=pursestrings_dot_metering_dot_v1_dot_analysis__pb2.ListUsageRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_metering_dot_v1_dot_analysis__pb2.ListUsageResponse.FromString,
+                _registered_method=True)
+        self.GetBurnRate = channel.unary_unary(
+                '/pursestrings.metering.v1.MeteringService/GetBurnRate',
+                request_serializer=pursestrings_dot_metering_dot_v1_dot_analysis__pb2.GetBurnRateRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_metering_dot_v1_dot_analysis__pb2.GetBurnRateResponse.FromString,
+                _registered_method=True)
+        self.Forecast = channel.unary_unary(
+                '/pursestrings.metering.v1.MeteringService/Forecast',
+                request_serializer=pursestrings_dot_metering_dot_v1_dot_analysis__pb2.ForecastRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_metering_dot_v1_dot_analysis__pb2.ForecastResponse.FromString,
+                _registered_method=True)
+        self.BatchForecast = channel.unary_unary(
+                '/pursestrings.metering.v1.MeteringService/BatchForecast',
+                request_serializer=pursestrings_dot_metering_dot_v1_dot_analysis__pb2.BatchForecastRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_metering_dot_v1_dot_analysis__pb2.BatchForecastResponse.FromString,
                 _registered_method=True)
         self.GetRateTable = channel.unary_unary(
                 '/pursestrings.metering.v1.MeteringService/GetRateTable',
@@ -121,6 +142,34 @@ class MeteringServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListUsage(self, request, context):
+        """The run log: calls one by one, or their sums by run, with those of unusual token counts flagged.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetBurnRate(self, request, context):
+        """How fast a subject and its descendants spend.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Forecast(self, request, context):
+        """What a subject and its descendants will spend over the next hours, and how long an amount lasts, with quantiles.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchForecast(self, request, context):
+        """The same for up to 500 subjects of one organisation at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetRateTable(self, request, context):
         """The rate table in force, for services that price estimates themselves.
         """
@@ -176,6 +225,26 @@ def add_MeteringServiceServicer_to_server(servicer, server):
                     servicer.QueryUsage,
                     request_deserializer=pursestrings_dot_metering_dot_v1_dot_metering__pb2.QueryUsageRequest.FromString,
                     response_serializer=pursestrings_dot_metering_dot_v1_dot_metering__pb2.QueryUsageResponse.SerializeToString,
+            ),
+            'ListUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUsage,
+                    request_deserializer=pursestrings_dot_metering_dot_v1_dot_analysis__pb2.ListUsageRequest.FromString,
+                    response_serializer=pursestrings_dot_metering_dot_v1_dot_analysis__pb2.ListUsageResponse.SerializeToString,
+            ),
+            'GetBurnRate': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetBurnRate,
+                    request_deserializer=pursestrings_dot_metering_dot_v1_dot_analysis__pb2.GetBurnRateRequest.FromString,
+                    response_serializer=pursestrings_dot_metering_dot_v1_dot_analysis__pb2.GetBurnRateResponse.SerializeToString,
+            ),
+            'Forecast': grpc.unary_unary_rpc_method_handler(
+                    servicer.Forecast,
+                    request_deserializer=pursestrings_dot_metering_dot_v1_dot_analysis__pb2.ForecastRequest.FromString,
+                    response_serializer=pursestrings_dot_metering_dot_v1_dot_analysis__pb2.ForecastResponse.SerializeToString,
+            ),
+            'BatchForecast': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchForecast,
+                    request_deserializer=pursestrings_dot_metering_dot_v1_dot_analysis__pb2.BatchForecastRequest.FromString,
+                    response_serializer=pursestrings_dot_metering_dot_v1_dot_analysis__pb2.BatchForecastResponse.SerializeToString,
             ),
             'GetRateTable': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRateTable,
@@ -334,6 +403,114 @@ class MeteringService(object):
             '/pursestrings.metering.v1.MeteringService/QueryUsage',
             pursestrings_dot_metering_dot_v1_dot_metering__pb2.QueryUsageRequest.SerializeToString,
             pursestrings_dot_metering_dot_v1_dot_metering__pb2.QueryUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.metering.v1.MeteringService/ListUsage',
+            pursestrings_dot_metering_dot_v1_dot_analysis__pb2.ListUsageRequest.SerializeToString,
+            pursestrings_dot_metering_dot_v1_dot_analysis__pb2.ListUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBurnRate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.metering.v1.MeteringService/GetBurnRate',
+            pursestrings_dot_metering_dot_v1_dot_analysis__pb2.GetBurnRateRequest.SerializeToString,
+            pursestrings_dot_metering_dot_v1_dot_analysis__pb2.GetBurnRateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Forecast(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.metering.v1.MeteringService/Forecast',
+            pursestrings_dot_metering_dot_v1_dot_analysis__pb2.ForecastRequest.SerializeToString,
+            pursestrings_dot_metering_dot_v1_dot_analysis__pb2.ForecastResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchForecast(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.metering.v1.MeteringService/BatchForecast',
+            pursestrings_dot_metering_dot_v1_dot_analysis__pb2.BatchForecastRequest.SerializeToString,
+            pursestrings_dot_metering_dot_v1_dot_analysis__pb2.BatchForecastResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -7,6 +7,7 @@ import abc
 import collections.abc
 import grpc
 import grpc.aio
+import pursestrings.metering.v1.analysis_pb2
 import pursestrings.metering.v1.metering_pb2
 import sys
 import typing
@@ -105,6 +106,70 @@ _MeteringServiceQueryUsageType = typing_extensions.TypeVar(
     ],
 )
 
+_MeteringServiceListUsageType = typing_extensions.TypeVar(
+    '_MeteringServiceListUsageType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.analysis_pb2.ListUsageRequest,
+        pursestrings.metering.v1.analysis_pb2.ListUsageResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.analysis_pb2.ListUsageRequest,
+        pursestrings.metering.v1.analysis_pb2.ListUsageResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.analysis_pb2.ListUsageRequest,
+        pursestrings.metering.v1.analysis_pb2.ListUsageResponse,
+    ],
+)
+
+_MeteringServiceGetBurnRateType = typing_extensions.TypeVar(
+    '_MeteringServiceGetBurnRateType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.analysis_pb2.GetBurnRateRequest,
+        pursestrings.metering.v1.analysis_pb2.GetBurnRateResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.analysis_pb2.GetBurnRateRequest,
+        pursestrings.metering.v1.analysis_pb2.GetBurnRateResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.analysis_pb2.GetBurnRateRequest,
+        pursestrings.metering.v1.analysis_pb2.GetBurnRateResponse,
+    ],
+)
+
+_MeteringServiceForecastType = typing_extensions.TypeVar(
+    '_MeteringServiceForecastType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.analysis_pb2.ForecastRequest,
+        pursestrings.metering.v1.analysis_pb2.ForecastResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.analysis_pb2.ForecastRequest,
+        pursestrings.metering.v1.analysis_pb2.ForecastResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.analysis_pb2.ForecastRequest,
+        pursestrings.metering.v1.analysis_pb2.ForecastResponse,
+    ],
+)
+
+_MeteringServiceBatchForecastType = typing_extensions.TypeVar(
+    '_MeteringServiceBatchForecastType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.analysis_pb2.BatchForecastRequest,
+        pursestrings.metering.v1.analysis_pb2.BatchForecastResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.analysis_pb2.BatchForecastRequest,
+        pursestrings.metering.v1.analysis_pb2.BatchForecastResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.analysis_pb2.BatchForecastRequest,
+        pursestrings.metering.v1.analysis_pb2.BatchForecastResponse,
+    ],
+)
+
 _MeteringServiceGetRateTableType = typing_extensions.TypeVar(
     '_MeteringServiceGetRateTableType',
     grpc.UnaryUnaryMultiCallable[
@@ -169,7 +234,7 @@ _MeteringServiceAuditType = typing_extensions.TypeVar(
     ],
 )
 
-class MeteringServiceStub(typing.Generic[_MeteringServiceRecordUsageType, _MeteringServiceBatchRecordUsageType, _MeteringServiceEstimateType, _MeteringServiceGetUsageType, _MeteringServiceQueryUsageType, _MeteringServiceGetRateTableType, _MeteringServiceListParkedUsageType, _MeteringServiceRequeueParkedUsageType, _MeteringServiceAuditType]):
+class MeteringServiceStub(typing.Generic[_MeteringServiceRecordUsageType, _MeteringServiceBatchRecordUsageType, _MeteringServiceEstimateType, _MeteringServiceGetUsageType, _MeteringServiceQueryUsageType, _MeteringServiceListUsageType, _MeteringServiceGetBurnRateType, _MeteringServiceForecastType, _MeteringServiceBatchForecastType, _MeteringServiceGetRateTableType, _MeteringServiceListParkedUsageType, _MeteringServiceRequeueParkedUsageType, _MeteringServiceAuditType]):
     """Records usage, rates it, relays it to the budget service and answers questions about it."""
 
     @typing.overload
@@ -193,6 +258,22 @@ class MeteringServiceStub(typing.Generic[_MeteringServiceRecordUsageType, _Meter
         grpc.UnaryUnaryMultiCallable[
             pursestrings.metering.v1.metering_pb2.QueryUsageRequest,
             pursestrings.metering.v1.metering_pb2.QueryUsageResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.analysis_pb2.ListUsageRequest,
+            pursestrings.metering.v1.analysis_pb2.ListUsageResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.analysis_pb2.GetBurnRateRequest,
+            pursestrings.metering.v1.analysis_pb2.GetBurnRateResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.analysis_pb2.ForecastRequest,
+            pursestrings.metering.v1.analysis_pb2.ForecastResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.analysis_pb2.BatchForecastRequest,
+            pursestrings.metering.v1.analysis_pb2.BatchForecastResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             pursestrings.metering.v1.metering_pb2.GetRateTableRequest,
@@ -235,6 +316,22 @@ class MeteringServiceStub(typing.Generic[_MeteringServiceRecordUsageType, _Meter
             pursestrings.metering.v1.metering_pb2.QueryUsageResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.analysis_pb2.ListUsageRequest,
+            pursestrings.metering.v1.analysis_pb2.ListUsageResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.analysis_pb2.GetBurnRateRequest,
+            pursestrings.metering.v1.analysis_pb2.GetBurnRateResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.analysis_pb2.ForecastRequest,
+            pursestrings.metering.v1.analysis_pb2.ForecastResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.analysis_pb2.BatchForecastRequest,
+            pursestrings.metering.v1.analysis_pb2.BatchForecastResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             pursestrings.metering.v1.metering_pb2.GetRateTableRequest,
             pursestrings.metering.v1.metering_pb2.GetRateTableResponse,
         ],
@@ -266,6 +363,18 @@ class MeteringServiceStub(typing.Generic[_MeteringServiceRecordUsageType, _Meter
 
     QueryUsage: _MeteringServiceQueryUsageType
     """Usage of a range, grouped."""
+
+    ListUsage: _MeteringServiceListUsageType
+    """The run log: calls one by one, or their sums by run, with those of unusual token counts flagged."""
+
+    GetBurnRate: _MeteringServiceGetBurnRateType
+    """How fast a subject and its descendants spend."""
+
+    Forecast: _MeteringServiceForecastType
+    """What a subject and its descendants will spend over the next hours, and how long an amount lasts, with quantiles."""
+
+    BatchForecast: _MeteringServiceBatchForecastType
+    """The same for up to 500 subjects of one organisation at once."""
 
     GetRateTable: _MeteringServiceGetRateTableType
     """The rate table in force, for services that price estimates themselves."""
@@ -299,6 +408,22 @@ MeteringServiceAsyncStub: typing_extensions.TypeAlias = MeteringServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.metering.v1.metering_pb2.QueryUsageRequest,
         pursestrings.metering.v1.metering_pb2.QueryUsageResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.analysis_pb2.ListUsageRequest,
+        pursestrings.metering.v1.analysis_pb2.ListUsageResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.analysis_pb2.GetBurnRateRequest,
+        pursestrings.metering.v1.analysis_pb2.GetBurnRateResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.analysis_pb2.ForecastRequest,
+        pursestrings.metering.v1.analysis_pb2.ForecastResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.analysis_pb2.BatchForecastRequest,
+        pursestrings.metering.v1.analysis_pb2.BatchForecastResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.metering.v1.metering_pb2.GetRateTableRequest,
@@ -360,6 +485,38 @@ class MeteringServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[pursestrings.metering.v1.metering_pb2.QueryUsageResponse, collections.abc.Awaitable[pursestrings.metering.v1.metering_pb2.QueryUsageResponse]]:
         """Usage of a range, grouped."""
+
+    @abc.abstractmethod
+    def ListUsage(
+        self,
+        request: pursestrings.metering.v1.analysis_pb2.ListUsageRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.metering.v1.analysis_pb2.ListUsageResponse, collections.abc.Awaitable[pursestrings.metering.v1.analysis_pb2.ListUsageResponse]]:
+        """The run log: calls one by one, or their sums by run, with those of unusual token counts flagged."""
+
+    @abc.abstractmethod
+    def GetBurnRate(
+        self,
+        request: pursestrings.metering.v1.analysis_pb2.GetBurnRateRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.metering.v1.analysis_pb2.GetBurnRateResponse, collections.abc.Awaitable[pursestrings.metering.v1.analysis_pb2.GetBurnRateResponse]]:
+        """How fast a subject and its descendants spend."""
+
+    @abc.abstractmethod
+    def Forecast(
+        self,
+        request: pursestrings.metering.v1.analysis_pb2.ForecastRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.metering.v1.analysis_pb2.ForecastResponse, collections.abc.Awaitable[pursestrings.metering.v1.analysis_pb2.ForecastResponse]]:
+        """What a subject and its descendants will spend over the next hours, and how long an amount lasts, with quantiles."""
+
+    @abc.abstractmethod
+    def BatchForecast(
+        self,
+        request: pursestrings.metering.v1.analysis_pb2.BatchForecastRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.metering.v1.analysis_pb2.BatchForecastResponse, collections.abc.Awaitable[pursestrings.metering.v1.analysis_pb2.BatchForecastResponse]]:
+        """The same for up to 500 subjects of one organisation at once."""
 
     @abc.abstractmethod
     def GetRateTable(

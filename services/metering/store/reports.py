@@ -200,6 +200,12 @@ async def totals_of(pool: asyncpg.Pool, subject: str, spans: Sequence[Span]) -> 
     return found
 
 
+async def costs_of(connection: asyncpg.Connection, subject: str, span: Span) -> dict[str, int]:
+    """What was spent in a range, in nanos by currency."""
+    parts = await _parts(connection, subject, span, ())
+    return (await _totals(connection, subject, parts, NO_FILTER)).costs
+
+
 async def answer(pool: asyncpg.Pool, question: Question) -> Page:
     """The page that a question asks for, and the whole range's totals, in one snapshot."""
     steps = steps_of(question)
