@@ -19,8 +19,16 @@ ACCESS: Final[Mapping[str, Rule]] = {
     f"{_SERVICE}/GetBurnRate": rule(by_field("subject"), *_READERS),
     f"{_SERVICE}/Forecast": rule(by_field("subject"), *_READERS),
     f"{_SERVICE}/BatchForecast": rule(by_items("requests", "subject"), *_READERS),
-    # Prices are no secret of any subject.
+    # The price list is no secret of any subject; organisations' own cards are told to services of all alone.
     f"{_SERVICE}/GetRateTable": rule(lambda _request: (), *ROLES),
+    f"{_SERVICE}/PublishRateCard": rule(by_org("org"), "operator"),
+    f"{_SERVICE}/ImportRateCard": rule(by_org("org"), "operator"),
+    f"{_SERVICE}/ListRateCards": rule(by_org("org"), "operator", "auditor", "service"),
+    f"{_SERVICE}/GetRateCard": rule(by_org("org"), "operator", "auditor", "service"),
+    f"{_SERVICE}/GetRate": rule(by_field("subject"), *_READERS),
+    f"{_SERVICE}/CorrectUsage": rule(by_org("org"), "operator"),
+    f"{_SERVICE}/ListCorrections": rule(by_org("org"), "operator", "auditor", "service"),
+    f"{_SERVICE}/ListUnratedUsage": rule(by_org("org"), "operator", "auditor", "service"),
     f"{_SERVICE}/ListParkedUsage": rule(by_org("org"), "operator"),
     f"{_SERVICE}/RequeueParkedUsage": rule(by_org("org"), "operator"),
     f"{_SERVICE}/Audit": rule(by_org("org"), "auditor", "operator", "service"),

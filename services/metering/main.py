@@ -21,6 +21,7 @@ from services.metering.access import ACCESS
 from services.metering.domain.usage import KEYS_KEPT
 from services.metering.prices import Prices
 from services.metering.relay import UsageRelay
+from services.metering.rerating import Rerating
 from services.metering.service import MeteringService
 from services.metering.settings import MeteringSettings
 from services.metering.store import folding, upkeep
@@ -71,7 +72,9 @@ async def serving(settings: MeteringSettings) -> AsyncIterator[GrpcServer]:
         server = GrpcServer(settings, access=ACCESS, ready=lambda: is_reachable(pool))
         server.add(metering_pb2_grpc.add_MeteringServiceServicer_to_server, service, NAME)
         cards = Loop("rate cards", prices.refresh, settings.cards_interval_s)
-        async with Loops([*relay.loops, *_housekeeping(pool), cards]):
+        rerating = Rerating(pool, prices, recorded=relay.wake, clock=clock)
+        later = Loop("rate usage later", rerating.step, settings.rerate_interval_s)
+        async with Loops([*relay.loops, *_housekeeping(pool), cards, later]):
             await server.start()
             try:
                 yield server

@@ -23,6 +23,8 @@ from services.metering import wire
 from services.metering.domain import questions, usage
 from services.metering.prices import Prices
 from services.metering.service_analysis import AnalysisPart
+from services.metering.service_corrections import CorrectionsPart
+from services.metering.service_rates import RatesPart
 from services.metering.store import audit, parked, reports
 from services.metering.store.recording import Recorded, Recording
 
@@ -32,7 +34,7 @@ _TRUSTED: Final = ("operator", "service")
 """Who may say what a call cost, and that it happened long ago."""
 
 
-class MeteringService(AnalysisPart, metering_pb2_grpc.MeteringServiceServicer):
+class MeteringService(AnalysisPart, RatesPart, CorrectionsPart, metering_pb2_grpc.MeteringServiceServicer):
     """Records usage and answers questions about it.
 
     Args:
@@ -155,14 +157,6 @@ class MeteringService(AnalysisPart, metering_pb2_grpc.MeteringServiceServicer):
             totals=wire.totals_message(page.totals),
             next_page_token=question.next_token(page.groups[-1].keys) if page.more else "",
         )
-
-    async def GetRateTable(
-        self, request: metering_pb2.GetRateTableRequest, context: _Context
-    ) -> metering_pb2.GetRateTableResponse:
-        """The rate table in force."""
-        card = self._prices.cards.at(self._clock())
-        content = b"" if card.version == request.have_version else card.table.to_bytes()
-        return metering_pb2.GetRateTableResponse(version=card.version, content=content)
 
     async def Audit(self, request: metering_pb2.AuditRequest, context: _Context) -> metering_pb2.AuditResponse:
         """Verifies the books in one snapshot."""

@@ -21,6 +21,9 @@ class MeteringSettings(ServiceSettings):
     report_interval_s: float = Field(
         default=1.0, gt=0, le=60, description="how often the budget service is told up to when all usage is delivered"
     )
+    rerate_interval_s: float = Field(
+        default=5.0, gt=0, le=3600, description="how often usage without a price is looked at again"
+    )
     cards_interval_s: float = Field(
         default=20.0,
         gt=0,

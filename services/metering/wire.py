@@ -118,6 +118,9 @@ def usage_item(usage: Usage) -> budget_pb2.UsageItem:
     item.reservation = usage.reservation
     item.final = usage.final
     item.rate_card_version = usage.rate_card_version
+    if usage.corrects_source is not None:
+        item.corrects.source = usage.corrects_source
+        item.corrects.id = usage.corrects_id or ""
     return item
 
 
@@ -211,6 +214,21 @@ def tokens_of(tokens: type_pb2.TokenCounts) -> tuple[int, int, int, int, int]:
         tokens.cache_write_tokens,
         tokens.output_tokens,
         tokens.reasoning_tokens,
+    )
+
+
+def tokens_message(
+    tokens: tuple[int, int, int, int, int], extra: tuple[tuple[str, int], ...] = ()
+) -> type_pb2.TokenCounts:
+    """Tokens by kind as a message."""
+    read, cached, written, made, reasoned = tokens
+    return type_pb2.TokenCounts(
+        input_tokens=read,
+        cache_read_tokens=cached,
+        cache_write_tokens=written,
+        output_tokens=made,
+        reasoning_tokens=reasoned,
+        extra=dict(extra),
     )
 
 

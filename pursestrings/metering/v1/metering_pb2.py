@@ -25,10 +25,12 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from pursestrings.metering.v1 import analysis_pb2 as pursestrings_dot_metering_dot_v1_dot_analysis__pb2
+from pursestrings.metering.v1 import corrections_pb2 as pursestrings_dot_metering_dot_v1_dot_corrections__pb2
+from pursestrings.metering.v1 import rates_pb2 as pursestrings_dot_metering_dot_v1_dot_rates__pb2
 from pursestrings.type.v1 import type_pb2 as pursestrings_dot_type_dot_v1_dot_type__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'pursestrings/metering/v1/metering.proto\x12\x18pursestrings.metering.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\'pursestrings/metering/v1/analysis.proto\x1a\x1fpursestrings/type/v1/type.proto\"\xc9\x03\n\nUsageEvent\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\x12\x32\n\x04\x63\x61ll\x18\x04 \x01(\x0b\x32$.pursestrings.type.v1.CallAttributes\x12\x31\n\x06tokens\x18\x05 \x01(\x0b\x32!.pursestrings.type.v1.TokenCounts\x12\x15\n\x08requests\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12)\n\x04\x63ost\x18\x07 \x01(\x0b\x32\x1b.pursestrings.type.v1.Money\x12/\n\x0boccurred_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07session\x18\t \x01(\t\x12\x0b\n\x03run\x18\n \x01(\t\x12\x0e\n\x06\x65\x66\x66ort\x18\x0b \x01(\t\x12\x36\n\x07outcome\x18\x0c \x01(\x0e\x32%.pursestrings.metering.v1.CallOutcome\x12\x0e\n\x06status\x18\r \x01(\t\x12\x13\n\x0breservation\x18\x0e \x01(\t\x12\x12\n\x05\x66inal\x18\x0f \x01(\x08H\x01\x88\x01\x01\x42\x0b\n\t_requestsB\x08\n\x06_final\"\x98\x02\n\rRecordedUsage\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\x12\x10\n\x08provider\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12)\n\x04\x63ost\x18\x06 \x01(\x0b\x32\x1b.pursestrings.type.v1.Money\x12\x19\n\x11rate_card_version\x18\x07 \x01(\t\x12/\n\x0boccurred_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brecorded_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tduplicate\x18\n \x01(\x08\"I\n\x12RecordUsageRequest\x12\x33\n\x05\x65vent\x18\x01 \x01(\x0b\x32$.pursestrings.metering.v1.UsageEvent\"M\n\x13RecordUsageResponse\x12\x36\n\x05usage\x18\x01 \x01(\x0b\x32\'.pursestrings.metering.v1.RecordedUsage\"O\n\x17\x42\x61tchRecordUsageRequest\x12\x34\n\x06\x65vents\x18\x01 \x03(\x0b\x32$.pursestrings.metering.v1.UsageEvent\"|\n\x11RecordUsageResult\x12\x38\n\x05usage\x18\x01 \x01(\x0b\x32\'.pursestrings.metering.v1.RecordedUsageH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"X\n\x18\x42\x61tchRecordUsageResponse\x12<\n\x07results\x18\x01 \x03(\x0b\x32+.pursestrings.metering.v1.RecordUsageResult\"\x89\x01\n\x0f\x45stimateRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x32\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32$.pursestrings.type.v1.CallAttributes\x12\x31\n\x06tokens\x18\x03 \x01(\x0b\x32!.pursestrings.type.v1.TokenCounts\"y\n\x10\x45stimateResponse\x12)\n\x04\x63ost\x18\x01 \x01(\x0b\x32\x1b.pursestrings.type.v1.Money\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x19\n\x11rate_card_version\x18\x04 \x01(\t\"\xf3\x01\n\x0bUsageTotals\x12\x31\n\x06tokens\x18\x01 \x01(\x0b\x32!.pursestrings.type.v1.TokenCounts\x12\x14\n\x0ctotal_tokens\x18\x02 \x01(\x03\x12*\n\x05\x63osts\x18\x03 \x03(\x0b\x32\x1b.pursestrings.type.v1.Money\x12\x10\n\x08requests\x18\x04 \x01(\x03\x12\x12\n\noperations\x18\x05 \x01(\x03\x12\x10\n\x08sessions\x18\x06 \x01(\x03\x12\x0e\n\x06\x65rrors\x18\x07 \x01(\x03\x12\x0f\n\x07unrated\x18\x08 \x01(\x03\x12\x16\n\x0e\x65rror_rate_bps\x18\x14 \x01(\x05\"I\n\x0fGetUsageRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x11\n\ttime_zone\x18\x02 \x01(\t\x12\x12\n\ntoday_only\x18\x03 \x01(\x08\"\xea\x01\n\x10GetUsageResponse\x12\x34\n\x05today\x18\x01 \x01(\x0b\x32%.pursestrings.metering.v1.UsageTotals\x12\x34\n\x05month\x18\x02 \x01(\x0b\x32%.pursestrings.metering.v1.UsageTotals\x12\x34\n\x10today_start_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10month_start_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe7\x01\n\x0bUsageFilter\x12\x11\n\tproviders\x18\x01 \x03(\t\x12\x0e\n\x06models\x18\x02 \x03(\t\x12\x12\n\noperations\x18\x03 \x03(\t\x12\x0f\n\x07\x65\x66\x66orts\x18\x04 \x03(\t\x12\x10\n\x08sessions\x18\x05 \x03(\t\x12\x0c\n\x04runs\x18\x06 \x03(\t\x12\x41\n\x06labels\x18\x07 \x03(\x0b\x32\x31.pursestrings.metering.v1.UsageFilter.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xee\x02\n\x11QueryUsageRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12:\n\x08group_by\x18\x04 \x03(\x0e\x32(.pursestrings.metering.v1.UsageDimension\x12\x11\n\ttime_zone\x18\x05 \x01(\t\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\t\x12\x35\n\x06\x66ilter\x18\x08 \x01(\x0b\x32%.pursestrings.metering.v1.UsageFilter\x12\x11\n\tlabel_key\x18\t \x01(\t\x12\x12\n\nfill_zeros\x18\n \x01(\x08\x12\x16\n\x0e\x63ount_sessions\x18\x0b \x01(\x08\"i\n\nUsageGroup\x12\x0c\n\x04keys\x18\x01 \x03(\t\x12\x35\n\x06totals\x18\x02 \x01(\x0b\x32%.pursestrings.metering.v1.UsageTotals\x12\x16\n\x0e\x63ost_share_bps\x18\x03 \x03(\x05\"\x9a\x01\n\x12QueryUsageResponse\x12\x34\n\x06groups\x18\x01 \x03(\x0b\x32$.pursestrings.metering.v1.UsageGroup\x12\x35\n\x06totals\x18\x02 \x01(\x0b\x32%.pursestrings.metering.v1.UsageTotals\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"+\n\x13GetRateTableRequest\x12\x14\n\x0chave_version\x18\x01 \x01(\t\"8\n\x14GetRateTableResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\"L\n\x16ListParkedUsageRequest\x12\x0b\n\x03org\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"\x88\x01\n\x0bParkedUsage\x12\x0b\n\x03org\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\x12\r\n\x05tries\x18\x04 \x01(\x05\x12\x12\n\nlast_error\x18\x05 \x01(\t\x12-\n\tpark_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"h\n\x17ListParkedUsageResponse\x12\x34\n\x05usage\x18\x01 \x03(\x0b\x32%.pursestrings.metering.v1.ParkedUsage\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"(\n\x19RequeueParkedUsageRequest\x12\x0b\n\x03org\x18\x01 \x01(\t\".\n\x1aRequeueParkedUsageResponse\x12\x10\n\x08requeued\x18\x01 \x01(\x03\"\x1b\n\x0c\x41uditRequest\x12\x0b\n\x03org\x18\x01 \x01(\t\"\xa6\x01\n\rAuditResponse\x12\x30\n\x06\x63hecks\x18\x01 \x03(\x0b\x32 .pursestrings.type.v1.AuditCheck\x12\x30\n\x06totals\x18\x02 \x03(\x0b\x32 .pursestrings.type.v1.CostTotals\x12\x31\n\rsnapshot_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*]\n\x0b\x43\x61llOutcome\x12\x1c\n\x18\x43\x41LL_OUTCOME_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43\x41LL_OUTCOME_SUCCESS\x10\x01\x12\x16\n\x12\x43\x41LL_OUTCOME_ERROR\x10\x02*\xb5\x03\n\x0eUsageDimension\x12\x1f\n\x1bUSAGE_DIMENSION_UNSPECIFIED\x10\x00\x12\x17\n\x13USAGE_DIMENSION_DAY\x10\x01\x12\x19\n\x15USAGE_DIMENSION_MODEL\x10\x02\x12\x1b\n\x17USAGE_DIMENSION_SUBJECT\x10\x03\x12\x1c\n\x18USAGE_DIMENSION_PROVIDER\x10\x04\x12\x1d\n\x19USAGE_DIMENSION_OPERATION\x10\x05\x12\x18\n\x14USAGE_DIMENSION_HOUR\x10\x06\x12\x19\n\x15USAGE_DIMENSION_MONTH\x10\x07\x12\x1d\n\x19USAGE_DIMENSION_WORKSPACE\x10\x08\x12\x18\n\x14USAGE_DIMENSION_TEAM\x10\t\x12\x19\n\x15USAGE_DIMENSION_AGENT\x10\n\x12\x1a\n\x16USAGE_DIMENSION_EFFORT\x10\x0b\x12\x1b\n\x17USAGE_DIMENSION_SESSION\x10\x0c\x12\x17\n\x13USAGE_DIMENSION_RUN\x10\r\x12\x19\n\x15USAGE_DIMENSION_LABEL\x10\x0e\x32\x90\x0b\n\x0fMeteringService\x12j\n\x0bRecordUsage\x12,.pursestrings.metering.v1.RecordUsageRequest\x1a-.pursestrings.metering.v1.RecordUsageResponse\x12y\n\x10\x42\x61tchRecordUsage\x12\x31.pursestrings.metering.v1.BatchRecordUsageRequest\x1a\x32.pursestrings.metering.v1.BatchRecordUsageResponse\x12\x61\n\x08\x45stimate\x12).pursestrings.metering.v1.EstimateRequest\x1a*.pursestrings.metering.v1.EstimateResponse\x12\x61\n\x08GetUsage\x12).pursestrings.metering.v1.GetUsageRequest\x1a*.pursestrings.metering.v1.GetUsageResponse\x12g\n\nQueryUsage\x12+.pursestrings.metering.v1.QueryUsageRequest\x1a,.pursestrings.metering.v1.QueryUsageResponse\x12\x64\n\tListUsage\x12*.pursestrings.metering.v1.ListUsageRequest\x1a+.pursestrings.metering.v1.ListUsageResponse\x12j\n\x0bGetBurnRate\x12,.pursestrings.metering.v1.GetBurnRateRequest\x1a-.pursestrings.metering.v1.GetBurnRateResponse\x12\x61\n\x08\x46orecast\x12).pursestrings.metering.v1.ForecastRequest\x1a*.pursestrings.metering.v1.ForecastResponse\x12p\n\rBatchForecast\x12..pursestrings.metering.v1.BatchForecastRequest\x1a/.pursestrings.metering.v1.BatchForecastResponse\x12m\n\x0cGetRateTable\x12-.pursestrings.metering.v1.GetRateTableRequest\x1a..pursestrings.metering.v1.GetRateTableResponse\x12v\n\x0fListParkedUsage\x12\x30.pursestrings.metering.v1.ListParkedUsageRequest\x1a\x31.pursestrings.metering.v1.ListParkedUsageResponse\x12\x7f\n\x12RequeueParkedUsage\x12\x33.pursestrings.metering.v1.RequeueParkedUsageRequest\x1a\x34.pursestrings.metering.v1.RequeueParkedUsageResponse\x12X\n\x05\x41udit\x12&.pursestrings.metering.v1.AuditRequest\x1a\'.pursestrings.metering.v1.AuditResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'pursestrings/metering/v1/metering.proto\x12\x18pursestrings.metering.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\'pursestrings/metering/v1/analysis.proto\x1a*pursestrings/metering/v1/corrections.proto\x1a$pursestrings/metering/v1/rates.proto\x1a\x1fpursestrings/type/v1/type.proto\"\x90\x04\n\nUsageEvent\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\x12\x32\n\x04\x63\x61ll\x18\x04 \x01(\x0b\x32$.pursestrings.type.v1.CallAttributes\x12\x31\n\x06tokens\x18\x05 \x01(\x0b\x32!.pursestrings.type.v1.TokenCounts\x12\x15\n\x08requests\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12)\n\x04\x63ost\x18\x07 \x01(\x0b\x32\x1b.pursestrings.type.v1.Money\x12/\n\x0boccurred_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07session\x18\t \x01(\t\x12\x0b\n\x03run\x18\n \x01(\t\x12\x0e\n\x06\x65\x66\x66ort\x18\x0b \x01(\t\x12\x36\n\x07outcome\x18\x0c \x01(\x0e\x32%.pursestrings.metering.v1.CallOutcome\x12\x0e\n\x06status\x18\r \x01(\t\x12\x13\n\x0breservation\x18\x0e \x01(\t\x12\x12\n\x05\x66inal\x18\x0f \x01(\x08H\x01\x88\x01\x01\x12\x45\n\x11provider_response\x18\x10 \x01(\x0b\x32*.pursestrings.metering.v1.ProviderResponseB\x0b\n\t_requestsB\x08\n\x06_final\"=\n\x10ProviderResponse\x12\x0b\n\x03\x61pi\x18\x01 \x01(\t\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12\x0e\n\x06\x65vents\x18\x03 \x03(\x0c\"\x98\x02\n\rRecordedUsage\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\x12\x10\n\x08provider\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12)\n\x04\x63ost\x18\x06 \x01(\x0b\x32\x1b.pursestrings.type.v1.Money\x12\x19\n\x11rate_card_version\x18\x07 \x01(\t\x12/\n\x0boccurred_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brecorded_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tduplicate\x18\n \x01(\x08\"I\n\x12RecordUsageRequest\x12\x33\n\x05\x65vent\x18\x01 \x01(\x0b\x32$.pursestrings.metering.v1.UsageEvent\"M\n\x13RecordUsageResponse\x12\x36\n\x05usage\x18\x01 \x01(\x0b\x32\'.pursestrings.metering.v1.RecordedUsage\"O\n\x17\x42\x61tchRecordUsageRequest\x12\x34\n\x06\x65vents\x18\x01 \x03(\x0b\x32$.pursestrings.metering.v1.UsageEvent\"|\n\x11RecordUsageResult\x12\x38\n\x05usage\x18\x01 \x01(\x0b\x32\'.pursestrings.metering.v1.RecordedUsageH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"X\n\x18\x42\x61tchRecordUsageResponse\x12<\n\x07results\x18\x01 \x03(\x0b\x32+.pursestrings.metering.v1.RecordUsageResult\"\x89\x01\n\x0f\x45stimateRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x32\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32$.pursestrings.type.v1.CallAttributes\x12\x31\n\x06tokens\x18\x03 \x01(\x0b\x32!.pursestrings.type.v1.TokenCounts\"y\n\x10\x45stimateResponse\x12)\n\x04\x63ost\x18\x01 \x01(\x0b\x32\x1b.pursestrings.type.v1.Money\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x19\n\x11rate_card_version\x18\x04 \x01(\t\"\xf3\x01\n\x0bUsageTotals\x12\x31\n\x06tokens\x18\x01 \x01(\x0b\x32!.pursestrings.type.v1.TokenCounts\x12\x14\n\x0ctotal_tokens\x18\x02 \x01(\x03\x12*\n\x05\x63osts\x18\x03 \x03(\x0b\x32\x1b.pursestrings.type.v1.Money\x12\x10\n\x08requests\x18\x04 \x01(\x03\x12\x12\n\noperations\x18\x05 \x01(\x03\x12\x10\n\x08sessions\x18\x06 \x01(\x03\x12\x0e\n\x06\x65rrors\x18\x07 \x01(\x03\x12\x0f\n\x07unrated\x18\x08 \x01(\x03\x12\x16\n\x0e\x65rror_rate_bps\x18\x14 \x01(\x05\"I\n\x0fGetUsageRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x11\n\ttime_zone\x18\x02 \x01(\t\x12\x12\n\ntoday_only\x18\x03 \x01(\x08\"\xea\x01\n\x10GetUsageResponse\x12\x34\n\x05today\x18\x01 \x01(\x0b\x32%.pursestrings.metering.v1.UsageTotals\x12\x34\n\x05month\x18\x02 \x01(\x0b\x32%.pursestrings.metering.v1.UsageTotals\x12\x34\n\x10today_start_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10month_start_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe7\x01\n\x0bUsageFilter\x12\x11\n\tproviders\x18\x01 \x03(\t\x12\x0e\n\x06models\x18\x02 \x03(\t\x12\x12\n\noperations\x18\x03 \x03(\t\x12\x0f\n\x07\x65\x66\x66orts\x18\x04 \x03(\t\x12\x10\n\x08sessions\x18\x05 \x03(\t\x12\x0c\n\x04runs\x18\x06 \x03(\t\x12\x41\n\x06labels\x18\x07 \x03(\x0b\x32\x31.pursestrings.metering.v1.UsageFilter.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xee\x02\n\x11QueryUsageRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12:\n\x08group_by\x18\x04 \x03(\x0e\x32(.pursestrings.metering.v1.UsageDimension\x12\x11\n\ttime_zone\x18\x05 \x01(\t\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\t\x12\x35\n\x06\x66ilter\x18\x08 \x01(\x0b\x32%.pursestrings.metering.v1.UsageFilter\x12\x11\n\tlabel_key\x18\t \x01(\t\x12\x12\n\nfill_zeros\x18\n \x01(\x08\x12\x16\n\x0e\x63ount_sessions\x18\x0b \x01(\x08\"i\n\nUsageGroup\x12\x0c\n\x04keys\x18\x01 \x03(\t\x12\x35\n\x06totals\x18\x02 \x01(\x0b\x32%.pursestrings.metering.v1.UsageTotals\x12\x16\n\x0e\x63ost_share_bps\x18\x03 \x03(\x05\"\x9a\x01\n\x12QueryUsageResponse\x12\x34\n\x06groups\x18\x01 \x03(\x0b\x32$.pursestrings.metering.v1.UsageGroup\x12\x35\n\x06totals\x18\x02 \x01(\x0b\x32%.pursestrings.metering.v1.UsageTotals\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"B\n\x13GetRateTableRequest\x12\x14\n\x0chave_version\x18\x01 \x01(\t\x12\x15\n\rhave_revision\x18\x02 \x01(\x03\"\x8a\x01\n\x14GetRateTableResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\x12\x38\n\town_cards\x18\x03 \x03(\x0b\x32%.pursestrings.metering.v1.OwnRateCard\x12\x16\n\x0emore_own_cards\x18\x04 \x01(\x08\"L\n\x16ListParkedUsageRequest\x12\x0b\n\x03org\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"\x88\x01\n\x0bParkedUsage\x12\x0b\n\x03org\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\x12\r\n\x05tries\x18\x04 \x01(\x05\x12\x12\n\nlast_error\x18\x05 \x01(\t\x12-\n\tpark_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"h\n\x17ListParkedUsageResponse\x12\x34\n\x05usage\x18\x01 \x03(\x0b\x32%.pursestrings.metering.v1.ParkedUsage\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"(\n\x19RequeueParkedUsageRequest\x12\x0b\n\x03org\x18\x01 \x01(\t\".\n\x1aRequeueParkedUsageResponse\x12\x10\n\x08requeued\x18\x01 \x01(\x03\"\x1b\n\x0c\x41uditRequest\x12\x0b\n\x03org\x18\x01 \x01(\t\"\xa6\x01\n\rAuditResponse\x12\x30\n\x06\x63hecks\x18\x01 \x03(\x0b\x32 .pursestrings.type.v1.AuditCheck\x12\x30\n\x06totals\x18\x02 \x03(\x0b\x32 .pursestrings.type.v1.CostTotals\x12\x31\n\rsnapshot_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*]\n\x0b\x43\x61llOutcome\x12\x1c\n\x18\x43\x41LL_OUTCOME_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43\x41LL_OUTCOME_SUCCESS\x10\x01\x12\x16\n\x12\x43\x41LL_OUTCOME_ERROR\x10\x02*\xb5\x03\n\x0eUsageDimension\x12\x1f\n\x1bUSAGE_DIMENSION_UNSPECIFIED\x10\x00\x12\x17\n\x13USAGE_DIMENSION_DAY\x10\x01\x12\x19\n\x15USAGE_DIMENSION_MODEL\x10\x02\x12\x1b\n\x17USAGE_DIMENSION_SUBJECT\x10\x03\x12\x1c\n\x18USAGE_DIMENSION_PROVIDER\x10\x04\x12\x1d\n\x19USAGE_DIMENSION_OPERATION\x10\x05\x12\x18\n\x14USAGE_DIMENSION_HOUR\x10\x06\x12\x19\n\x15USAGE_DIMENSION_MONTH\x10\x07\x12\x1d\n\x19USAGE_DIMENSION_WORKSPACE\x10\x08\x12\x18\n\x14USAGE_DIMENSION_TEAM\x10\t\x12\x19\n\x15USAGE_DIMENSION_AGENT\x10\n\x12\x1a\n\x16USAGE_DIMENSION_EFFORT\x10\x0b\x12\x1b\n\x17USAGE_DIMENSION_SESSION\x10\x0c\x12\x17\n\x13USAGE_DIMENSION_RUN\x10\r\x12\x19\n\x15USAGE_DIMENSION_LABEL\x10\x0e\x32\x9d\x12\n\x0fMeteringService\x12j\n\x0bRecordUsage\x12,.pursestrings.metering.v1.RecordUsageRequest\x1a-.pursestrings.metering.v1.RecordUsageResponse\x12y\n\x10\x42\x61tchRecordUsage\x12\x31.pursestrings.metering.v1.BatchRecordUsageRequest\x1a\x32.pursestrings.metering.v1.BatchRecordUsageResponse\x12\x61\n\x08\x45stimate\x12).pursestrings.metering.v1.EstimateRequest\x1a*.pursestrings.metering.v1.EstimateResponse\x12\x61\n\x08GetUsage\x12).pursestrings.metering.v1.GetUsageRequest\x1a*.pursestrings.metering.v1.GetUsageResponse\x12g\n\nQueryUsage\x12+.pursestrings.metering.v1.QueryUsageRequest\x1a,.pursestrings.metering.v1.QueryUsageResponse\x12\x64\n\tListUsage\x12*.pursestrings.metering.v1.ListUsageRequest\x1a+.pursestrings.metering.v1.ListUsageResponse\x12j\n\x0bGetBurnRate\x12,.pursestrings.metering.v1.GetBurnRateRequest\x1a-.pursestrings.metering.v1.GetBurnRateResponse\x12\x61\n\x08\x46orecast\x12).pursestrings.metering.v1.ForecastRequest\x1a*.pursestrings.metering.v1.ForecastResponse\x12p\n\rBatchForecast\x12..pursestrings.metering.v1.BatchForecastRequest\x1a/.pursestrings.metering.v1.BatchForecastResponse\x12m\n\x0cGetRateTable\x12-.pursestrings.metering.v1.GetRateTableRequest\x1a..pursestrings.metering.v1.GetRateTableResponse\x12v\n\x0fPublishRateCard\x12\x30.pursestrings.metering.v1.PublishRateCardRequest\x1a\x31.pursestrings.metering.v1.PublishRateCardResponse\x12s\n\x0eImportRateCard\x12/.pursestrings.metering.v1.ImportRateCardRequest\x1a\x30.pursestrings.metering.v1.ImportRateCardResponse\x12p\n\rListRateCards\x12..pursestrings.metering.v1.ListRateCardsRequest\x1a/.pursestrings.metering.v1.ListRateCardsResponse\x12j\n\x0bGetRateCard\x12,.pursestrings.metering.v1.GetRateCardRequest\x1a-.pursestrings.metering.v1.GetRateCardResponse\x12^\n\x07GetRate\x12(.pursestrings.metering.v1.GetRateRequest\x1a).pursestrings.metering.v1.GetRateResponse\x12m\n\x0c\x43orrectUsage\x12-.pursestrings.metering.v1.CorrectUsageRequest\x1a..pursestrings.metering.v1.CorrectUsageResponse\x12v\n\x0fListCorrections\x12\x30.pursestrings.metering.v1.ListCorrectionsRequest\x1a\x31.pursestrings.metering.v1.ListCorrectionsResponse\x12y\n\x10ListUnratedUsage\x12\x31.pursestrings.metering.v1.ListUnratedUsageRequest\x1a\x32.pursestrings.metering.v1.ListUnratedUsageResponse\x12v\n\x0fListParkedUsage\x12\x30.pursestrings.metering.v1.ListParkedUsageRequest\x1a\x31.pursestrings.metering.v1.ListParkedUsageResponse\x12\x7f\n\x12RequeueParkedUsage\x12\x33.pursestrings.metering.v1.RequeueParkedUsageRequest\x1a\x34.pursestrings.metering.v1.RequeueParkedUsageResponse\x12X\n\x05\x41udit\x12&.pursestrings.metering.v1.AuditRequest\x1a\'.pursestrings.metering.v1.AuditResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,62 +39,64 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_USAGEFILTER_LABELSENTRY']._loaded_options = None
   _globals['_USAGEFILTER_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_CALLOUTCOME']._serialized_start=3797
-  _globals['_CALLOUTCOME']._serialized_end=3890
-  _globals['_USAGEDIMENSION']._serialized_start=3893
-  _globals['_USAGEDIMENSION']._serialized_end=4330
-  _globals['_USAGEEVENT']._serialized_start=202
-  _globals['_USAGEEVENT']._serialized_end=659
-  _globals['_RECORDEDUSAGE']._serialized_start=662
-  _globals['_RECORDEDUSAGE']._serialized_end=942
-  _globals['_RECORDUSAGEREQUEST']._serialized_start=944
-  _globals['_RECORDUSAGEREQUEST']._serialized_end=1017
-  _globals['_RECORDUSAGERESPONSE']._serialized_start=1019
-  _globals['_RECORDUSAGERESPONSE']._serialized_end=1096
-  _globals['_BATCHRECORDUSAGEREQUEST']._serialized_start=1098
-  _globals['_BATCHRECORDUSAGEREQUEST']._serialized_end=1177
-  _globals['_RECORDUSAGERESULT']._serialized_start=1179
-  _globals['_RECORDUSAGERESULT']._serialized_end=1303
-  _globals['_BATCHRECORDUSAGERESPONSE']._serialized_start=1305
-  _globals['_BATCHRECORDUSAGERESPONSE']._serialized_end=1393
-  _globals['_ESTIMATEREQUEST']._serialized_start=1396
-  _globals['_ESTIMATEREQUEST']._serialized_end=1533
-  _globals['_ESTIMATERESPONSE']._serialized_start=1535
-  _globals['_ESTIMATERESPONSE']._serialized_end=1656
-  _globals['_USAGETOTALS']._serialized_start=1659
-  _globals['_USAGETOTALS']._serialized_end=1902
-  _globals['_GETUSAGEREQUEST']._serialized_start=1904
-  _globals['_GETUSAGEREQUEST']._serialized_end=1977
-  _globals['_GETUSAGERESPONSE']._serialized_start=1980
-  _globals['_GETUSAGERESPONSE']._serialized_end=2214
-  _globals['_USAGEFILTER']._serialized_start=2217
-  _globals['_USAGEFILTER']._serialized_end=2448
-  _globals['_USAGEFILTER_LABELSENTRY']._serialized_start=2403
-  _globals['_USAGEFILTER_LABELSENTRY']._serialized_end=2448
-  _globals['_QUERYUSAGEREQUEST']._serialized_start=2451
-  _globals['_QUERYUSAGEREQUEST']._serialized_end=2817
-  _globals['_USAGEGROUP']._serialized_start=2819
-  _globals['_USAGEGROUP']._serialized_end=2924
-  _globals['_QUERYUSAGERESPONSE']._serialized_start=2927
-  _globals['_QUERYUSAGERESPONSE']._serialized_end=3081
-  _globals['_GETRATETABLEREQUEST']._serialized_start=3083
-  _globals['_GETRATETABLEREQUEST']._serialized_end=3126
-  _globals['_GETRATETABLERESPONSE']._serialized_start=3128
-  _globals['_GETRATETABLERESPONSE']._serialized_end=3184
-  _globals['_LISTPARKEDUSAGEREQUEST']._serialized_start=3186
-  _globals['_LISTPARKEDUSAGEREQUEST']._serialized_end=3262
-  _globals['_PARKEDUSAGE']._serialized_start=3265
-  _globals['_PARKEDUSAGE']._serialized_end=3401
-  _globals['_LISTPARKEDUSAGERESPONSE']._serialized_start=3403
-  _globals['_LISTPARKEDUSAGERESPONSE']._serialized_end=3507
-  _globals['_REQUEUEPARKEDUSAGEREQUEST']._serialized_start=3509
-  _globals['_REQUEUEPARKEDUSAGEREQUEST']._serialized_end=3549
-  _globals['_REQUEUEPARKEDUSAGERESPONSE']._serialized_start=3551
-  _globals['_REQUEUEPARKEDUSAGERESPONSE']._serialized_end=3597
-  _globals['_AUDITREQUEST']._serialized_start=3599
-  _globals['_AUDITREQUEST']._serialized_end=3626
-  _globals['_AUDITRESPONSE']._serialized_start=3629
-  _globals['_AUDITRESPONSE']._serialized_end=3795
-  _globals['_METERINGSERVICE']._serialized_start=4333
-  _globals['_METERINGSERVICE']._serialized_end=5757
+  _globals['_CALLOUTCOME']._serialized_start=4119
+  _globals['_CALLOUTCOME']._serialized_end=4212
+  _globals['_USAGEDIMENSION']._serialized_start=4215
+  _globals['_USAGEDIMENSION']._serialized_end=4652
+  _globals['_USAGEEVENT']._serialized_start=284
+  _globals['_USAGEEVENT']._serialized_end=812
+  _globals['_PROVIDERRESPONSE']._serialized_start=814
+  _globals['_PROVIDERRESPONSE']._serialized_end=875
+  _globals['_RECORDEDUSAGE']._serialized_start=878
+  _globals['_RECORDEDUSAGE']._serialized_end=1158
+  _globals['_RECORDUSAGEREQUEST']._serialized_start=1160
+  _globals['_RECORDUSAGEREQUEST']._serialized_end=1233
+  _globals['_RECORDUSAGERESPONSE']._serialized_start=1235
+  _globals['_RECORDUSAGERESPONSE']._serialized_end=1312
+  _globals['_BATCHRECORDUSAGEREQUEST']._serialized_start=1314
+  _globals['_BATCHRECORDUSAGEREQUEST']._serialized_end=1393
+  _globals['_RECORDUSAGERESULT']._serialized_start=1395
+  _globals['_RECORDUSAGERESULT']._serialized_end=1519
+  _globals['_BATCHRECORDUSAGERESPONSE']._serialized_start=1521
+  _globals['_BATCHRECORDUSAGERESPONSE']._serialized_end=1609
+  _globals['_ESTIMATEREQUEST']._serialized_start=1612
+  _globals['_ESTIMATEREQUEST']._serialized_end=1749
+  _globals['_ESTIMATERESPONSE']._serialized_start=1751
+  _globals['_ESTIMATERESPONSE']._serialized_end=1872
+  _globals['_USAGETOTALS']._serialized_start=1875
+  _globals['_USAGETOTALS']._serialized_end=2118
+  _globals['_GETUSAGEREQUEST']._serialized_start=2120
+  _globals['_GETUSAGEREQUEST']._serialized_end=2193
+  _globals['_GETUSAGERESPONSE']._serialized_start=2196
+  _globals['_GETUSAGERESPONSE']._serialized_end=2430
+  _globals['_USAGEFILTER']._serialized_start=2433
+  _globals['_USAGEFILTER']._serialized_end=2664
+  _globals['_USAGEFILTER_LABELSENTRY']._serialized_start=2619
+  _globals['_USAGEFILTER_LABELSENTRY']._serialized_end=2664
+  _globals['_QUERYUSAGEREQUEST']._serialized_start=2667
+  _globals['_QUERYUSAGEREQUEST']._serialized_end=3033
+  _globals['_USAGEGROUP']._serialized_start=3035
+  _globals['_USAGEGROUP']._serialized_end=3140
+  _globals['_QUERYUSAGERESPONSE']._serialized_start=3143
+  _globals['_QUERYUSAGERESPONSE']._serialized_end=3297
+  _globals['_GETRATETABLEREQUEST']._serialized_start=3299
+  _globals['_GETRATETABLEREQUEST']._serialized_end=3365
+  _globals['_GETRATETABLERESPONSE']._serialized_start=3368
+  _globals['_GETRATETABLERESPONSE']._serialized_end=3506
+  _globals['_LISTPARKEDUSAGEREQUEST']._serialized_start=3508
+  _globals['_LISTPARKEDUSAGEREQUEST']._serialized_end=3584
+  _globals['_PARKEDUSAGE']._serialized_start=3587
+  _globals['_PARKEDUSAGE']._serialized_end=3723
+  _globals['_LISTPARKEDUSAGERESPONSE']._serialized_start=3725
+  _globals['_LISTPARKEDUSAGERESPONSE']._serialized_end=3829
+  _globals['_REQUEUEPARKEDUSAGEREQUEST']._serialized_start=3831
+  _globals['_REQUEUEPARKEDUSAGEREQUEST']._serialized_end=3871
+  _globals['_REQUEUEPARKEDUSAGERESPONSE']._serialized_start=3873
+  _globals['_REQUEUEPARKEDUSAGERESPONSE']._serialized_end=3919
+  _globals['_AUDITREQUEST']._serialized_start=3921
+  _globals['_AUDITREQUEST']._serialized_end=3948
+  _globals['_AUDITRESPONSE']._serialized_start=3951
+  _globals['_AUDITRESPONSE']._serialized_end=4117
+  _globals['_METERINGSERVICE']._serialized_start=4655
+  _globals['_METERINGSERVICE']._serialized_end=6988
 # @@protoc_insertion_point(module_scope)

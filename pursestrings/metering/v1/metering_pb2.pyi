@@ -11,6 +11,7 @@ import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import google.protobuf.timestamp_pb2
 import google.rpc.status_pb2
+import pursestrings.metering.v1.rates_pb2
 import pursestrings.type.v1.type_pb2
 import sys
 import typing
@@ -139,6 +140,7 @@ class UsageEvent(google.protobuf.message.Message):
     STATUS_FIELD_NUMBER: builtins.int
     RESERVATION_FIELD_NUMBER: builtins.int
     FINAL_FIELD_NUMBER: builtins.int
+    PROVIDER_RESPONSE_FIELD_NUMBER: builtins.int
     subject: builtins.str
     """Who spent: `orgs/ID(/workspaces/ID)?(/teams/ID)*(/agents/ID)*`, at most 8 pairs."""
     source: builtins.str
@@ -177,6 +179,12 @@ class UsageEvent(google.protobuf.message.Message):
     def occurred_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When the call happened. Absent: now. Agents may say from the reservation's creation (without one: the last hour) to now."""
 
+    @property
+    def provider_response(self) -> Global___ProviderResponse:
+        """What the provider answered, to be read for its use. Instead of `tokens`; the model, the provider and the service
+        tier are taken from it where `call` leaves them empty.
+        """
+
     def __init__(
         self,
         *,
@@ -195,15 +203,46 @@ class UsageEvent(google.protobuf.message.Message):
         status: builtins.str = ...,
         reservation: builtins.str = ...,
         final: builtins.bool | None = ...,
+        provider_response: Global___ProviderResponse | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_final", b"_final", "_requests", b"_requests", "call", b"call", "cost", b"cost", "final", b"final", "occurred_at", b"occurred_at", "requests", b"requests", "tokens", b"tokens"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_final", b"_final", "_requests", b"_requests", "call", b"call", "cost", b"cost", "effort", b"effort", "final", b"final", "id", b"id", "occurred_at", b"occurred_at", "outcome", b"outcome", "requests", b"requests", "reservation", b"reservation", "run", b"run", "session", b"session", "source", b"source", "status", b"status", "subject", b"subject", "tokens", b"tokens"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_final", b"_final", "_requests", b"_requests", "call", b"call", "cost", b"cost", "final", b"final", "occurred_at", b"occurred_at", "provider_response", b"provider_response", "requests", b"requests", "tokens", b"tokens"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_final", b"_final", "_requests", b"_requests", "call", b"call", "cost", b"cost", "effort", b"effort", "final", b"final", "id", b"id", "occurred_at", b"occurred_at", "outcome", b"outcome", "provider_response", b"provider_response", "requests", b"requests", "reservation", b"reservation", "run", b"run", "session", b"session", "source", b"source", "status", b"status", "subject", b"subject", "tokens", b"tokens"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_final", b"_final"]) -> typing.Literal["final"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_requests", b"_requests"]) -> typing.Literal["requests"] | None: ...
 
 Global___UsageEvent: typing_extensions.TypeAlias = UsageEvent
+
+@typing.final
+class ProviderResponse(google.protobuf.message.Message):
+    """A model provider's answer, whole or its usage alone, as it came. At most 1 MiB."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    API_FIELD_NUMBER: builtins.int
+    BODY_FIELD_NUMBER: builtins.int
+    EVENTS_FIELD_NUMBER: builtins.int
+    api: builtins.str
+    """The form of the API: `openai.chat`, `openai.responses`, `openai.images`, `anthropic`, `gemini`, `bedrock`. Empty:
+    recognised by its fields.
+    """
+    body: builtins.bytes
+    """The answer's JSON, or its usage object's. Empty where it was streamed."""
+    @property
+    def events(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """A streamed answer's events in their order, each one's JSON; or the stream as it came, in one piece."""
+
+    def __init__(
+        self,
+        *,
+        api: builtins.str = ...,
+        body: builtins.bytes = ...,
+        events: collections.abc.Iterable[builtins.bytes] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["api", b"api", "body", b"body", "events", b"events"]) -> None: ...
+
+Global___ProviderResponse: typing_extensions.TypeAlias = ProviderResponse
 
 @typing.final
 class RecordedUsage(google.protobuf.message.Message):
@@ -770,14 +809,18 @@ class GetRateTableRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     HAVE_VERSION_FIELD_NUMBER: builtins.int
+    HAVE_REVISION_FIELD_NUMBER: builtins.int
     have_version: builtins.str
     """The version that the caller has. If it is the one in force, the answer carries no content."""
+    have_revision: builtins.int
+    """The revision of the newest card of organisations and the installation that the caller has; 0: none."""
     def __init__(
         self,
         *,
         have_version: builtins.str = ...,
+        have_revision: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["have_version", b"have_version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["have_revision", b"have_revision", "have_version", b"have_version"]) -> None: ...
 
 Global___GetRateTableRequest: typing_extensions.TypeAlias = GetRateTableRequest
 
@@ -789,17 +832,29 @@ class GetRateTableResponse(google.protobuf.message.Message):
 
     VERSION_FIELD_NUMBER: builtins.int
     CONTENT_FIELD_NUMBER: builtins.int
+    OWN_CARDS_FIELD_NUMBER: builtins.int
+    MORE_OWN_CARDS_FIELD_NUMBER: builtins.int
     version: builtins.str
     """Its version."""
     content: builtins.bytes
     """The table in the suite's own compact form. Empty: the caller has it already."""
+    more_own_cards: builtins.bool
+    """Whether there are more: ask again with the last one's revision."""
+    @property
+    def own_cards(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[pursestrings.metering.v1.rates_pb2.OwnRateCard]:
+        """Cards of organisations and of the installation that were published after `have_revision`, in their order, at most
+        2 MiB of them.
+        """
+
     def __init__(
         self,
         *,
         version: builtins.str = ...,
         content: builtins.bytes = ...,
+        own_cards: collections.abc.Iterable[pursestrings.metering.v1.rates_pb2.OwnRateCard] | None = ...,
+        more_own_cards: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["content", b"content", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["content", b"content", "more_own_cards", b"more_own_cards", "own_cards", b"own_cards", "version", b"version"]) -> None: ...
 
 Global___GetRateTableResponse: typing_extensions.TypeAlias = GetRateTableResponse
 

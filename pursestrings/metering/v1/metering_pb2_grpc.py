@@ -4,7 +4,9 @@ import grpc
 import warnings
 
 from pursestrings.metering.v1 import analysis_pb2 as pursestrings_dot_metering_dot_v1_dot_analysis__pb2
+from pursestrings.metering.v1 import corrections_pb2 as pursestrings_dot_metering_dot_v1_dot_corrections__pb2
 from pursestrings.metering.v1 import metering_pb2 as pursestrings_dot_metering_dot_v1_dot_metering__pb2
+from pursestrings.metering.v1 import rates_pb2 as pursestrings_dot_metering_dot_v1_dot_rates__pb2
 
 GRPC_GENERATED_VERSION = '1.71.2'
 GRPC_VERSION = grpc.__version__
@@ -85,6 +87,46 @@ class MeteringServiceStub(object):
                 '/pursestrings.metering.v1.MeteringService/GetRateTable',
                 request_serializer=pursestrings_dot_metering_dot_v1_dot_metering__pb2.GetRateTableRequest.SerializeToString,
                 response_deserializer=pursestrings_dot_metering_dot_v1_dot_metering__pb2.GetRateTableResponse.FromString,
+                _registered_method=True)
+        self.PublishRateCard = channel.unary_unary(
+                '/pursestrings.metering.v1.MeteringService/PublishRateCard',
+                request_serializer=pursestrings_dot_metering_dot_v1_dot_rates__pb2.PublishRateCardRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_metering_dot_v1_dot_rates__pb2.PublishRateCardResponse.FromString,
+                _registered_method=True)
+        self.ImportRateCard = channel.unary_unary(
+                '/pursestrings.metering.v1.MeteringService/ImportRateCard',
+                request_serializer=pursestrings_dot_metering_dot_v1_dot_rates__pb2.ImportRateCardRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_metering_dot_v1_dot_rates__pb2.ImportRateCardResponse.FromString,
+                _registered_method=True)
+        self.ListRateCards = channel.unary_unary(
+                '/pursestrings.metering.v1.MeteringService/ListRateCards',
+                request_serializer=pursestrings_dot_metering_dot_v1_dot_rates__pb2.ListRateCardsRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_metering_dot_v1_dot_rates__pb2.ListRateCardsResponse.FromString,
+                _registered_method=True)
+        self.GetRateCard = channel.unary_unary(
+                '/pursestrings.metering.v1.MeteringService/GetRateCard',
+                request_serializer=pursestrings_dot_metering_dot_v1_dot_rates__pb2.GetRateCardRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_metering_dot_v1_dot_rates__pb2.GetRateCardResponse.FromString,
+                _registered_method=True)
+        self.GetRate = channel.unary_unary(
+                '/pursestrings.metering.v1.MeteringService/GetRate',
+                request_serializer=pursestrings_dot_metering_dot_v1_dot_rates__pb2.GetRateRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_metering_dot_v1_dot_rates__pb2.GetRateResponse.FromString,
+                _registered_method=True)
+        self.CorrectUsage = channel.unary_unary(
+                '/pursestrings.metering.v1.MeteringService/CorrectUsage',
+                request_serializer=pursestrings_dot_metering_dot_v1_dot_corrections__pb2.CorrectUsageRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_metering_dot_v1_dot_corrections__pb2.CorrectUsageResponse.FromString,
+                _registered_method=True)
+        self.ListCorrections = channel.unary_unary(
+                '/pursestrings.metering.v1.MeteringService/ListCorrections',
+                request_serializer=pursestrings_dot_metering_dot_v1_dot_corrections__pb2.ListCorrectionsRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_metering_dot_v1_dot_corrections__pb2.ListCorrectionsResponse.FromString,
+                _registered_method=True)
+        self.ListUnratedUsage = channel.unary_unary(
+                '/pursestrings.metering.v1.MeteringService/ListUnratedUsage',
+                request_serializer=pursestrings_dot_metering_dot_v1_dot_corrections__pb2.ListUnratedUsageRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_metering_dot_v1_dot_corrections__pb2.ListUnratedUsageResponse.FromString,
                 _registered_method=True)
         self.ListParkedUsage = channel.unary_unary(
                 '/pursestrings.metering.v1.MeteringService/ListParkedUsage',
@@ -177,6 +219,63 @@ class MeteringServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PublishRateCard(self, request, context):
+        """Publishes prices and markups of an organisation or the installation. What was rated stays as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportRateCard(self, request, context):
+        """Publishes prices from a file.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRateCards(self, request, context):
+        """The cards that were published, the newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRateCard(self, request, context):
+        """One card and its prices.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRate(self, request, context):
+        """What a model costs a subject, markups included.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CorrectUsage(self, request, context):
+        """Says anew what an event used or cost. Nothing is edited: an adjusting event is appended, and the difference flows
+        on to the budget service and the wallet.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCorrections(self, request, context):
+        """What was corrected, and why.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListUnratedUsage(self, request, context):
+        """Usage that no rate card prices. It is rated as soon as one does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListParkedUsage(self, request, context):
         """Usage that the budget service refused so often that it is not sent any more, until it is requeued.
         """
@@ -250,6 +349,46 @@ def add_MeteringServiceServicer_to_server(servicer, server):
                     servicer.GetRateTable,
                     request_deserializer=pursestrings_dot_metering_dot_v1_dot_metering__pb2.GetRateTableRequest.FromString,
                     response_serializer=pursestrings_dot_metering_dot_v1_dot_metering__pb2.GetRateTableResponse.SerializeToString,
+            ),
+            'PublishRateCard': grpc.unary_unary_rpc_method_handler(
+                    servicer.PublishRateCard,
+                    request_deserializer=pursestrings_dot_metering_dot_v1_dot_rates__pb2.PublishRateCardRequest.FromString,
+                    response_serializer=pursestrings_dot_metering_dot_v1_dot_rates__pb2.PublishRateCardResponse.SerializeToString,
+            ),
+            'ImportRateCard': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportRateCard,
+                    request_deserializer=pursestrings_dot_metering_dot_v1_dot_rates__pb2.ImportRateCardRequest.FromString,
+                    response_serializer=pursestrings_dot_metering_dot_v1_dot_rates__pb2.ImportRateCardResponse.SerializeToString,
+            ),
+            'ListRateCards': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRateCards,
+                    request_deserializer=pursestrings_dot_metering_dot_v1_dot_rates__pb2.ListRateCardsRequest.FromString,
+                    response_serializer=pursestrings_dot_metering_dot_v1_dot_rates__pb2.ListRateCardsResponse.SerializeToString,
+            ),
+            'GetRateCard': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRateCard,
+                    request_deserializer=pursestrings_dot_metering_dot_v1_dot_rates__pb2.GetRateCardRequest.FromString,
+                    response_serializer=pursestrings_dot_metering_dot_v1_dot_rates__pb2.GetRateCardResponse.SerializeToString,
+            ),
+            'GetRate': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRate,
+                    request_deserializer=pursestrings_dot_metering_dot_v1_dot_rates__pb2.GetRateRequest.FromString,
+                    response_serializer=pursestrings_dot_metering_dot_v1_dot_rates__pb2.GetRateResponse.SerializeToString,
+            ),
+            'CorrectUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.CorrectUsage,
+                    request_deserializer=pursestrings_dot_metering_dot_v1_dot_corrections__pb2.CorrectUsageRequest.FromString,
+                    response_serializer=pursestrings_dot_metering_dot_v1_dot_corrections__pb2.CorrectUsageResponse.SerializeToString,
+            ),
+            'ListCorrections': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCorrections,
+                    request_deserializer=pursestrings_dot_metering_dot_v1_dot_corrections__pb2.ListCorrectionsRequest.FromString,
+                    response_serializer=pursestrings_dot_metering_dot_v1_dot_corrections__pb2.ListCorrectionsResponse.SerializeToString,
+            ),
+            'ListUnratedUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUnratedUsage,
+                    request_deserializer=pursestrings_dot_metering_dot_v1_dot_corrections__pb2.ListUnratedUsageRequest.FromString,
+                    response_serializer=pursestrings_dot_metering_dot_v1_dot_corrections__pb2.ListUnratedUsageResponse.SerializeToString,
             ),
             'ListParkedUsage': grpc.unary_unary_rpc_method_handler(
                     servicer.ListParkedUsage,
@@ -538,6 +677,222 @@ class MeteringService(object):
             '/pursestrings.metering.v1.MeteringService/GetRateTable',
             pursestrings_dot_metering_dot_v1_dot_metering__pb2.GetRateTableRequest.SerializeToString,
             pursestrings_dot_metering_dot_v1_dot_metering__pb2.GetRateTableResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PublishRateCard(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.metering.v1.MeteringService/PublishRateCard',
+            pursestrings_dot_metering_dot_v1_dot_rates__pb2.PublishRateCardRequest.SerializeToString,
+            pursestrings_dot_metering_dot_v1_dot_rates__pb2.PublishRateCardResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportRateCard(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.metering.v1.MeteringService/ImportRateCard',
+            pursestrings_dot_metering_dot_v1_dot_rates__pb2.ImportRateCardRequest.SerializeToString,
+            pursestrings_dot_metering_dot_v1_dot_rates__pb2.ImportRateCardResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRateCards(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.metering.v1.MeteringService/ListRateCards',
+            pursestrings_dot_metering_dot_v1_dot_rates__pb2.ListRateCardsRequest.SerializeToString,
+            pursestrings_dot_metering_dot_v1_dot_rates__pb2.ListRateCardsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRateCard(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.metering.v1.MeteringService/GetRateCard',
+            pursestrings_dot_metering_dot_v1_dot_rates__pb2.GetRateCardRequest.SerializeToString,
+            pursestrings_dot_metering_dot_v1_dot_rates__pb2.GetRateCardResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.metering.v1.MeteringService/GetRate',
+            pursestrings_dot_metering_dot_v1_dot_rates__pb2.GetRateRequest.SerializeToString,
+            pursestrings_dot_metering_dot_v1_dot_rates__pb2.GetRateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CorrectUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.metering.v1.MeteringService/CorrectUsage',
+            pursestrings_dot_metering_dot_v1_dot_corrections__pb2.CorrectUsageRequest.SerializeToString,
+            pursestrings_dot_metering_dot_v1_dot_corrections__pb2.CorrectUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCorrections(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.metering.v1.MeteringService/ListCorrections',
+            pursestrings_dot_metering_dot_v1_dot_corrections__pb2.ListCorrectionsRequest.SerializeToString,
+            pursestrings_dot_metering_dot_v1_dot_corrections__pb2.ListCorrectionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUnratedUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.metering.v1.MeteringService/ListUnratedUsage',
+            pursestrings_dot_metering_dot_v1_dot_corrections__pb2.ListUnratedUsageRequest.SerializeToString,
+            pursestrings_dot_metering_dot_v1_dot_corrections__pb2.ListUnratedUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -8,7 +8,9 @@ import collections.abc
 import grpc
 import grpc.aio
 import pursestrings.metering.v1.analysis_pb2
+import pursestrings.metering.v1.corrections_pb2
 import pursestrings.metering.v1.metering_pb2
+import pursestrings.metering.v1.rates_pb2
 import sys
 import typing
 
@@ -186,6 +188,134 @@ _MeteringServiceGetRateTableType = typing_extensions.TypeVar(
     ],
 )
 
+_MeteringServicePublishRateCardType = typing_extensions.TypeVar(
+    '_MeteringServicePublishRateCardType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.rates_pb2.PublishRateCardRequest,
+        pursestrings.metering.v1.rates_pb2.PublishRateCardResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.rates_pb2.PublishRateCardRequest,
+        pursestrings.metering.v1.rates_pb2.PublishRateCardResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.rates_pb2.PublishRateCardRequest,
+        pursestrings.metering.v1.rates_pb2.PublishRateCardResponse,
+    ],
+)
+
+_MeteringServiceImportRateCardType = typing_extensions.TypeVar(
+    '_MeteringServiceImportRateCardType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.rates_pb2.ImportRateCardRequest,
+        pursestrings.metering.v1.rates_pb2.ImportRateCardResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.rates_pb2.ImportRateCardRequest,
+        pursestrings.metering.v1.rates_pb2.ImportRateCardResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.rates_pb2.ImportRateCardRequest,
+        pursestrings.metering.v1.rates_pb2.ImportRateCardResponse,
+    ],
+)
+
+_MeteringServiceListRateCardsType = typing_extensions.TypeVar(
+    '_MeteringServiceListRateCardsType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.rates_pb2.ListRateCardsRequest,
+        pursestrings.metering.v1.rates_pb2.ListRateCardsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.rates_pb2.ListRateCardsRequest,
+        pursestrings.metering.v1.rates_pb2.ListRateCardsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.rates_pb2.ListRateCardsRequest,
+        pursestrings.metering.v1.rates_pb2.ListRateCardsResponse,
+    ],
+)
+
+_MeteringServiceGetRateCardType = typing_extensions.TypeVar(
+    '_MeteringServiceGetRateCardType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.rates_pb2.GetRateCardRequest,
+        pursestrings.metering.v1.rates_pb2.GetRateCardResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.rates_pb2.GetRateCardRequest,
+        pursestrings.metering.v1.rates_pb2.GetRateCardResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.rates_pb2.GetRateCardRequest,
+        pursestrings.metering.v1.rates_pb2.GetRateCardResponse,
+    ],
+)
+
+_MeteringServiceGetRateType = typing_extensions.TypeVar(
+    '_MeteringServiceGetRateType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.rates_pb2.GetRateRequest,
+        pursestrings.metering.v1.rates_pb2.GetRateResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.rates_pb2.GetRateRequest,
+        pursestrings.metering.v1.rates_pb2.GetRateResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.rates_pb2.GetRateRequest,
+        pursestrings.metering.v1.rates_pb2.GetRateResponse,
+    ],
+)
+
+_MeteringServiceCorrectUsageType = typing_extensions.TypeVar(
+    '_MeteringServiceCorrectUsageType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.corrections_pb2.CorrectUsageRequest,
+        pursestrings.metering.v1.corrections_pb2.CorrectUsageResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.corrections_pb2.CorrectUsageRequest,
+        pursestrings.metering.v1.corrections_pb2.CorrectUsageResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.corrections_pb2.CorrectUsageRequest,
+        pursestrings.metering.v1.corrections_pb2.CorrectUsageResponse,
+    ],
+)
+
+_MeteringServiceListCorrectionsType = typing_extensions.TypeVar(
+    '_MeteringServiceListCorrectionsType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.corrections_pb2.ListCorrectionsRequest,
+        pursestrings.metering.v1.corrections_pb2.ListCorrectionsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.corrections_pb2.ListCorrectionsRequest,
+        pursestrings.metering.v1.corrections_pb2.ListCorrectionsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.corrections_pb2.ListCorrectionsRequest,
+        pursestrings.metering.v1.corrections_pb2.ListCorrectionsResponse,
+    ],
+)
+
+_MeteringServiceListUnratedUsageType = typing_extensions.TypeVar(
+    '_MeteringServiceListUnratedUsageType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.corrections_pb2.ListUnratedUsageRequest,
+        pursestrings.metering.v1.corrections_pb2.ListUnratedUsageResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.corrections_pb2.ListUnratedUsageRequest,
+        pursestrings.metering.v1.corrections_pb2.ListUnratedUsageResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.corrections_pb2.ListUnratedUsageRequest,
+        pursestrings.metering.v1.corrections_pb2.ListUnratedUsageResponse,
+    ],
+)
+
 _MeteringServiceListParkedUsageType = typing_extensions.TypeVar(
     '_MeteringServiceListParkedUsageType',
     grpc.UnaryUnaryMultiCallable[
@@ -234,7 +364,7 @@ _MeteringServiceAuditType = typing_extensions.TypeVar(
     ],
 )
 
-class MeteringServiceStub(typing.Generic[_MeteringServiceRecordUsageType, _MeteringServiceBatchRecordUsageType, _MeteringServiceEstimateType, _MeteringServiceGetUsageType, _MeteringServiceQueryUsageType, _MeteringServiceListUsageType, _MeteringServiceGetBurnRateType, _MeteringServiceForecastType, _MeteringServiceBatchForecastType, _MeteringServiceGetRateTableType, _MeteringServiceListParkedUsageType, _MeteringServiceRequeueParkedUsageType, _MeteringServiceAuditType]):
+class MeteringServiceStub(typing.Generic[_MeteringServiceRecordUsageType, _MeteringServiceBatchRecordUsageType, _MeteringServiceEstimateType, _MeteringServiceGetUsageType, _MeteringServiceQueryUsageType, _MeteringServiceListUsageType, _MeteringServiceGetBurnRateType, _MeteringServiceForecastType, _MeteringServiceBatchForecastType, _MeteringServiceGetRateTableType, _MeteringServicePublishRateCardType, _MeteringServiceImportRateCardType, _MeteringServiceListRateCardsType, _MeteringServiceGetRateCardType, _MeteringServiceGetRateType, _MeteringServiceCorrectUsageType, _MeteringServiceListCorrectionsType, _MeteringServiceListUnratedUsageType, _MeteringServiceListParkedUsageType, _MeteringServiceRequeueParkedUsageType, _MeteringServiceAuditType]):
     """Records usage, rates it, relays it to the budget service and answers questions about it."""
 
     @typing.overload
@@ -278,6 +408,38 @@ class MeteringServiceStub(typing.Generic[_MeteringServiceRecordUsageType, _Meter
         grpc.UnaryUnaryMultiCallable[
             pursestrings.metering.v1.metering_pb2.GetRateTableRequest,
             pursestrings.metering.v1.metering_pb2.GetRateTableResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.rates_pb2.PublishRateCardRequest,
+            pursestrings.metering.v1.rates_pb2.PublishRateCardResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.rates_pb2.ImportRateCardRequest,
+            pursestrings.metering.v1.rates_pb2.ImportRateCardResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.rates_pb2.ListRateCardsRequest,
+            pursestrings.metering.v1.rates_pb2.ListRateCardsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.rates_pb2.GetRateCardRequest,
+            pursestrings.metering.v1.rates_pb2.GetRateCardResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.rates_pb2.GetRateRequest,
+            pursestrings.metering.v1.rates_pb2.GetRateResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.corrections_pb2.CorrectUsageRequest,
+            pursestrings.metering.v1.corrections_pb2.CorrectUsageResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.corrections_pb2.ListCorrectionsRequest,
+            pursestrings.metering.v1.corrections_pb2.ListCorrectionsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.corrections_pb2.ListUnratedUsageRequest,
+            pursestrings.metering.v1.corrections_pb2.ListUnratedUsageResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             pursestrings.metering.v1.metering_pb2.ListParkedUsageRequest,
@@ -336,6 +498,38 @@ class MeteringServiceStub(typing.Generic[_MeteringServiceRecordUsageType, _Meter
             pursestrings.metering.v1.metering_pb2.GetRateTableResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.rates_pb2.PublishRateCardRequest,
+            pursestrings.metering.v1.rates_pb2.PublishRateCardResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.rates_pb2.ImportRateCardRequest,
+            pursestrings.metering.v1.rates_pb2.ImportRateCardResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.rates_pb2.ListRateCardsRequest,
+            pursestrings.metering.v1.rates_pb2.ListRateCardsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.rates_pb2.GetRateCardRequest,
+            pursestrings.metering.v1.rates_pb2.GetRateCardResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.rates_pb2.GetRateRequest,
+            pursestrings.metering.v1.rates_pb2.GetRateResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.corrections_pb2.CorrectUsageRequest,
+            pursestrings.metering.v1.corrections_pb2.CorrectUsageResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.corrections_pb2.ListCorrectionsRequest,
+            pursestrings.metering.v1.corrections_pb2.ListCorrectionsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.corrections_pb2.ListUnratedUsageRequest,
+            pursestrings.metering.v1.corrections_pb2.ListUnratedUsageResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             pursestrings.metering.v1.metering_pb2.ListParkedUsageRequest,
             pursestrings.metering.v1.metering_pb2.ListParkedUsageResponse,
         ],
@@ -378,6 +572,32 @@ class MeteringServiceStub(typing.Generic[_MeteringServiceRecordUsageType, _Meter
 
     GetRateTable: _MeteringServiceGetRateTableType
     """The rate table in force, for services that price estimates themselves."""
+
+    PublishRateCard: _MeteringServicePublishRateCardType
+    """Publishes prices and markups of an organisation or the installation. What was rated stays as it is."""
+
+    ImportRateCard: _MeteringServiceImportRateCardType
+    """Publishes prices from a file."""
+
+    ListRateCards: _MeteringServiceListRateCardsType
+    """The cards that were published, the newest first."""
+
+    GetRateCard: _MeteringServiceGetRateCardType
+    """One card and its prices."""
+
+    GetRate: _MeteringServiceGetRateType
+    """What a model costs a subject, markups included."""
+
+    CorrectUsage: _MeteringServiceCorrectUsageType
+    """Says anew what an event used or cost. Nothing is edited: an adjusting event is appended, and the difference flows
+    on to the budget service and the wallet.
+    """
+
+    ListCorrections: _MeteringServiceListCorrectionsType
+    """What was corrected, and why."""
+
+    ListUnratedUsage: _MeteringServiceListUnratedUsageType
+    """Usage that no rate card prices. It is rated as soon as one does."""
 
     ListParkedUsage: _MeteringServiceListParkedUsageType
     """Usage that the budget service refused so often that it is not sent any more, until it is requeued."""
@@ -428,6 +648,38 @@ MeteringServiceAsyncStub: typing_extensions.TypeAlias = MeteringServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.metering.v1.metering_pb2.GetRateTableRequest,
         pursestrings.metering.v1.metering_pb2.GetRateTableResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.rates_pb2.PublishRateCardRequest,
+        pursestrings.metering.v1.rates_pb2.PublishRateCardResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.rates_pb2.ImportRateCardRequest,
+        pursestrings.metering.v1.rates_pb2.ImportRateCardResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.rates_pb2.ListRateCardsRequest,
+        pursestrings.metering.v1.rates_pb2.ListRateCardsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.rates_pb2.GetRateCardRequest,
+        pursestrings.metering.v1.rates_pb2.GetRateCardResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.rates_pb2.GetRateRequest,
+        pursestrings.metering.v1.rates_pb2.GetRateResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.corrections_pb2.CorrectUsageRequest,
+        pursestrings.metering.v1.corrections_pb2.CorrectUsageResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.corrections_pb2.ListCorrectionsRequest,
+        pursestrings.metering.v1.corrections_pb2.ListCorrectionsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.corrections_pb2.ListUnratedUsageRequest,
+        pursestrings.metering.v1.corrections_pb2.ListUnratedUsageResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.metering.v1.metering_pb2.ListParkedUsageRequest,
@@ -525,6 +777,72 @@ class MeteringServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[pursestrings.metering.v1.metering_pb2.GetRateTableResponse, collections.abc.Awaitable[pursestrings.metering.v1.metering_pb2.GetRateTableResponse]]:
         """The rate table in force, for services that price estimates themselves."""
+
+    @abc.abstractmethod
+    def PublishRateCard(
+        self,
+        request: pursestrings.metering.v1.rates_pb2.PublishRateCardRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.metering.v1.rates_pb2.PublishRateCardResponse, collections.abc.Awaitable[pursestrings.metering.v1.rates_pb2.PublishRateCardResponse]]:
+        """Publishes prices and markups of an organisation or the installation. What was rated stays as it is."""
+
+    @abc.abstractmethod
+    def ImportRateCard(
+        self,
+        request: pursestrings.metering.v1.rates_pb2.ImportRateCardRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.metering.v1.rates_pb2.ImportRateCardResponse, collections.abc.Awaitable[pursestrings.metering.v1.rates_pb2.ImportRateCardResponse]]:
+        """Publishes prices from a file."""
+
+    @abc.abstractmethod
+    def ListRateCards(
+        self,
+        request: pursestrings.metering.v1.rates_pb2.ListRateCardsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.metering.v1.rates_pb2.ListRateCardsResponse, collections.abc.Awaitable[pursestrings.metering.v1.rates_pb2.ListRateCardsResponse]]:
+        """The cards that were published, the newest first."""
+
+    @abc.abstractmethod
+    def GetRateCard(
+        self,
+        request: pursestrings.metering.v1.rates_pb2.GetRateCardRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.metering.v1.rates_pb2.GetRateCardResponse, collections.abc.Awaitable[pursestrings.metering.v1.rates_pb2.GetRateCardResponse]]:
+        """One card and its prices."""
+
+    @abc.abstractmethod
+    def GetRate(
+        self,
+        request: pursestrings.metering.v1.rates_pb2.GetRateRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.metering.v1.rates_pb2.GetRateResponse, collections.abc.Awaitable[pursestrings.metering.v1.rates_pb2.GetRateResponse]]:
+        """What a model costs a subject, markups included."""
+
+    @abc.abstractmethod
+    def CorrectUsage(
+        self,
+        request: pursestrings.metering.v1.corrections_pb2.CorrectUsageRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.metering.v1.corrections_pb2.CorrectUsageResponse, collections.abc.Awaitable[pursestrings.metering.v1.corrections_pb2.CorrectUsageResponse]]:
+        """Says anew what an event used or cost. Nothing is edited: an adjusting event is appended, and the difference flows
+        on to the budget service and the wallet.
+        """
+
+    @abc.abstractmethod
+    def ListCorrections(
+        self,
+        request: pursestrings.metering.v1.corrections_pb2.ListCorrectionsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.metering.v1.corrections_pb2.ListCorrectionsResponse, collections.abc.Awaitable[pursestrings.metering.v1.corrections_pb2.ListCorrectionsResponse]]:
+        """What was corrected, and why."""
+
+    @abc.abstractmethod
+    def ListUnratedUsage(
+        self,
+        request: pursestrings.metering.v1.corrections_pb2.ListUnratedUsageRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.metering.v1.corrections_pb2.ListUnratedUsageResponse, collections.abc.Awaitable[pursestrings.metering.v1.corrections_pb2.ListUnratedUsageResponse]]:
+        """Usage that no rate card prices. It is rated as soon as one does."""
 
     @abc.abstractmethod
     def ListParkedUsage(

@@ -262,6 +262,14 @@ class PriceCards:
         found = (self.at(org, at_us, now_us), self.at(INSTALLATION, at_us, now_us))
         return self._layers(tuple(card for card in found if card is not None), base, version)
 
+    def count(self, org: str, now_us: int) -> int:
+        """Return how many cards of an organisation and the installation hold or held by now."""
+        return sum(
+            card.effective_us <= now_us and card.usable_us <= now_us
+            for whose in (org, INSTALLATION)
+            for card in self._newest_first.get(whose, ())
+        )
+
     def starts_after(self, org: str, at_us: int, now_us: int) -> list[int]:
         """Return when later cards of an organisation or the installation begin, ascending, as known now."""
         return sorted({

@@ -51,6 +51,11 @@ class RateCards:
             return self._plain[card.version]
         return self.own.layers(org, card.table, card.version, unix_us(instant), unix_us(now))
 
+    def known(self, org: str, now: datetime) -> str:
+        """Names the prices of an organisation that hold by now, so that a change shows."""
+        listed = sum(card.effective_from <= now for card in self._newest_first)
+        return f"{listed}.{self.own.count(org, unix_us(now))}"
+
     def later_layers(self, org: str, instant: datetime, now: datetime) -> Iterator[Layers]:
         """The prices of an organisation at an instant, then after each change up to now, in order of time."""
         now_us = unix_us(now)

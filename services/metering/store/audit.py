@@ -91,9 +91,10 @@ SELECT (SELECT count(*) FROM usage_events WHERE $1::text IS NULL OR org = $1) AS
        (SELECT count(*) FROM usage_rollups WHERE $1::text IS NULL OR org = $1) AS rollups,
        (SELECT count(*) FROM usage_sessions WHERE $1::text IS NULL OR org = $1) AS sessions
 """
-# What the budget service is told: a row that takes back what an UNRATED event said is told with the one that prices it.
+# Events are what the budget service is told: rows that move what was said of an UNRATED event are not.
 _TOTALS: Final = """
-SELECT org, currency, count(*) FILTER (WHERE operations >= 0) AS events, sum(operations) AS operations,
+SELECT org, currency, count(*) FILTER (WHERE corrects_source IS NULL OR operations = 0) AS events,
+       sum(operations) AS operations,
        coalesce(sum(cost_nanos), 0) AS cost_nanos
 FROM usage_events WHERE $1::text IS NULL OR org = $1 GROUP BY org, currency ORDER BY org, currency LIMIT $2
 """

@@ -27,7 +27,7 @@ COPY_MIN: Final = 32
 _COLUMNS: Final = Usage._fields
 _EVENT_COLUMNS: Final = (*_COLUMNS, "seq")
 _KEY_COLUMNS: Final = ("org", "key", "payload_hash", "occurred_at", "seq", "recorded_at")
-_OUTBOX_COLUMNS: Final = ("org", "topic", "key", "payload", "event_times", "event_seqs")
+OUTBOX_COLUMNS: Final = ("org", "topic", "key", "payload", "event_times", "event_seqs")
 _BEGIN: Final = "SELECT begin_usage()"
 _ROLLUP_COLUMNS: Final = ", ".join((*RollupKey._fields, *SUMS)).replace("bucket_s", "bucket")
 _INSERT_KEYS: Final = """
@@ -187,7 +187,7 @@ async def _insert(connection: asyncpg.Connection, events: Sequence[Usage], seqs:
             raise Redo from error
         raise
     # Written as `kit.outbox` would, but by COPY: many events a row.
-    await connection.copy_records_to_table("outbox", records=pointers(events, seqs), columns=_OUTBOX_COLUMNS)
+    await connection.copy_records_to_table("outbox", records=pointers(events, seqs), columns=OUTBOX_COLUMNS)
     unrated = [event for event in events if event.cost_nanos is None]
     if unrated:
         await _note_unrated(connection, unrated)
