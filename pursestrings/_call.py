@@ -254,6 +254,36 @@ class AsyncCall:
         self._progress.final = event.final
         self._progress.records.append(_Record(event, session.records.submit(event)))
 
+    async def extend(self, ttl_s: float | None = None) -> budget_pb2.Decision:
+        """Lets the reservation live longer from now on; inside of `async with`, for calls that outlast it.
+
+        What is left of it is placed in the windows of now, as a new decision. Denied, it holds on as it was.
+        Without a reservation, under `on_unavailable="allow"`, there is nothing to extend and nothing is done.
+
+        Args:
+            ttl_s: How long, 1 s to 24 h. Default: 5 minutes. A life is never shortened.
+
+        Returns:
+            The decision, with the new `expire_time`.
+
+        Raises:
+            Denied: Not beyond `expire_time` of the decision before.
+            Rejected: It is closed already, or its time has run out.
+            Unavailable: No answer in time; extend again.
+        """
+        if self._session is None:
+            raise RuntimeError("extend inside of `async with`: nothing is reserved yet")
+        if self.decision is None:
+            return budget_pb2.Decision(outcome=budget_pb2.OUTCOME_ALLOW)
+        request = budget_pb2.ExtendReservationRequest(name=self.reservation, request_id=new_id())
+        if ttl_s is not None:
+            request.ttl.FromNanoseconds(int(ttl_s * 1e9))
+        decision = await self._session.extend(request)
+        if decision.outcome != budget_pb2.OUTCOME_ALLOW:
+            raise Denied(decision)
+        self.decision.expire_time.CopyFrom(decision.expire_time)
+        return decision
+
     async def __aenter__(self) -> "Self":
         await self._reserve()
         return self

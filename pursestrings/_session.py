@@ -43,6 +43,12 @@ class Session:
         task.add_done_callback(self._releases.discard)
         return task
 
+    async def extend(self, request: budget_pb2.ExtendReservationRequest) -> budget_pb2.Decision:
+        """The decision on a longer life; its request id makes it happen once however often it is sent."""
+        extend = self.channels.budget.ExtendReservation
+        response = await invoke(extend, request, timeout_s=self._timeout_s, what="the budget service")
+        return response.decision
+
     async def close(self) -> None:
         """Waits for what is under way, within its time-outs, and closes the channels."""
         await self.reserves.drain()

@@ -147,6 +147,10 @@ class Call:
 
         self._thread.run(record())
 
+    def extend(self, ttl_s: float | None = None) -> budget_pb2.Decision:
+        """Lets the reservation live longer from now on; see `AsyncCall.extend`."""
+        return self._thread.run(self._call.extend(ttl_s))
+
     def __enter__(self) -> "Self":
         self._thread.run(self._call.__aenter__())
         return self

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pursestrings import __version__
-from pursestrings.cli import audit, budget, demo, replay, status, token, up, usage, wallet
+from pursestrings.cli import audit, budget, demo, replay, reservations, status, token, up, usage, wallet
 from pursestrings.cli.connection import DEFAULT_DATA, TIMEOUT_S, Where
 from pursestrings.cli.failures import INTERRUPTED, report
 from pursestrings.cli.options import State
@@ -26,6 +26,7 @@ app.command("demo")(demo.demo)
 app.command("replay")(replay.replay)
 app.command("audit")(audit.audit)
 app.add_typer(budget.app, name="budget")
+app.add_typer(reservations.app, name="reservations")
 app.add_typer(wallet.app, name="wallet")
 app.add_typer(usage.app, name="usage")
 app.add_typer(token.app, name="token")

@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 
 from embedded.postgres import Cluster
+from pursestrings import Client
 from pursestrings.cli.app import run
 from tests.e2e.conftest import CHECKOUT, PURSE, RunningSuite
 
@@ -91,6 +92,26 @@ def test_budgets(purse: Purse, org: str) -> None:
     assert name == purse("budget", "delete", name)["deleted"]
     gone = purse("budget", "get", name, code=2)
     assert "does not exist" in gone["error"]["message"]
+
+
+def test_reservations(purse: Purse, suite: RunningSuite, org: str) -> None:
+    bot = f"{org}/agents/bot"
+    with Client(**suite.client()) as client, client.reserve(bot, cost="2 USD", ttl_s=60) as call:
+        name = call.reservation
+        [listed] = purse("reservations", "list", org, "--state", "open", "--unsettled")["reservations"]
+        assert (name, "OPEN", 2_000_000_000) == (listed["name"], listed["state"], listed["cost"]["amount_nanos"])
+        assert [] == purse("reservations", "list", org, "--no-descendants")["reservations"]
+        assert listed == purse("reservations", "show", name)
+        later = purse("reservations", "extend", name, "--for", "10m", "--request-id", "x")
+        assert later == purse("reservations", "extend", name, "--for", "10m", "--request-id", "x")
+        assert later["expire_time"] > listed["expire_time"]
+        assert "2.00 USD" in purse.text("reservations", "list", org)
+        assert "open" in purse.text("reservations", "show", name)
+        assert "RELEASED" == purse("reservations", "release", name)["state"]
+    assert "released" in purse.text("reservations", "release", name)
+    closed = purse("reservations", "extend", name, code=2)
+    assert "RESERVATION_CLOSED" == closed["error"]["reason"]
+    assert "is not known" in purse.text("reservations", "list", org, "--state", "lost", code=2)
 
 
 def test_budgets_that_count(purse: Purse, org: str) -> None:

@@ -39,7 +39,7 @@ def nowhere(*arguments: str) -> list[str]:
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 == run(["--help"])
     shown = capsys.readouterr().out
-    for command in ("up", "status", "demo", "replay", "audit", "budget", "wallet", "usage", "token"):
+    for command in ("up", "status", "demo", "replay", "audit", "budget", "reservations", "wallet", "usage", "token"):
         assert f"\n  {command} " in shown
 
 

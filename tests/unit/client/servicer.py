@@ -41,6 +41,7 @@ class Book:
     decisions: dict[str, budget_pb2.Decision] = field(default_factory=dict)
     reserved: dict[str, budget_pb2.ReserveRequest] = field(default_factory=dict)
     released: list[str] = field(default_factory=list)
+    extended: list[budget_pb2.ExtendReservationRequest] = field(default_factory=list)
     recorded: dict[tuple[str, str], metering_pb2.UsageEvent] = field(default_factory=dict)
     reserve_batches: list[int] = field(default_factory=list)
     record_batches: list[int] = field(default_factory=list)
@@ -130,6 +131,13 @@ class Budget(budget_pb2_grpc.BudgetServiceServicer):
         finally:
             book.in_flight -= 1
         return budget_pb2.BatchReserveResponse(results=results)
+
+    async def ExtendReservation(self, request: Any, context: Any) -> budget_pb2.ExtendReservationResponse:
+        self.book.extended.append(request)
+        if self.book.limit == 0:
+            return budget_pb2.ExtendReservationResponse(decision=DENIAL)
+        decision = budget_pb2.Decision(outcome=budget_pb2.OUTCOME_ALLOW, expire_time=Timestamp(seconds=2_000_000_000))
+        return budget_pb2.ExtendReservationResponse(decision=decision)
 
     async def Release(self, request: Any, context: Any) -> budget_pb2.ReleaseResponse:
         self.book.released.append(request.name)

@@ -107,3 +107,16 @@ def test_a_forgotten_client_does_not_hold_up_the_end_of_a_process(served: Served
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60)
     assert (0, "", "") == (done.returncode, done.stdout, done.stderr)
     assert 1 == len(served.book.recorded)
+
+
+def test_a_hold_is_extended_or_stands_as_it_was(client: Client, book: Book) -> None:
+    with client.reserve(BOT) as call:
+        assert 2_000_000_000 == call.extend(90).expire_time.seconds
+        assert 2_000_000_000 == call.decision.expire_time.seconds  # type: ignore[union-attr]
+        book.limit = 0
+        with pytest.raises(Denied):
+            call.extend()
+    assert [(call.reservation, 90), (call.reservation, 0)] == [(one.name, one.ttl.seconds) for one in book.extended]
+    assert 2 == len({one.request_id for one in book.extended})
+    with pytest.raises(RuntimeError, match="inside"):
+        client.reserve(BOT).extend()
