@@ -151,7 +151,7 @@ class Allocations:
                 raise AssertionError(f"{child.name} is there, and was not found under the lock")
             written.append(made)
         await tell(connection, plan.parent, plan.told, now_us)
-        await reached.alert(connection, written, now_us)
+        await reached.follow(connection, written, now_us)
         return plan._replace(children=written)
 
 

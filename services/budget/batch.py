@@ -29,7 +29,7 @@ from services.budget.domain.model import (
     ReserveItem,
 )
 from services.budget.domain.plan import Policy
-from services.budget.store import alerts, corrections, reservations, retention
+from services.budget.store import alerts, corrections, pauses, reservations, retention
 from services.budget.store import batch as store
 from services.kit.errors import PurseError
 from services.kit.groupcommit import Redo
@@ -97,7 +97,7 @@ class Runner:
         binder = Binder(batch, policies, self._directories, guess_us, self._counters)
         refused = binder.bind(items)
         binder.bind_holds(named)
-        await self._lock(connection, batch, policies)
+        await self._lock(connection, batch, policies, binder)
         if not binder.from_us <= batch.now_us < binder.until_us:
             raise Redo
         answers: list[Answer | Exception] = []
@@ -188,8 +188,10 @@ class Runner:
         self._orgs.add(orgs)
         return epochs, now_us
 
-    async def _lock(self, connection: asyncpg.Connection, batch: Batch, policies: dict[str, Policy]) -> None:
-        """Locks leases, then counters; makes those that are missing first, in the same order."""
+    async def _lock(
+        self, connection: asyncpg.Connection, batch: Batch, policies: dict[str, Policy], binder: Binder
+    ) -> None:
+        """Locks leases, then counters; makes those that are missing first, in the same order. Finds pauses, too."""
         leases = sorted(batch.leases.values(), key=lambda lease: (lease.org, lease.wallet))
         if leases:
             if new_wallets := set(self._leases.new(batch.leases)):
@@ -202,7 +204,9 @@ class Runner:
         if new := self._counters.new(batch.counters):
             missing = sorted((batch.counters[key] for key in new), key=_counter_order)  # type: ignore[index]
             made = await store.add_counters(connection, missing)
-        batch.now_us, without_row = await store.lock_counters(connection, batch.counters)
+        batch.now_us, without_row, batch.pauses = await store.lock_counters(
+            connection, batch.counters, sorted(binder.pausing), binder.guess_us
+        )
         if without_row:
             self._counters.forget(without_row)
             raise Redo
@@ -235,10 +239,14 @@ class Runner:
             if not await store.add_usage(connection, batch.applied, batch.draws, now_us):
                 raise Redo
             counters += [c for c in carried if not c.changed]
-            crossed = [crossing for c in counters for crossing in alert_rules.crossings(c)]
-            await alerts.add_crossings(connection, crossed, now_us)
+            batch.crossings += [crossing for c in counters for crossing in alert_rules.crossings(c)]
         if batch.notices:
             await self._write_notices(connection, batch)
+        if batch.crossings:
+            await alerts.add_crossings(connection, batch.crossings, now_us)
+        if batch.marked:
+            await store.mark_counters(connection, list(batch.marked.values()))
+            await pauses.begin(connection, batch.begun, now_us)
         for lease in leases:
             self._on_lease(lease)
 

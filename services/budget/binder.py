@@ -42,6 +42,7 @@ class Binder:
     Attributes:
         from_us: The latest instant at which a definition used begins.
         until_us: The earliest instant at which a window used ends: decided later, the batch needs other counters.
+        pausing: Organisation and number of the budgets whose pauses the batch must know.
     """
 
     def __init__(
@@ -55,13 +56,14 @@ class Binder:
         self._batch = batch
         self._policies = policies
         self._directories = directories
-        self._guess_us = guess_us
+        self.guess_us = guess_us
         self._known = known
         self._carried: set[tuple[int, int]] = set()
         self._memo: dict[tuple[int, str, str], tuple[Binding, Plan]] = {}
         self._asked: dict[tuple[str, str], ReserveItem] = {}
         self.from_us = 0
         self.until_us = FOREVER_US
+        self.pausing: set[tuple[str, int]] = set()
 
     def bind(self, items: Sequence[Item]) -> dict[int, PurseError]:
         """Binds every item; those that cannot be decided yet are returned with why."""
@@ -112,16 +114,26 @@ class Binder:
         if known is None:
             counters = []
             for budget in plan:
-                if budget.from_us > self._guess_us:
+                if budget.from_us > self.guess_us:
                     self.until_us = min(self.until_us, budget.from_us)
-                elif self._guess_us < budget.until_us:
-                    counter = self._window(budget, self._guess_us)
+                elif self.guess_us < budget.until_us:
+                    counter = self._window(budget, self.guess_us)
                     self.from_us = max(self.from_us, counter.start_us)
                     self.until_us = min(self.until_us, counter.end_us)
                     counters.append(counter)
-            known = (self._fund(tuple(counters), item.subject, item.currency, directory, policy), plan)
+            binding = self._fund(tuple(counters), item.subject, item.currency, directory, policy)
+            known = (self._guard(binding, item.subject, policy), plan)
             self._memo[key] = known
         item.binding = known[0]
+
+    def _guard(self, binding: Binding, subject: Subject, policy: Policy) -> Binding:
+        """Adds what may stop the subject whatever it asks for."""
+        binding.paused = policy.paused(subject)
+        binding.pausing = policy.pausing(subject)
+        self.pausing.update((policy.org, no) for no in binding.pausing)
+        binding.unbudgeted = policy.settings.deny_unbudgeted and not binding.counters
+        binding.guarded = bool(binding.paused or binding.pausing or binding.unbudgeted)
+        return binding
 
     def _bind_apply(self, item: ApplyItem, directory: Directory) -> None:
         policy = self._policies[item.org]
@@ -151,10 +163,10 @@ class Binder:
         for budget in policy.plan(item.subject, found.currency, Call(model=found.model), actual=False):
             if budget.no not in held and budget.from_us <= found.created_us:
                 continue
-            if budget.from_us > self._guess_us:
+            if budget.from_us > self.guess_us:
                 self.until_us = min(self.until_us, budget.from_us)
-            elif self._guess_us < budget.until_us:
-                counter = self._window(budget, self._guess_us)
+            elif self.guess_us < budget.until_us:
+                counter = self._window(budget, self.guess_us)
                 self.from_us = max(self.from_us, counter.start_us)
                 self.until_us = min(self.until_us, counter.end_us)
                 counters.append(counter)
@@ -201,7 +213,7 @@ class Binder:
         asked = self._asked.get((item.org, item.reservation))
         if asked is None or asked.subject.name != item.reservation_subject:
             return item.occurred_us
-        return max(item.occurred_us, self._guess_us)
+        return max(item.occurred_us, self.guess_us)
 
     def _fund(
         self, counters: tuple[Counter, ...], subject: Subject, currency: str, directory: Directory, policy: Policy
@@ -209,7 +221,7 @@ class Binder:
         wallet = directory.nearest(subject, currency)
         if wallet is None:
             mismatch = bool(currency) and directory.nearest(subject, "") is not None
-            return Binding(counters, mismatch=mismatch, wallet_required=policy.require_wallet)
+            return Binding(counters, mismatch=mismatch, wallet_required=policy.settings.require_wallet)
         lease = self._lease(policy.org, wallet.name, wallet.currency)
         lease.state = wallet.state
         return Binding(counters, lease)
@@ -237,9 +249,9 @@ class Binder:
         if budget.raises:
             start_us = counter.start_us
             counter.raised, counter.start_us, counter.end_us = limits.raised(
-                budget.raises, start_us, counter.end_us, self._guess_us
+                budget.raises, start_us, counter.end_us, self.guess_us
             )
-            counter.lowered = limits.has_fallen(budget.raises, start_us, min(self._guess_us, counter.window_end_us))
+            counter.lowered = limits.has_fallen(budget.raises, start_us, min(self.guess_us, counter.window_end_us))
 
     def _carry(self, budget: Budget, key: int, bounds: tuple[int, int]) -> None:
         """Binds the neighbours of a window that unused amounts are carried from and to.
@@ -251,7 +263,7 @@ class Binder:
             return
         self._carried.add((budget.no, key))
         start_us, end_us = bounds
-        if end_us > self._guess_us:
+        if end_us > self.guess_us:
             # Decided after the window's end, the next one would have to follow.
             self.until_us = min(self.until_us, end_us)
         elif end_us < budget.until_us:

@@ -10,7 +10,7 @@ from services.budget import allocations, reached, standing
 from services.budget.domain import policy
 from services.budget.domain.model import Budget
 from services.budget.domain.policy import Draft
-from services.budget.store import budgets
+from services.budget.store import budgets, org_settings
 from services.kit.database import transact
 from services.kit.errors import already_exists, invalid, not_found
 from services.kit.subject import Subject
@@ -38,14 +38,17 @@ class Definitions:
         name = f"budget {subject.name}/budgets/{budget_id}"
 
         async def check(connection: asyncpg.Connection) -> Budget:
-            wanted = policy.define(draft, subject.org, subject.name, budget_id, await budgets.now_us(connection))
+            now_us = await budgets.now_us(connection)
+            settings = await org_settings.get(connection, subject.org)
+            wanted = policy.define(draft, subject.org, subject.name, budget_id, now_us, settings=settings)
             if await budgets.find(connection, subject.org, subject.name, budget_id):
                 raise already_exists(name)
             return wanted
 
         async def write(connection: asyncpg.Connection) -> Budget:
             now_us = await budgets.begin_write(connection, subject.org)
-            wanted = policy.define(draft, subject.org, subject.name, budget_id, now_us)
+            settings = await org_settings.get(connection, subject.org)
+            wanted = policy.define(draft, subject.org, subject.name, budget_id, now_us, settings=settings)
             if refusal := policy.refuse_more(await budgets.count(connection, subject.org)):
                 raise refusal
             created = await budgets.insert(connection, wanted)
@@ -82,9 +85,17 @@ class Definitions:
         return found[:size], token_of((last.subject, last.id))
 
     async def update(
-        self, subject: Subject, budget_id: str, draft: Draft, mask: frozenset[str], etag: str, *, validate_only: bool
+        self,
+        subject: Subject,
+        budget_id: str,
+        draft: Draft,
+        mask: frozenset[str],
+        etag: str,
+        *,
+        validate_only: bool,
+        by: str = "",
     ) -> Budget:
-        """Changes the fields in the mask, and alerts where the use of now reaches a threshold by it.
+        """Changes the fields in the mask, and alerts or pauses where the use of now reaches a threshold by it.
 
         Raises:
             PurseError: The field at fault, NOT_FOUND, ETAG_MISMATCH, or what is allocated does not allow it.
@@ -97,7 +108,8 @@ class Definitions:
                 now_us = await budgets.begin_write(connection, subject.org)
             rows = await _rows(connection, subject, budget_id)
             policy.check_etag(rows[-1], etag)
-            change = policy.change(rows, draft, mask, now_us)
+            settings = await org_settings.get(connection, subject.org)
+            change = policy.change(rows, draft, mask, now_us, settings)
             after = change.begun or change.rows[-1]
             told = await allocations.check_change(connection, rows[-1], after)
             if validate_only:
@@ -106,11 +118,13 @@ class Definitions:
             running = policy.in_force(rows, now_us)
             if running.rollover_cap is not None or after.rollover_cap is not None:
                 await standing.begin(connection, running, now_us)
-            return await _write_change(connection, change, now_us)
+            live = await _write_change(connection, change)
+            await reached.follow(connection, [change.in_force], now_us, by=by)
+            return live
 
         return await transact(self._pool, run)
 
-    async def delete(self, subject: Subject, budget_id: str, etag: str) -> None:
+    async def delete(self, subject: Subject, budget_id: str, etag: str, *, by: str = "") -> None:
         """Ends a budget; what was counted stays in the books. NOT_FOUND, ETAG_MISMATCH or HAS_ALLOCATIONS."""
 
         async def run(connection: asyncpg.Connection) -> None:
@@ -119,6 +133,7 @@ class Definitions:
             policy.check_etag(rows[-1], etag)
             await allocations.check_delete(connection, rows[-1])
             await budgets.delete(connection, rows[-1], now_us)
+            await reached.end_pauses(connection, rows[-1], now_us, by=by, note="the budget was deleted")
 
         await transact(self._pool, run)
 
@@ -130,7 +145,7 @@ async def _rows(connection: asyncpg.Connection, subject: Subject, budget_id: str
     return rows
 
 
-async def _write_change(connection: asyncpg.Connection, change: policy.Change, now_us: int) -> Budget:
+async def _write_change(connection: asyncpg.Connection, change: policy.Change) -> Budget:
     for row in change.rows:
         await budgets.update(connection, row)
     live = change.rows[-1]
@@ -139,7 +154,6 @@ async def _write_change(connection: asyncpg.Connection, change: policy.Change, n
         if begun is None:
             raise AssertionError(f"{change.begun.name} is live twice")
         live = begun
-    await reached.alert(connection, [change.in_force], now_us)
     return live
 
 

@@ -25,6 +25,7 @@ from services.budget.service import BudgetService
 from services.budget.settings import BudgetSettings
 from services.budget.store import leases
 from services.budget.store.dsn import for_lookups
+from services.budget.subscriptions import Subscriptions
 from services.budget.sweep import Sweep
 from services.budget.sync import Sync
 from services.budget.wallets import Wallets
@@ -100,6 +101,7 @@ async def _parts(
         funding=funding,
         rates=rates,
         audit=Audit(pool),
+        subscriptions=Subscriptions(pool, loopback=settings.loopback_webhooks),
         funding_wait_s=settings.funding_wait_s,
     )
     server = GrpcServer(settings, access=ACCESS, ready=lambda: is_reachable(pool))

@@ -82,7 +82,7 @@ class Overrides:
                 return made, made.amount, True
             await store.add(connection, subject.org, made, grant.credential)
             raised = policy.in_force(await _rows(connection, subject, budget_id), now_us)
-            await reached.alert(connection, [raised], now_us)
+            await reached.follow(connection, [raised], now_us, by=grant.credential)
             return (await _shown(connection, raised, [made], now_us))[0]
 
         return await transact(self._pool, run)

@@ -6,18 +6,23 @@ from typing import Any, Final
 import asyncpg
 import grpc
 
-from pursestrings.budget.v1 import budget_pb2, budget_pb2_grpc
-from services.budget import wire, wire_budgets
+from pursestrings.budget.v1 import budget_pb2
+from services.budget import wire, wire_alerts, wire_budgets
+from services.budget.alerted import Alerted
 from services.budget.audit import Audit
 from services.budget.decisions import Decisions
 from services.budget.definitions import Definitions
 from services.budget.domain import policy
 from services.budget.domain.model import Answer, Applied, ApplyItem, Item
 from services.budget.funding import Funding
+from services.budget.paused import Paused
 from services.budget.rates import Rates
 from services.budget.service_limits import LimitMethods
+from services.budget.service_policy import PolicyMethods
 from services.budget.service_reservations import ReservationMethods
+from services.budget.settings_of_orgs import SettingsOfOrgs
 from services.budget.store import reservations
+from services.budget.subscriptions import Subscriptions
 from services.kit.errors import Code, PurseError, invalid
 from services.kit.groupcommit import GroupCommit
 from services.kit.status import to_rpc_status
@@ -30,7 +35,7 @@ _RELAY_CHARS_MAX: Final = 63
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class BudgetService(LimitMethods, ReservationMethods, budget_pb2_grpc.BudgetServiceServicer):
+class BudgetService(LimitMethods, ReservationMethods, PolicyMethods):
     """Every method of the contract.
 
     Args:
@@ -41,6 +46,7 @@ class BudgetService(LimitMethods, ReservationMethods, budget_pb2_grpc.BudgetServ
         funding: Knows the wallets.
         rates: Prices estimates.
         audit: Verifies the books.
+        subscriptions: Who is told what.
         funding_wait_s: How long a spend may wait for its wallet, in seconds.
     """
 
@@ -54,6 +60,7 @@ class BudgetService(LimitMethods, ReservationMethods, budget_pb2_grpc.BudgetServ
         funding: Funding,
         rates: Rates,
         audit: Audit,
+        subscriptions: Subscriptions,
         funding_wait_s: float,
     ) -> None:
         LimitMethods.__init__(self, pool)
@@ -63,6 +70,10 @@ class BudgetService(LimitMethods, ReservationMethods, budget_pb2_grpc.BudgetServ
         self._funding = funding
         self._rates = rates
         self._audit = audit
+        self._subscriptions = subscriptions
+        self._paused = Paused(pool)
+        self._alerted = Alerted(pool)
+        self._settings_of_orgs = SettingsOfOrgs(pool)
         self._funding_wait_s = funding_wait_s
 
     async def Reserve(self, request: budget_pb2.ReserveRequest, context: Context) -> budget_pb2.ReserveResponse:
@@ -165,6 +176,7 @@ class BudgetService(LimitMethods, ReservationMethods, budget_pb2_grpc.BudgetServ
             policy.check_mask(request.update_mask.paths),
             request.budget.etag,
             validate_only=request.validate_only,
+            by=wire_alerts.caller(),
         )
         return budget_pb2.UpdateBudgetResponse(budget=wire_budgets.budget_message(changed))
 
@@ -172,7 +184,9 @@ class BudgetService(LimitMethods, ReservationMethods, budget_pb2_grpc.BudgetServ
         self, request: budget_pb2.DeleteBudgetRequest, context: Context
     ) -> budget_pb2.DeleteBudgetResponse:
         """Ends a budget."""
-        await self._definitions.delete(*wire.resource_of(request.name, "budgets"), request.etag)
+        await self._definitions.delete(
+            *wire.resource_of(request.name, "budgets"), request.etag, by=wire_alerts.caller()
+        )
         return budget_pb2.DeleteBudgetResponse()
 
     async def Audit(self, request: budget_pb2.AuditRequest, context: Context) -> budget_pb2.AuditResponse:

@@ -46,4 +46,7 @@ class BudgetSettings(ServiceSettings):
     reservations_kept_days: int = Field(
         default=30, ge=8, le=3_650, description="how long reservations are kept after they were closed"
     )
+    loopback_webhooks: bool = Field(
+        default=False, description="whether webhooks may go to this machine, over http too: for trying things out"
+    )
     rates_interval_s: float = Field(default=20.0, gt=0, le=3_600, description="how often metering is asked for rates")

@@ -7,7 +7,7 @@ from datetime import date, timedelta
 from functools import lru_cache
 from typing import Any, Final
 
-from pursestrings.budget.v1 import budget_pb2
+from pursestrings.budget.v1 import budget_pb2, pauses_pb2
 from services.budget.domain.model import (
     AMOUNT_MAX,
     Applied,
@@ -23,6 +23,7 @@ from services.budget.domain.model import (
     Use,
     key_text,
 )
+from services.budget.domain.pauses import Pause
 from services.budget.rates import Rates
 from services.kit.errors import invalid
 from services.kit.money import CURRENCIES
@@ -370,6 +371,30 @@ def set_decision(target: budget_pb2.Decision, decision: Decision) -> None:
         target.unchecked_budgets.extend(decision.unchecked)
     if decision.rate_version:
         target.rate_card_version = decision.rate_version
+    for pause in decision.pauses:
+        target.pauses.append(pause_message(pause, None))
+
+
+def pause_message(pause: Pause, at_us: int | None) -> pauses_pb2.Pause:
+    """A pause as the contract has it; `at_us` says whether it is active, None: it is."""
+    message = pauses_pb2.Pause(
+        name=pause.name,
+        subject=pause.subject,
+        cause=pause.cause.value,  # type: ignore[arg-type]
+        reason=pause.reason,
+        paused_by=pause.paused_by,
+        budget=pause.budget,
+        window=key_text(pause.window_key) if pause.budget_no else "",
+        ended_by=pause.ended_by,
+        end_note=pause.end_note,
+        active=at_us is None or pause.is_active(at_us),
+    )
+    set_time(message.pause_time, pause.paused_us)
+    if pause.until_us < LIFETIME_END_US:
+        set_time(message.until_time, pause.until_us)
+    if pause.ended_us is not None:
+        set_time(message.end_time, pause.ended_us)
+    return message
 
 
 _uses: dict[tuple[Budget, int], budget_pb2.BudgetUse] = {}

@@ -38,6 +38,7 @@ def draft_of(budget: budget_pb2.Budget, table: RateTable | None = None) -> Draft
         else None,
         budget.rollover.cap_amount if budget.HasField("rollover") else None,
         budget.over_allocation,
+        budget.resume,
     )
 
 
@@ -89,6 +90,7 @@ def budget_message(budget: Budget) -> budget_pb2.Budget:
         etag=etag(budget),
         allocated_from=budget.allocated_from,
         over_allocation=budget.over_allocation.value,  # type: ignore[arg-type]
+        resume=budget.resume.value,  # type: ignore[arg-type]
     )
     if budget.rollover_cap:
         message.rollover.cap_amount = budget.rollover_cap

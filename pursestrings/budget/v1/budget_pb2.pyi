@@ -14,6 +14,7 @@ import google.protobuf.message
 import google.protobuf.timestamp_pb2
 import google.rpc.status_pb2
 import pursestrings.budget.v1.limits_pb2
+import pursestrings.budget.v1.pauses_pb2
 import pursestrings.type.v1.type_pb2
 import sys
 import typing
@@ -104,7 +105,7 @@ class _OnExceed:
 class _OnExceedEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_OnExceed.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     ON_EXCEED_UNSPECIFIED: _OnExceed.ValueType  # 0
-    """Not said: BLOCK."""
+    """Not said: the organisation's default, BLOCK unless it is set."""
     ON_EXCEED_BLOCK: _OnExceed.ValueType  # 1
     """The spend is denied."""
     ON_EXCEED_WARN: _OnExceed.ValueType  # 2
@@ -112,13 +113,15 @@ class _OnExceedEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumT
     ON_EXCEED_ALERT: _OnExceed.ValueType  # 3
     """The spend is allowed; only the alert says so."""
     ON_EXCEED_PAUSE: _OnExceed.ValueType  # 4
-    """The spend is denied and the subject is paused."""
+    """The spend is denied, and the budget's subject is paused: by use that reaches the limit, or by the first denial of an
+    estimate that would fit an empty window.
+    """
 
 class OnExceed(_OnExceed, metaclass=_OnExceedEnumTypeWrapper):
     """What happens when a spend does not fit."""
 
 ON_EXCEED_UNSPECIFIED: OnExceed.ValueType  # 0
-"""Not said: BLOCK."""
+"""Not said: the organisation's default, BLOCK unless it is set."""
 ON_EXCEED_BLOCK: OnExceed.ValueType  # 1
 """The spend is denied."""
 ON_EXCEED_WARN: OnExceed.ValueType  # 2
@@ -126,7 +129,9 @@ ON_EXCEED_WARN: OnExceed.ValueType  # 2
 ON_EXCEED_ALERT: OnExceed.ValueType  # 3
 """The spend is allowed; only the alert says so."""
 ON_EXCEED_PAUSE: OnExceed.ValueType  # 4
-"""The spend is denied and the subject is paused."""
+"""The spend is denied, and the budget's subject is paused: by use that reaches the limit, or by the first denial of an
+estimate that would fit an empty window.
+"""
 Global___OnExceed: typing_extensions.TypeAlias = OnExceed
 
 class _Outcome:
@@ -175,6 +180,8 @@ class _DeniedReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._E
     """The wallet is frozen, for example by a dispute."""
     DENIED_REASON_NO_WALLET: _DeniedReason.ValueType  # 5
     """The organisation requires a wallet and the subject has none."""
+    DENIED_REASON_UNBUDGETED: _DeniedReason.ValueType  # 10
+    """The organisation denies what no budget counts, and none counts this."""
 
 class DeniedReason(_DeniedReason, metaclass=_DeniedReasonEnumTypeWrapper):
     """Why a spend was denied, in one word."""
@@ -191,6 +198,8 @@ DENIED_REASON_WALLET_FROZEN: DeniedReason.ValueType  # 4
 """The wallet is frozen, for example by a dispute."""
 DENIED_REASON_NO_WALLET: DeniedReason.ValueType  # 5
 """The organisation requires a wallet and the subject has none."""
+DENIED_REASON_UNBUDGETED: DeniedReason.ValueType  # 10
+"""The organisation denies what no budget counts, and none counts this."""
 Global___DeniedReason: typing_extensions.TypeAlias = DeniedReason
 
 class _ReservationState:
@@ -224,6 +233,134 @@ RESERVATION_STATE_RELEASED: ReservationState.ValueType  # 3
 RESERVATION_STATE_EXPIRED: ReservationState.ValueType  # 4
 """Its time ran out."""
 Global___ReservationState: typing_extensions.TypeAlias = ReservationState
+
+class _Severity:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _SeverityEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Severity.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    SEVERITY_UNSPECIFIED: _Severity.ValueType  # 0
+    """Never sent."""
+    SEVERITY_WARNING: _Severity.ValueType  # 1
+    """A threshold below 95 %."""
+    SEVERITY_CRITICAL: _Severity.ValueType  # 2
+    """A threshold from 95 %."""
+    SEVERITY_EXCEEDED: _Severity.ValueType  # 3
+    """A threshold from 100 %, or a denied estimate."""
+
+class Severity(_Severity, metaclass=_SeverityEnumTypeWrapper):
+    """How serious an alert is."""
+
+SEVERITY_UNSPECIFIED: Severity.ValueType  # 0
+"""Never sent."""
+SEVERITY_WARNING: Severity.ValueType  # 1
+"""A threshold below 95 %."""
+SEVERITY_CRITICAL: Severity.ValueType  # 2
+"""A threshold from 95 %."""
+SEVERITY_EXCEEDED: Severity.ValueType  # 3
+"""A threshold from 100 %, or a denied estimate."""
+Global___Severity: typing_extensions.TypeAlias = Severity
+
+class _AlertCause:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _AlertCauseEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_AlertCause.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    ALERT_CAUSE_UNSPECIFIED: _AlertCause.ValueType  # 0
+    """Never sent."""
+    ALERT_CAUSE_USE: _AlertCause.ValueType  # 1
+    """Use reached the threshold."""
+    ALERT_CAUSE_DENIAL: _AlertCause.ValueType  # 2
+    """The first denial of an estimate that would fit an empty window; `percent` may be below 100."""
+    ALERT_CAUSE_CHANGE: _AlertCause.ValueType  # 3
+    """A changed limit or threshold met use that was there."""
+
+class AlertCause(_AlertCause, metaclass=_AlertCauseEnumTypeWrapper):
+    """What raised an alert."""
+
+ALERT_CAUSE_UNSPECIFIED: AlertCause.ValueType  # 0
+"""Never sent."""
+ALERT_CAUSE_USE: AlertCause.ValueType  # 1
+"""Use reached the threshold."""
+ALERT_CAUSE_DENIAL: AlertCause.ValueType  # 2
+"""The first denial of an estimate that would fit an empty window; `percent` may be below 100."""
+ALERT_CAUSE_CHANGE: AlertCause.ValueType  # 3
+"""A changed limit or threshold met use that was there."""
+Global___AlertCause: typing_extensions.TypeAlias = AlertCause
+
+class _AlertState:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _AlertStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_AlertState.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    ALERT_STATE_UNSPECIFIED: _AlertState.ValueType  # 0
+    """In a request: both."""
+    ALERT_STATE_OPEN: _AlertState.ValueType  # 1
+    """Nobody has."""
+    ALERT_STATE_ACKNOWLEDGED: _AlertState.ValueType  # 2
+    """Somebody has."""
+
+class AlertState(_AlertState, metaclass=_AlertStateEnumTypeWrapper):
+    """Whether somebody has seen an alert."""
+
+ALERT_STATE_UNSPECIFIED: AlertState.ValueType  # 0
+"""In a request: both."""
+ALERT_STATE_OPEN: AlertState.ValueType  # 1
+"""Nobody has."""
+ALERT_STATE_ACKNOWLEDGED: AlertState.ValueType  # 2
+"""Somebody has."""
+Global___AlertState: typing_extensions.TypeAlias = AlertState
+
+class _ExpiredHold:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _ExpiredHoldEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ExpiredHold.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    EXPIRED_HOLD_UNSPECIFIED: _ExpiredHold.ValueType  # 0
+    """Not said: RELEASE."""
+    EXPIRED_HOLD_RELEASE: _ExpiredHold.ValueType  # 1
+    """It is released and reported."""
+    EXPIRED_HOLD_CHARGE_ESTIMATE: _ExpiredHold.ValueType  # 2
+    """What is left of the estimate counts as used."""
+
+class ExpiredHold(_ExpiredHold, metaclass=_ExpiredHoldEnumTypeWrapper):
+    """What becomes of a hold that expires and was never settled."""
+
+EXPIRED_HOLD_UNSPECIFIED: ExpiredHold.ValueType  # 0
+"""Not said: RELEASE."""
+EXPIRED_HOLD_RELEASE: ExpiredHold.ValueType  # 1
+"""It is released and reported."""
+EXPIRED_HOLD_CHARGE_ESTIMATE: ExpiredHold.ValueType  # 2
+"""What is left of the estimate counts as used."""
+Global___ExpiredHold: typing_extensions.TypeAlias = ExpiredHold
+
+class _UnratedModel:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _UnratedModelEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_UnratedModel.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    UNRATED_MODEL_UNSPECIFIED: _UnratedModel.ValueType  # 0
+    """Not said: ALLOW."""
+    UNRATED_MODEL_ALLOW: _UnratedModel.ValueType  # 1
+    """It may; its use counts as the estimate until a price arrives."""
+    UNRATED_MODEL_BLOCK: _UnratedModel.ValueType  # 2
+    """It may not."""
+
+class UnratedModel(_UnratedModel, metaclass=_UnratedModelEnumTypeWrapper):
+    """Whether a model that no rate card prices may be used."""
+
+UNRATED_MODEL_UNSPECIFIED: UnratedModel.ValueType  # 0
+"""Not said: ALLOW."""
+UNRATED_MODEL_ALLOW: UnratedModel.ValueType  # 1
+"""It may; its use counts as the estimate until a price arrives."""
+UNRATED_MODEL_BLOCK: UnratedModel.ValueType  # 2
+"""It may not."""
+Global___UnratedModel: typing_extensions.TypeAlias = UnratedModel
 
 @typing.final
 class Window(google.protobuf.message.Message):
@@ -331,6 +468,7 @@ class Budget(google.protobuf.message.Message):
     ROLLOVER_FIELD_NUMBER: builtins.int
     ALLOCATED_FROM_FIELD_NUMBER: builtins.int
     OVER_ALLOCATION_FIELD_NUMBER: builtins.int
+    RESUME_FIELD_NUMBER: builtins.int
     name: builtins.str
     """`{subject}/budgets/{id}`."""
     display_name: builtins.str
@@ -342,20 +480,24 @@ class Budget(google.protobuf.message.Message):
     limit_amount: builtins.int
     """The most a window may use: nano-units of the currency for COST, a count otherwise. 0: nothing may be spent."""
     on_exceed: Global___OnExceed.ValueType
-    """What happens when a spend does not fit. Default BLOCK."""
+    """What happens when a spend does not fit. Not said: the organisation's default, as it is when the budget is written."""
     etag: builtins.str
     """Changes with every update; give it back to update only what you have seen."""
     allocated_from: builtins.str
     """The budget that this one was allocated out of. Empty: none. Set by Allocate alone."""
     over_allocation: pursestrings.budget.v1.limits_pb2.OverAllocation.ValueType
     """What happens when more than the limit would be allocated out of this budget. Default BLOCK."""
+    resume: pursestrings.budget.v1.pauses_pb2.ResumeMode.ValueType
+    """PAUSE: how a pause that this budget makes ends. Not said: the organisation's default."""
     @property
     def window(self) -> Global___Window:
         """The calendar."""
 
     @property
     def thresholds_percent(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """Percentages of the limit that raise an alert when use reaches them, 1 to 1000, at most 16. Empty: 50, 80, 95, 100."""
+        """Percentages of the limit that raise an alert when use reaches them, 1 to 1000, ascending, each once, at most 16.
+        Empty: the organisation's default, 50, 80, 95, 100 unless it is set.
+        """
 
     @property
     def selector(self) -> Global___Selector:
@@ -396,9 +538,10 @@ class Budget(google.protobuf.message.Message):
         rollover: pursestrings.budget.v1.limits_pb2.Rollover | None = ...,
         allocated_from: builtins.str = ...,
         over_allocation: pursestrings.budget.v1.limits_pb2.OverAllocation.ValueType = ...,
+        resume: pursestrings.budget.v1.pauses_pb2.ResumeMode.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time", "effective_from", b"effective_from", "rollover", b"rollover", "selector", b"selector", "update_time", b"update_time", "window", b"window"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["allocated_from", b"allocated_from", "create_time", b"create_time", "currency_code", b"currency_code", "dimension", b"dimension", "display_name", b"display_name", "effective_from", b"effective_from", "etag", b"etag", "limit_amount", b"limit_amount", "name", b"name", "on_exceed", b"on_exceed", "over_allocation", b"over_allocation", "rollover", b"rollover", "selector", b"selector", "thresholds_percent", b"thresholds_percent", "update_time", b"update_time", "window", b"window"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["allocated_from", b"allocated_from", "create_time", b"create_time", "currency_code", b"currency_code", "dimension", b"dimension", "display_name", b"display_name", "effective_from", b"effective_from", "etag", b"etag", "limit_amount", b"limit_amount", "name", b"name", "on_exceed", b"on_exceed", "over_allocation", b"over_allocation", "resume", b"resume", "rollover", b"rollover", "selector", b"selector", "thresholds_percent", b"thresholds_percent", "update_time", b"update_time", "window", b"window"]) -> None: ...
 
 Global___Budget: typing_extensions.TypeAlias = Budget
 
@@ -571,6 +714,7 @@ class Decision(google.protobuf.message.Message):
     UNCHECKED_BUDGETS_FIELD_NUMBER: builtins.int
     RATE_CARD_VERSION_FIELD_NUMBER: builtins.int
     FITTING_OUTPUT_TOKENS_FIELD_NUMBER: builtins.int
+    PAUSES_FIELD_NUMBER: builtins.int
     outcome: Global___Outcome.ValueType
     """Allow, deny, or ask a person."""
     reservation: builtins.str
@@ -609,6 +753,10 @@ class Decision(google.protobuf.message.Message):
     def unchecked_budgets(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Budgets whose dimension the estimate does not know; they hold 0."""
 
+    @property
+    def pauses(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[pursestrings.budget.v1.pauses_pb2.Pause]:
+        """DENY: the pauses that caused it, or that this denial has begun; at most 20."""
+
     def __init__(
         self,
         *,
@@ -624,9 +772,10 @@ class Decision(google.protobuf.message.Message):
         unchecked_budgets: collections.abc.Iterable[builtins.str] | None = ...,
         rate_card_version: builtins.str = ...,
         fitting_output_tokens: builtins.int = ...,
+        pauses: collections.abc.Iterable[pursestrings.budget.v1.pauses_pb2.Pause] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["cost", b"cost", "expire_time", b"expire_time", "tightest", b"tightest"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["cost", b"cost", "denied_reason", b"denied_reason", "expire_time", b"expire_time", "fitting_output_tokens", b"fitting_output_tokens", "outcome", b"outcome", "rate_card_version", b"rate_card_version", "reservation", b"reservation", "tightest", b"tightest", "unchecked_budgets", b"unchecked_budgets", "violations", b"violations", "wallet", b"wallet", "warnings", b"warnings"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cost", b"cost", "denied_reason", b"denied_reason", "expire_time", b"expire_time", "fitting_output_tokens", b"fitting_output_tokens", "outcome", b"outcome", "pauses", b"pauses", "rate_card_version", b"rate_card_version", "reservation", b"reservation", "tightest", b"tightest", "unchecked_budgets", b"unchecked_budgets", "violations", b"violations", "wallet", b"wallet", "warnings", b"warnings"]) -> None: ...
 
 Global___Decision: typing_extensions.TypeAlias = Decision
 
@@ -1424,7 +1573,9 @@ class UpdateBudgetRequest(google.protobuf.message.Message):
 
     @property
     def update_mask(self) -> google.protobuf.field_mask_pb2.FieldMask:
-        """Which fields: display_name, limit_amount, on_exceed, thresholds_percent, selector, window, rollover, over_allocation."""
+        """Which fields: display_name, limit_amount, on_exceed, resume, thresholds_percent, selector, window, rollover,
+        over_allocation.
+        """
 
     def __init__(
         self,
@@ -1948,6 +2099,405 @@ class ListOverridesResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["next_page_token", b"next_page_token", "overrides", b"overrides"]) -> None: ...
 
 Global___ListOverridesResponse: typing_extensions.TypeAlias = ListOverridesResponse
+
+@typing.final
+class Alert(google.protobuf.message.Message):
+    """A budget's window has reached a threshold. Once a budget, window, threshold and limit generation; its facts are those
+    of the moment it was raised.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    SUBJECT_FIELD_NUMBER: builtins.int
+    BUDGET_FIELD_NUMBER: builtins.int
+    DIMENSION_FIELD_NUMBER: builtins.int
+    CURRENCY_CODE_FIELD_NUMBER: builtins.int
+    LIMIT_AMOUNT_FIELD_NUMBER: builtins.int
+    SPENT_AMOUNT_FIELD_NUMBER: builtins.int
+    RESERVED_AMOUNT_FIELD_NUMBER: builtins.int
+    ASKED_AMOUNT_FIELD_NUMBER: builtins.int
+    REMAINING_AMOUNT_FIELD_NUMBER: builtins.int
+    PERCENT_FIELD_NUMBER: builtins.int
+    THRESHOLD_PERCENT_FIELD_NUMBER: builtins.int
+    WINDOW_FIELD_NUMBER: builtins.int
+    WINDOW_START_TIME_FIELD_NUMBER: builtins.int
+    WINDOW_END_TIME_FIELD_NUMBER: builtins.int
+    SEVERITY_FIELD_NUMBER: builtins.int
+    CAUSE_FIELD_NUMBER: builtins.int
+    RECOMMENDED_ACTION_FIELD_NUMBER: builtins.int
+    ON_EXCEED_FIELD_NUMBER: builtins.int
+    GENERATION_FIELD_NUMBER: builtins.int
+    RAISE_TIME_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    ACKNOWLEDGE_TIME_FIELD_NUMBER: builtins.int
+    ACKNOWLEDGED_BY_FIELD_NUMBER: builtins.int
+    NOTE_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """`{subject}/alerts/{id}`."""
+    subject: builtins.str
+    """Whose budget it is."""
+    budget: builtins.str
+    """The budget."""
+    dimension: Global___Dimension.ValueType
+    """What it limits."""
+    currency_code: builtins.str
+    """COST only: its currency."""
+    limit_amount: builtins.int
+    """The limit then, in the budget's unit."""
+    spent_amount: builtins.int
+    """What was used then."""
+    reserved_amount: builtins.int
+    """What was held then. 0 in an alert of use."""
+    asked_amount: builtins.int
+    """DENIAL: what the estimate asked."""
+    remaining_amount: builtins.int
+    """limit - spent; below 0 it is overage."""
+    percent: builtins.int
+    """spent in percent of the limit, rounded down; 100 where the limit is 0."""
+    threshold_percent: builtins.int
+    """The threshold; 100 for DENIAL."""
+    window: builtins.str
+    """The window's key."""
+    severity: Global___Severity.ValueType
+    """How serious it is."""
+    cause: Global___AlertCause.ValueType
+    """What raised it."""
+    recommended_action: builtins.str
+    """What a person may do, in words."""
+    on_exceed: Global___OnExceed.ValueType
+    """The reaction of the budget then."""
+    generation: builtins.int
+    """How often the limit had been raised, from 1."""
+    state: Global___AlertState.ValueType
+    """Whether somebody has seen it."""
+    acknowledged_by: builtins.str
+    """By whom: the subject of the credential and the token's id."""
+    note: builtins.str
+    """What they noted."""
+    @property
+    def window_start_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When the window began. Absent: LIFETIME."""
+
+    @property
+    def window_end_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it ends. Absent: never."""
+
+    @property
+    def raise_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it was raised."""
+
+    @property
+    def acknowledge_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it was acknowledged."""
+
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        subject: builtins.str = ...,
+        budget: builtins.str = ...,
+        dimension: Global___Dimension.ValueType = ...,
+        currency_code: builtins.str = ...,
+        limit_amount: builtins.int = ...,
+        spent_amount: builtins.int = ...,
+        reserved_amount: builtins.int = ...,
+        asked_amount: builtins.int = ...,
+        remaining_amount: builtins.int = ...,
+        percent: builtins.int = ...,
+        threshold_percent: builtins.int = ...,
+        window: builtins.str = ...,
+        window_start_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        window_end_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        severity: Global___Severity.ValueType = ...,
+        cause: Global___AlertCause.ValueType = ...,
+        recommended_action: builtins.str = ...,
+        on_exceed: Global___OnExceed.ValueType = ...,
+        generation: builtins.int = ...,
+        raise_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        state: Global___AlertState.ValueType = ...,
+        acknowledge_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        acknowledged_by: builtins.str = ...,
+        note: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["acknowledge_time", b"acknowledge_time", "raise_time", b"raise_time", "window_end_time", b"window_end_time", "window_start_time", b"window_start_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["acknowledge_time", b"acknowledge_time", "acknowledged_by", b"acknowledged_by", "asked_amount", b"asked_amount", "budget", b"budget", "cause", b"cause", "currency_code", b"currency_code", "dimension", b"dimension", "generation", b"generation", "limit_amount", b"limit_amount", "name", b"name", "note", b"note", "on_exceed", b"on_exceed", "percent", b"percent", "raise_time", b"raise_time", "recommended_action", b"recommended_action", "remaining_amount", b"remaining_amount", "reserved_amount", b"reserved_amount", "severity", b"severity", "spent_amount", b"spent_amount", "state", b"state", "subject", b"subject", "threshold_percent", b"threshold_percent", "window", b"window", "window_end_time", b"window_end_time", "window_start_time", b"window_start_time"]) -> None: ...
+
+Global___Alert: typing_extensions.TypeAlias = Alert
+
+@typing.final
+class ListAlertsRequest(google.protobuf.message.Message):
+    """Asks for alerts."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    SEVERITY_MIN_FIELD_NUMBER: builtins.int
+    BUDGET_FIELD_NUMBER: builtins.int
+    START_TIME_FIELD_NUMBER: builtins.int
+    END_TIME_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    parent: builtins.str
+    """The subject; its alerts and those of the subjects below it are listed."""
+    state: Global___AlertState.ValueType
+    """Only of this state. Not said: both."""
+    severity_min: Global___Severity.ValueType
+    """Only of this severity or a higher one. Not said: all."""
+    budget: builtins.str
+    """Only of this budget."""
+    page_size: builtins.int
+    """Alerts a page, 1 to 1,000. 0: 100."""
+    page_token: builtins.str
+    """The `next_page_token` of the page before."""
+    @property
+    def start_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Only those raised from this instant on."""
+
+    @property
+    def end_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Only those raised before this instant."""
+
+    def __init__(
+        self,
+        *,
+        parent: builtins.str = ...,
+        state: Global___AlertState.ValueType = ...,
+        severity_min: Global___Severity.ValueType = ...,
+        budget: builtins.str = ...,
+        start_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        end_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["end_time", b"end_time", "start_time", b"start_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["budget", b"budget", "end_time", b"end_time", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "severity_min", b"severity_min", "start_time", b"start_time", "state", b"state"]) -> None: ...
+
+Global___ListAlertsRequest: typing_extensions.TypeAlias = ListAlertsRequest
+
+@typing.final
+class ListAlertsResponse(google.protobuf.message.Message):
+    """A page of alerts."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ALERTS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """Empty on the last page."""
+    @property
+    def alerts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Alert]:
+        """The newest first."""
+
+    def __init__(
+        self,
+        *,
+        alerts: collections.abc.Iterable[Global___Alert] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["alerts", b"alerts", "next_page_token", b"next_page_token"]) -> None: ...
+
+Global___ListAlertsResponse: typing_extensions.TypeAlias = ListAlertsResponse
+
+@typing.final
+class AcknowledgeAlertRequest(google.protobuf.message.Message):
+    """Asks to note that an alert was seen."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    NOTE_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """`{subject}/alerts/{id}`."""
+    note: builtins.str
+    """At most 500 characters."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        note: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "note", b"note"]) -> None: ...
+
+Global___AcknowledgeAlertRequest: typing_extensions.TypeAlias = AcknowledgeAlertRequest
+
+@typing.final
+class AcknowledgeAlertResponse(google.protobuf.message.Message):
+    """It is noted."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ALERT_FIELD_NUMBER: builtins.int
+    @property
+    def alert(self) -> Global___Alert:
+        """The alert; where it was acknowledged before, that stays."""
+
+    def __init__(
+        self,
+        *,
+        alert: Global___Alert | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["alert", b"alert"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["alert", b"alert"]) -> None: ...
+
+Global___AcknowledgeAlertResponse: typing_extensions.TypeAlias = AcknowledgeAlertResponse
+
+@typing.final
+class OrgSettings(google.protobuf.message.Message):
+    """What holds for a whole organisation."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ORG_FIELD_NUMBER: builtins.int
+    DEFAULT_ON_EXCEED_FIELD_NUMBER: builtins.int
+    DEFAULT_RESUME_FIELD_NUMBER: builtins.int
+    DEFAULT_THRESHOLDS_PERCENT_FIELD_NUMBER: builtins.int
+    DENY_UNBUDGETED_FIELD_NUMBER: builtins.int
+    REQUIRE_WALLET_FIELD_NUMBER: builtins.int
+    EXPIRED_HOLD_FIELD_NUMBER: builtins.int
+    UNRATED_MODEL_FIELD_NUMBER: builtins.int
+    ETAG_FIELD_NUMBER: builtins.int
+    UPDATE_TIME_FIELD_NUMBER: builtins.int
+    UPDATED_BY_FIELD_NUMBER: builtins.int
+    org: builtins.str
+    """`orgs/{id}`."""
+    default_on_exceed: Global___OnExceed.ValueType
+    """The reaction of budgets that do not say one. BLOCK unless set."""
+    default_resume: pursestrings.budget.v1.pauses_pb2.ResumeMode.ValueType
+    """How pauses end where a budget does not say it. MANUAL unless set."""
+    deny_unbudgeted: builtins.bool
+    """Whether spends that no budget counts are denied."""
+    require_wallet: builtins.bool
+    """Whether spends without a wallet are denied."""
+    expired_hold: Global___ExpiredHold.ValueType
+    """What becomes of holds that expire unsettled."""
+    unrated_model: Global___UnratedModel.ValueType
+    """Whether models without a price may be used."""
+    etag: builtins.str
+    """Changes with every update; give it back to update only what you have seen."""
+    updated_by: builtins.str
+    """Who changed them last."""
+    @property
+    def default_thresholds_percent(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """The thresholds of budgets that do not say them. 50, 80, 95, 100 unless set."""
+
+    @property
+    def update_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When they were last changed. Absent: never."""
+
+    def __init__(
+        self,
+        *,
+        org: builtins.str = ...,
+        default_on_exceed: Global___OnExceed.ValueType = ...,
+        default_resume: pursestrings.budget.v1.pauses_pb2.ResumeMode.ValueType = ...,
+        default_thresholds_percent: collections.abc.Iterable[builtins.int] | None = ...,
+        deny_unbudgeted: builtins.bool = ...,
+        require_wallet: builtins.bool = ...,
+        expired_hold: Global___ExpiredHold.ValueType = ...,
+        unrated_model: Global___UnratedModel.ValueType = ...,
+        etag: builtins.str = ...,
+        update_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        updated_by: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["update_time", b"update_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["default_on_exceed", b"default_on_exceed", "default_resume", b"default_resume", "default_thresholds_percent", b"default_thresholds_percent", "deny_unbudgeted", b"deny_unbudgeted", "etag", b"etag", "expired_hold", b"expired_hold", "org", b"org", "require_wallet", b"require_wallet", "unrated_model", b"unrated_model", "update_time", b"update_time", "updated_by", b"updated_by"]) -> None: ...
+
+Global___OrgSettings: typing_extensions.TypeAlias = OrgSettings
+
+@typing.final
+class GetOrgSettingsRequest(google.protobuf.message.Message):
+    """Asks for an organisation's settings."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ORG_FIELD_NUMBER: builtins.int
+    org: builtins.str
+    """`orgs/{id}`."""
+    def __init__(
+        self,
+        *,
+        org: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["org", b"org"]) -> None: ...
+
+Global___GetOrgSettingsRequest: typing_extensions.TypeAlias = GetOrgSettingsRequest
+
+@typing.final
+class GetOrgSettingsResponse(google.protobuf.message.Message):
+    """The settings."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SETTINGS_FIELD_NUMBER: builtins.int
+    @property
+    def settings(self) -> Global___OrgSettings:
+        """Those in force."""
+
+    def __init__(
+        self,
+        *,
+        settings: Global___OrgSettings | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["settings", b"settings"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["settings", b"settings"]) -> None: ...
+
+Global___GetOrgSettingsResponse: typing_extensions.TypeAlias = GetOrgSettingsResponse
+
+@typing.final
+class UpdateOrgSettingsRequest(google.protobuf.message.Message):
+    """Asks to change an organisation's settings."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SETTINGS_FIELD_NUMBER: builtins.int
+    UPDATE_MASK_FIELD_NUMBER: builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: builtins.int
+    validate_only: builtins.bool
+    """Check without changing."""
+    @property
+    def settings(self) -> Global___OrgSettings:
+        """The new values; `org` says whose. A non-empty `etag` must be the current one."""
+
+    @property
+    def update_mask(self) -> google.protobuf.field_mask_pb2.FieldMask:
+        """Which fields: default_on_exceed, default_resume, default_thresholds_percent, deny_unbudgeted, require_wallet,
+        expired_hold, unrated_model.
+        """
+
+    def __init__(
+        self,
+        *,
+        settings: Global___OrgSettings | None = ...,
+        update_mask: google.protobuf.field_mask_pb2.FieldMask | None = ...,
+        validate_only: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["settings", b"settings", "update_mask", b"update_mask"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["settings", b"settings", "update_mask", b"update_mask", "validate_only", b"validate_only"]) -> None: ...
+
+Global___UpdateOrgSettingsRequest: typing_extensions.TypeAlias = UpdateOrgSettingsRequest
+
+@typing.final
+class UpdateOrgSettingsResponse(google.protobuf.message.Message):
+    """The changed settings."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SETTINGS_FIELD_NUMBER: builtins.int
+    @property
+    def settings(self) -> Global___OrgSettings:
+        """Those in force now. Defaults change no budget that exists."""
+
+    def __init__(
+        self,
+        *,
+        settings: Global___OrgSettings | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["settings", b"settings"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["settings", b"settings"]) -> None: ...
+
+Global___UpdateOrgSettingsResponse: typing_extensions.TypeAlias = UpdateOrgSettingsResponse
 
 @typing.final
 class LeasePoint(google.protobuf.message.Message):

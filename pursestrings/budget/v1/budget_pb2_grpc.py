@@ -4,6 +4,8 @@ import grpc
 import warnings
 
 from pursestrings.budget.v1 import budget_pb2 as pursestrings_dot_budget_dot_v1_dot_budget__pb2
+from pursestrings.budget.v1 import pauses_pb2 as pursestrings_dot_budget_dot_v1_dot_pauses__pb2
+from pursestrings.budget.v1 import subscriptions_pb2 as pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2
 
 GRPC_GENERATED_VERSION = '1.71.2'
 GRPC_VERSION = grpc.__version__
@@ -119,6 +121,71 @@ class BudgetServiceStub(object):
                 '/pursestrings.budget.v1.BudgetService/ListOverrides',
                 request_serializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.ListOverridesRequest.SerializeToString,
                 response_deserializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.ListOverridesResponse.FromString,
+                _registered_method=True)
+        self.Pause = channel.unary_unary(
+                '/pursestrings.budget.v1.BudgetService/Pause',
+                request_serializer=pursestrings_dot_budget_dot_v1_dot_pauses__pb2.PauseRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_budget_dot_v1_dot_pauses__pb2.PauseResponse.FromString,
+                _registered_method=True)
+        self.Resume = channel.unary_unary(
+                '/pursestrings.budget.v1.BudgetService/Resume',
+                request_serializer=pursestrings_dot_budget_dot_v1_dot_pauses__pb2.ResumeRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_budget_dot_v1_dot_pauses__pb2.ResumeResponse.FromString,
+                _registered_method=True)
+        self.ListPauses = channel.unary_unary(
+                '/pursestrings.budget.v1.BudgetService/ListPauses',
+                request_serializer=pursestrings_dot_budget_dot_v1_dot_pauses__pb2.ListPausesRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_budget_dot_v1_dot_pauses__pb2.ListPausesResponse.FromString,
+                _registered_method=True)
+        self.ListAlerts = channel.unary_unary(
+                '/pursestrings.budget.v1.BudgetService/ListAlerts',
+                request_serializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.ListAlertsRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.ListAlertsResponse.FromString,
+                _registered_method=True)
+        self.AcknowledgeAlert = channel.unary_unary(
+                '/pursestrings.budget.v1.BudgetService/AcknowledgeAlert',
+                request_serializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.AcknowledgeAlertRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.AcknowledgeAlertResponse.FromString,
+                _registered_method=True)
+        self.CreateSubscription = channel.unary_unary(
+                '/pursestrings.budget.v1.BudgetService/CreateSubscription',
+                request_serializer=pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.CreateSubscriptionRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.CreateSubscriptionResponse.FromString,
+                _registered_method=True)
+        self.GetSubscription = channel.unary_unary(
+                '/pursestrings.budget.v1.BudgetService/GetSubscription',
+                request_serializer=pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.GetSubscriptionRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.GetSubscriptionResponse.FromString,
+                _registered_method=True)
+        self.ListSubscriptions = channel.unary_unary(
+                '/pursestrings.budget.v1.BudgetService/ListSubscriptions',
+                request_serializer=pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.ListSubscriptionsRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.ListSubscriptionsResponse.FromString,
+                _registered_method=True)
+        self.UpdateSubscription = channel.unary_unary(
+                '/pursestrings.budget.v1.BudgetService/UpdateSubscription',
+                request_serializer=pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.UpdateSubscriptionRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.UpdateSubscriptionResponse.FromString,
+                _registered_method=True)
+        self.DeleteSubscription = channel.unary_unary(
+                '/pursestrings.budget.v1.BudgetService/DeleteSubscription',
+                request_serializer=pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.DeleteSubscriptionRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.DeleteSubscriptionResponse.FromString,
+                _registered_method=True)
+        self.MatchSubscriptions = channel.unary_unary(
+                '/pursestrings.budget.v1.BudgetService/MatchSubscriptions',
+                request_serializer=pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.MatchSubscriptionsRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.MatchSubscriptionsResponse.FromString,
+                _registered_method=True)
+        self.GetOrgSettings = channel.unary_unary(
+                '/pursestrings.budget.v1.BudgetService/GetOrgSettings',
+                request_serializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.GetOrgSettingsRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.GetOrgSettingsResponse.FromString,
+                _registered_method=True)
+        self.UpdateOrgSettings = channel.unary_unary(
+                '/pursestrings.budget.v1.BudgetService/UpdateOrgSettings',
+                request_serializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.UpdateOrgSettingsRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.UpdateOrgSettingsResponse.FromString,
                 _registered_method=True)
         self.Audit = channel.unary_unary(
                 '/pursestrings.budget.v1.BudgetService/Audit',
@@ -251,6 +318,97 @@ class BudgetServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Pause(self, request, context):
+        """Pauses a subject: its spends and those below it are denied until it is resumed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Resume(self, request, context):
+        """Ends all pauses of a subject, those of its budgets too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPauses(self, request, context):
+        """What is paused, since when, why, and how it ends.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAlerts(self, request, context):
+        """The alerts of a subject and of those below it, the newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AcknowledgeAlert(self, request, context):
+        """Notes who has seen an alert. The first acknowledgement stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateSubscription(self, request, context):
+        """Adds a place that a subject's events are sent to.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSubscription(self, request, context):
+        """A subscription, without its secret.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSubscriptions(self, request, context):
+        """The subscriptions of a subject and, if asked, of its descendants.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateSubscription(self, request, context):
+        """Changes the fields named in the mask.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteSubscription(self, request, context):
+        """Deletes a subscription.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MatchSubscriptions(self, request, context):
+        """Who is to be told of an event, with the secrets. For the worker that delivers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetOrgSettings(self, request, context):
+        """What holds for a whole organisation.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateOrgSettings(self, request, context):
+        """Changes the fields named in the mask.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Audit(self, request, context):
         """Verifies the service's own books in one snapshot, and gives the totals that other services compare with.
         """
@@ -345,6 +503,71 @@ def add_BudgetServiceServicer_to_server(servicer, server):
                     servicer.ListOverrides,
                     request_deserializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.ListOverridesRequest.FromString,
                     response_serializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.ListOverridesResponse.SerializeToString,
+            ),
+            'Pause': grpc.unary_unary_rpc_method_handler(
+                    servicer.Pause,
+                    request_deserializer=pursestrings_dot_budget_dot_v1_dot_pauses__pb2.PauseRequest.FromString,
+                    response_serializer=pursestrings_dot_budget_dot_v1_dot_pauses__pb2.PauseResponse.SerializeToString,
+            ),
+            'Resume': grpc.unary_unary_rpc_method_handler(
+                    servicer.Resume,
+                    request_deserializer=pursestrings_dot_budget_dot_v1_dot_pauses__pb2.ResumeRequest.FromString,
+                    response_serializer=pursestrings_dot_budget_dot_v1_dot_pauses__pb2.ResumeResponse.SerializeToString,
+            ),
+            'ListPauses': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPauses,
+                    request_deserializer=pursestrings_dot_budget_dot_v1_dot_pauses__pb2.ListPausesRequest.FromString,
+                    response_serializer=pursestrings_dot_budget_dot_v1_dot_pauses__pb2.ListPausesResponse.SerializeToString,
+            ),
+            'ListAlerts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAlerts,
+                    request_deserializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.ListAlertsRequest.FromString,
+                    response_serializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.ListAlertsResponse.SerializeToString,
+            ),
+            'AcknowledgeAlert': grpc.unary_unary_rpc_method_handler(
+                    servicer.AcknowledgeAlert,
+                    request_deserializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.AcknowledgeAlertRequest.FromString,
+                    response_serializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.AcknowledgeAlertResponse.SerializeToString,
+            ),
+            'CreateSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateSubscription,
+                    request_deserializer=pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.CreateSubscriptionRequest.FromString,
+                    response_serializer=pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.CreateSubscriptionResponse.SerializeToString,
+            ),
+            'GetSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSubscription,
+                    request_deserializer=pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.GetSubscriptionRequest.FromString,
+                    response_serializer=pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.GetSubscriptionResponse.SerializeToString,
+            ),
+            'ListSubscriptions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSubscriptions,
+                    request_deserializer=pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.ListSubscriptionsRequest.FromString,
+                    response_serializer=pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.ListSubscriptionsResponse.SerializeToString,
+            ),
+            'UpdateSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateSubscription,
+                    request_deserializer=pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.UpdateSubscriptionRequest.FromString,
+                    response_serializer=pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.UpdateSubscriptionResponse.SerializeToString,
+            ),
+            'DeleteSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSubscription,
+                    request_deserializer=pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.DeleteSubscriptionRequest.FromString,
+                    response_serializer=pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.DeleteSubscriptionResponse.SerializeToString,
+            ),
+            'MatchSubscriptions': grpc.unary_unary_rpc_method_handler(
+                    servicer.MatchSubscriptions,
+                    request_deserializer=pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.MatchSubscriptionsRequest.FromString,
+                    response_serializer=pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.MatchSubscriptionsResponse.SerializeToString,
+            ),
+            'GetOrgSettings': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetOrgSettings,
+                    request_deserializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.GetOrgSettingsRequest.FromString,
+                    response_serializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.GetOrgSettingsResponse.SerializeToString,
+            ),
+            'UpdateOrgSettings': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateOrgSettings,
+                    request_deserializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.UpdateOrgSettingsRequest.FromString,
+                    response_serializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.UpdateOrgSettingsResponse.SerializeToString,
             ),
             'Audit': grpc.unary_unary_rpc_method_handler(
                     servicer.Audit,
@@ -812,6 +1035,357 @@ class BudgetService(object):
             '/pursestrings.budget.v1.BudgetService/ListOverrides',
             pursestrings_dot_budget_dot_v1_dot_budget__pb2.ListOverridesRequest.SerializeToString,
             pursestrings_dot_budget_dot_v1_dot_budget__pb2.ListOverridesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pause(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.budget.v1.BudgetService/Pause',
+            pursestrings_dot_budget_dot_v1_dot_pauses__pb2.PauseRequest.SerializeToString,
+            pursestrings_dot_budget_dot_v1_dot_pauses__pb2.PauseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Resume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.budget.v1.BudgetService/Resume',
+            pursestrings_dot_budget_dot_v1_dot_pauses__pb2.ResumeRequest.SerializeToString,
+            pursestrings_dot_budget_dot_v1_dot_pauses__pb2.ResumeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPauses(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.budget.v1.BudgetService/ListPauses',
+            pursestrings_dot_budget_dot_v1_dot_pauses__pb2.ListPausesRequest.SerializeToString,
+            pursestrings_dot_budget_dot_v1_dot_pauses__pb2.ListPausesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAlerts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.budget.v1.BudgetService/ListAlerts',
+            pursestrings_dot_budget_dot_v1_dot_budget__pb2.ListAlertsRequest.SerializeToString,
+            pursestrings_dot_budget_dot_v1_dot_budget__pb2.ListAlertsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AcknowledgeAlert(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.budget.v1.BudgetService/AcknowledgeAlert',
+            pursestrings_dot_budget_dot_v1_dot_budget__pb2.AcknowledgeAlertRequest.SerializeToString,
+            pursestrings_dot_budget_dot_v1_dot_budget__pb2.AcknowledgeAlertResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.budget.v1.BudgetService/CreateSubscription',
+            pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.CreateSubscriptionRequest.SerializeToString,
+            pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.CreateSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.budget.v1.BudgetService/GetSubscription',
+            pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.GetSubscriptionRequest.SerializeToString,
+            pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.GetSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSubscriptions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.budget.v1.BudgetService/ListSubscriptions',
+            pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.ListSubscriptionsRequest.SerializeToString,
+            pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.ListSubscriptionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.budget.v1.BudgetService/UpdateSubscription',
+            pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.UpdateSubscriptionRequest.SerializeToString,
+            pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.UpdateSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.budget.v1.BudgetService/DeleteSubscription',
+            pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.DeleteSubscriptionRequest.SerializeToString,
+            pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.DeleteSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MatchSubscriptions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.budget.v1.BudgetService/MatchSubscriptions',
+            pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.MatchSubscriptionsRequest.SerializeToString,
+            pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.MatchSubscriptionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetOrgSettings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.budget.v1.BudgetService/GetOrgSettings',
+            pursestrings_dot_budget_dot_v1_dot_budget__pb2.GetOrgSettingsRequest.SerializeToString,
+            pursestrings_dot_budget_dot_v1_dot_budget__pb2.GetOrgSettingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateOrgSettings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.budget.v1.BudgetService/UpdateOrgSettings',
+            pursestrings_dot_budget_dot_v1_dot_budget__pb2.UpdateOrgSettingsRequest.SerializeToString,
+            pursestrings_dot_budget_dot_v1_dot_budget__pb2.UpdateOrgSettingsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -8,6 +8,8 @@ import collections.abc
 import grpc
 import grpc.aio
 import pursestrings.budget.v1.budget_pb2
+import pursestrings.budget.v1.pauses_pb2
+import pursestrings.budget.v1.subscriptions_pb2
 import sys
 import typing
 
@@ -297,6 +299,214 @@ _BudgetServiceListOverridesType = typing_extensions.TypeVar(
     ],
 )
 
+_BudgetServicePauseType = typing_extensions.TypeVar(
+    '_BudgetServicePauseType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.pauses_pb2.PauseRequest,
+        pursestrings.budget.v1.pauses_pb2.PauseResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.pauses_pb2.PauseRequest,
+        pursestrings.budget.v1.pauses_pb2.PauseResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.pauses_pb2.PauseRequest,
+        pursestrings.budget.v1.pauses_pb2.PauseResponse,
+    ],
+)
+
+_BudgetServiceResumeType = typing_extensions.TypeVar(
+    '_BudgetServiceResumeType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.pauses_pb2.ResumeRequest,
+        pursestrings.budget.v1.pauses_pb2.ResumeResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.pauses_pb2.ResumeRequest,
+        pursestrings.budget.v1.pauses_pb2.ResumeResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.pauses_pb2.ResumeRequest,
+        pursestrings.budget.v1.pauses_pb2.ResumeResponse,
+    ],
+)
+
+_BudgetServiceListPausesType = typing_extensions.TypeVar(
+    '_BudgetServiceListPausesType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.pauses_pb2.ListPausesRequest,
+        pursestrings.budget.v1.pauses_pb2.ListPausesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.pauses_pb2.ListPausesRequest,
+        pursestrings.budget.v1.pauses_pb2.ListPausesResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.pauses_pb2.ListPausesRequest,
+        pursestrings.budget.v1.pauses_pb2.ListPausesResponse,
+    ],
+)
+
+_BudgetServiceListAlertsType = typing_extensions.TypeVar(
+    '_BudgetServiceListAlertsType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.ListAlertsRequest,
+        pursestrings.budget.v1.budget_pb2.ListAlertsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.ListAlertsRequest,
+        pursestrings.budget.v1.budget_pb2.ListAlertsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.ListAlertsRequest,
+        pursestrings.budget.v1.budget_pb2.ListAlertsResponse,
+    ],
+)
+
+_BudgetServiceAcknowledgeAlertType = typing_extensions.TypeVar(
+    '_BudgetServiceAcknowledgeAlertType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.AcknowledgeAlertRequest,
+        pursestrings.budget.v1.budget_pb2.AcknowledgeAlertResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.AcknowledgeAlertRequest,
+        pursestrings.budget.v1.budget_pb2.AcknowledgeAlertResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.AcknowledgeAlertRequest,
+        pursestrings.budget.v1.budget_pb2.AcknowledgeAlertResponse,
+    ],
+)
+
+_BudgetServiceCreateSubscriptionType = typing_extensions.TypeVar(
+    '_BudgetServiceCreateSubscriptionType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.subscriptions_pb2.CreateSubscriptionRequest,
+        pursestrings.budget.v1.subscriptions_pb2.CreateSubscriptionResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.subscriptions_pb2.CreateSubscriptionRequest,
+        pursestrings.budget.v1.subscriptions_pb2.CreateSubscriptionResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.subscriptions_pb2.CreateSubscriptionRequest,
+        pursestrings.budget.v1.subscriptions_pb2.CreateSubscriptionResponse,
+    ],
+)
+
+_BudgetServiceGetSubscriptionType = typing_extensions.TypeVar(
+    '_BudgetServiceGetSubscriptionType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.subscriptions_pb2.GetSubscriptionRequest,
+        pursestrings.budget.v1.subscriptions_pb2.GetSubscriptionResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.subscriptions_pb2.GetSubscriptionRequest,
+        pursestrings.budget.v1.subscriptions_pb2.GetSubscriptionResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.subscriptions_pb2.GetSubscriptionRequest,
+        pursestrings.budget.v1.subscriptions_pb2.GetSubscriptionResponse,
+    ],
+)
+
+_BudgetServiceListSubscriptionsType = typing_extensions.TypeVar(
+    '_BudgetServiceListSubscriptionsType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.subscriptions_pb2.ListSubscriptionsRequest,
+        pursestrings.budget.v1.subscriptions_pb2.ListSubscriptionsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.subscriptions_pb2.ListSubscriptionsRequest,
+        pursestrings.budget.v1.subscriptions_pb2.ListSubscriptionsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.subscriptions_pb2.ListSubscriptionsRequest,
+        pursestrings.budget.v1.subscriptions_pb2.ListSubscriptionsResponse,
+    ],
+)
+
+_BudgetServiceUpdateSubscriptionType = typing_extensions.TypeVar(
+    '_BudgetServiceUpdateSubscriptionType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.subscriptions_pb2.UpdateSubscriptionRequest,
+        pursestrings.budget.v1.subscriptions_pb2.UpdateSubscriptionResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.subscriptions_pb2.UpdateSubscriptionRequest,
+        pursestrings.budget.v1.subscriptions_pb2.UpdateSubscriptionResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.subscriptions_pb2.UpdateSubscriptionRequest,
+        pursestrings.budget.v1.subscriptions_pb2.UpdateSubscriptionResponse,
+    ],
+)
+
+_BudgetServiceDeleteSubscriptionType = typing_extensions.TypeVar(
+    '_BudgetServiceDeleteSubscriptionType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.subscriptions_pb2.DeleteSubscriptionRequest,
+        pursestrings.budget.v1.subscriptions_pb2.DeleteSubscriptionResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.subscriptions_pb2.DeleteSubscriptionRequest,
+        pursestrings.budget.v1.subscriptions_pb2.DeleteSubscriptionResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.subscriptions_pb2.DeleteSubscriptionRequest,
+        pursestrings.budget.v1.subscriptions_pb2.DeleteSubscriptionResponse,
+    ],
+)
+
+_BudgetServiceMatchSubscriptionsType = typing_extensions.TypeVar(
+    '_BudgetServiceMatchSubscriptionsType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.subscriptions_pb2.MatchSubscriptionsRequest,
+        pursestrings.budget.v1.subscriptions_pb2.MatchSubscriptionsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.subscriptions_pb2.MatchSubscriptionsRequest,
+        pursestrings.budget.v1.subscriptions_pb2.MatchSubscriptionsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.subscriptions_pb2.MatchSubscriptionsRequest,
+        pursestrings.budget.v1.subscriptions_pb2.MatchSubscriptionsResponse,
+    ],
+)
+
+_BudgetServiceGetOrgSettingsType = typing_extensions.TypeVar(
+    '_BudgetServiceGetOrgSettingsType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.GetOrgSettingsRequest,
+        pursestrings.budget.v1.budget_pb2.GetOrgSettingsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.GetOrgSettingsRequest,
+        pursestrings.budget.v1.budget_pb2.GetOrgSettingsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.GetOrgSettingsRequest,
+        pursestrings.budget.v1.budget_pb2.GetOrgSettingsResponse,
+    ],
+)
+
+_BudgetServiceUpdateOrgSettingsType = typing_extensions.TypeVar(
+    '_BudgetServiceUpdateOrgSettingsType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.UpdateOrgSettingsRequest,
+        pursestrings.budget.v1.budget_pb2.UpdateOrgSettingsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.UpdateOrgSettingsRequest,
+        pursestrings.budget.v1.budget_pb2.UpdateOrgSettingsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.UpdateOrgSettingsRequest,
+        pursestrings.budget.v1.budget_pb2.UpdateOrgSettingsResponse,
+    ],
+)
+
 _BudgetServiceAuditType = typing_extensions.TypeVar(
     '_BudgetServiceAuditType',
     grpc.UnaryUnaryMultiCallable[
@@ -313,7 +523,7 @@ _BudgetServiceAuditType = typing_extensions.TypeVar(
     ],
 )
 
-class BudgetServiceStub(typing.Generic[_BudgetServiceReserveType, _BudgetServiceBatchReserveType, _BudgetServiceReleaseType, _BudgetServiceGetReservationType, _BudgetServiceExtendReservationType, _BudgetServiceListReservationsType, _BudgetServiceApplyUsageType, _BudgetServiceCreateBudgetType, _BudgetServiceGetBudgetType, _BudgetServiceListBudgetsType, _BudgetServiceUpdateBudgetType, _BudgetServiceDeleteBudgetType, _BudgetServiceGetBudgetStatusType, _BudgetServiceListBudgetStatusesType, _BudgetServiceAllocateType, _BudgetServiceGrantOverrideType, _BudgetServiceListOverridesType, _BudgetServiceAuditType]):
+class BudgetServiceStub(typing.Generic[_BudgetServiceReserveType, _BudgetServiceBatchReserveType, _BudgetServiceReleaseType, _BudgetServiceGetReservationType, _BudgetServiceExtendReservationType, _BudgetServiceListReservationsType, _BudgetServiceApplyUsageType, _BudgetServiceCreateBudgetType, _BudgetServiceGetBudgetType, _BudgetServiceListBudgetsType, _BudgetServiceUpdateBudgetType, _BudgetServiceDeleteBudgetType, _BudgetServiceGetBudgetStatusType, _BudgetServiceListBudgetStatusesType, _BudgetServiceAllocateType, _BudgetServiceGrantOverrideType, _BudgetServiceListOverridesType, _BudgetServicePauseType, _BudgetServiceResumeType, _BudgetServiceListPausesType, _BudgetServiceListAlertsType, _BudgetServiceAcknowledgeAlertType, _BudgetServiceCreateSubscriptionType, _BudgetServiceGetSubscriptionType, _BudgetServiceListSubscriptionsType, _BudgetServiceUpdateSubscriptionType, _BudgetServiceDeleteSubscriptionType, _BudgetServiceMatchSubscriptionsType, _BudgetServiceGetOrgSettingsType, _BudgetServiceUpdateOrgSettingsType, _BudgetServiceAuditType]):
     """Decides spends, keeps budgets, counters and reservations, and holds the funding leases it spends from."""
 
     @typing.overload
@@ -385,6 +595,58 @@ class BudgetServiceStub(typing.Generic[_BudgetServiceReserveType, _BudgetService
         grpc.UnaryUnaryMultiCallable[
             pursestrings.budget.v1.budget_pb2.ListOverridesRequest,
             pursestrings.budget.v1.budget_pb2.ListOverridesResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.pauses_pb2.PauseRequest,
+            pursestrings.budget.v1.pauses_pb2.PauseResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.pauses_pb2.ResumeRequest,
+            pursestrings.budget.v1.pauses_pb2.ResumeResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.pauses_pb2.ListPausesRequest,
+            pursestrings.budget.v1.pauses_pb2.ListPausesResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.ListAlertsRequest,
+            pursestrings.budget.v1.budget_pb2.ListAlertsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.AcknowledgeAlertRequest,
+            pursestrings.budget.v1.budget_pb2.AcknowledgeAlertResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.subscriptions_pb2.CreateSubscriptionRequest,
+            pursestrings.budget.v1.subscriptions_pb2.CreateSubscriptionResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.subscriptions_pb2.GetSubscriptionRequest,
+            pursestrings.budget.v1.subscriptions_pb2.GetSubscriptionResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.subscriptions_pb2.ListSubscriptionsRequest,
+            pursestrings.budget.v1.subscriptions_pb2.ListSubscriptionsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.subscriptions_pb2.UpdateSubscriptionRequest,
+            pursestrings.budget.v1.subscriptions_pb2.UpdateSubscriptionResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.subscriptions_pb2.DeleteSubscriptionRequest,
+            pursestrings.budget.v1.subscriptions_pb2.DeleteSubscriptionResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.subscriptions_pb2.MatchSubscriptionsRequest,
+            pursestrings.budget.v1.subscriptions_pb2.MatchSubscriptionsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.GetOrgSettingsRequest,
+            pursestrings.budget.v1.budget_pb2.GetOrgSettingsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.UpdateOrgSettingsRequest,
+            pursestrings.budget.v1.budget_pb2.UpdateOrgSettingsResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             pursestrings.budget.v1.budget_pb2.AuditRequest,
@@ -463,6 +725,58 @@ class BudgetServiceStub(typing.Generic[_BudgetServiceReserveType, _BudgetService
             pursestrings.budget.v1.budget_pb2.ListOverridesResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.pauses_pb2.PauseRequest,
+            pursestrings.budget.v1.pauses_pb2.PauseResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.pauses_pb2.ResumeRequest,
+            pursestrings.budget.v1.pauses_pb2.ResumeResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.pauses_pb2.ListPausesRequest,
+            pursestrings.budget.v1.pauses_pb2.ListPausesResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.ListAlertsRequest,
+            pursestrings.budget.v1.budget_pb2.ListAlertsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.AcknowledgeAlertRequest,
+            pursestrings.budget.v1.budget_pb2.AcknowledgeAlertResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.subscriptions_pb2.CreateSubscriptionRequest,
+            pursestrings.budget.v1.subscriptions_pb2.CreateSubscriptionResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.subscriptions_pb2.GetSubscriptionRequest,
+            pursestrings.budget.v1.subscriptions_pb2.GetSubscriptionResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.subscriptions_pb2.ListSubscriptionsRequest,
+            pursestrings.budget.v1.subscriptions_pb2.ListSubscriptionsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.subscriptions_pb2.UpdateSubscriptionRequest,
+            pursestrings.budget.v1.subscriptions_pb2.UpdateSubscriptionResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.subscriptions_pb2.DeleteSubscriptionRequest,
+            pursestrings.budget.v1.subscriptions_pb2.DeleteSubscriptionResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.subscriptions_pb2.MatchSubscriptionsRequest,
+            pursestrings.budget.v1.subscriptions_pb2.MatchSubscriptionsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.GetOrgSettingsRequest,
+            pursestrings.budget.v1.budget_pb2.GetOrgSettingsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.UpdateOrgSettingsRequest,
+            pursestrings.budget.v1.budget_pb2.UpdateOrgSettingsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             pursestrings.budget.v1.budget_pb2.AuditRequest,
             pursestrings.budget.v1.budget_pb2.AuditResponse,
         ],
@@ -520,6 +834,45 @@ class BudgetServiceStub(typing.Generic[_BudgetServiceReserveType, _BudgetService
 
     ListOverrides: _BudgetServiceListOverridesType
     """The raises of a budget, those that have ended too."""
+
+    Pause: _BudgetServicePauseType
+    """Pauses a subject: its spends and those below it are denied until it is resumed."""
+
+    Resume: _BudgetServiceResumeType
+    """Ends all pauses of a subject, those of its budgets too."""
+
+    ListPauses: _BudgetServiceListPausesType
+    """What is paused, since when, why, and how it ends."""
+
+    ListAlerts: _BudgetServiceListAlertsType
+    """The alerts of a subject and of those below it, the newest first."""
+
+    AcknowledgeAlert: _BudgetServiceAcknowledgeAlertType
+    """Notes who has seen an alert. The first acknowledgement stays."""
+
+    CreateSubscription: _BudgetServiceCreateSubscriptionType
+    """Adds a place that a subject's events are sent to."""
+
+    GetSubscription: _BudgetServiceGetSubscriptionType
+    """A subscription, without its secret."""
+
+    ListSubscriptions: _BudgetServiceListSubscriptionsType
+    """The subscriptions of a subject and, if asked, of its descendants."""
+
+    UpdateSubscription: _BudgetServiceUpdateSubscriptionType
+    """Changes the fields named in the mask."""
+
+    DeleteSubscription: _BudgetServiceDeleteSubscriptionType
+    """Deletes a subscription."""
+
+    MatchSubscriptions: _BudgetServiceMatchSubscriptionsType
+    """Who is to be told of an event, with the secrets. For the worker that delivers."""
+
+    GetOrgSettings: _BudgetServiceGetOrgSettingsType
+    """What holds for a whole organisation."""
+
+    UpdateOrgSettings: _BudgetServiceUpdateOrgSettingsType
+    """Changes the fields named in the mask."""
 
     Audit: _BudgetServiceAuditType
     """Verifies the service's own books in one snapshot, and gives the totals that other services compare with."""
@@ -592,6 +945,58 @@ BudgetServiceAsyncStub: typing_extensions.TypeAlias = BudgetServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.budget.v1.budget_pb2.ListOverridesRequest,
         pursestrings.budget.v1.budget_pb2.ListOverridesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.pauses_pb2.PauseRequest,
+        pursestrings.budget.v1.pauses_pb2.PauseResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.pauses_pb2.ResumeRequest,
+        pursestrings.budget.v1.pauses_pb2.ResumeResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.pauses_pb2.ListPausesRequest,
+        pursestrings.budget.v1.pauses_pb2.ListPausesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.ListAlertsRequest,
+        pursestrings.budget.v1.budget_pb2.ListAlertsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.AcknowledgeAlertRequest,
+        pursestrings.budget.v1.budget_pb2.AcknowledgeAlertResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.subscriptions_pb2.CreateSubscriptionRequest,
+        pursestrings.budget.v1.subscriptions_pb2.CreateSubscriptionResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.subscriptions_pb2.GetSubscriptionRequest,
+        pursestrings.budget.v1.subscriptions_pb2.GetSubscriptionResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.subscriptions_pb2.ListSubscriptionsRequest,
+        pursestrings.budget.v1.subscriptions_pb2.ListSubscriptionsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.subscriptions_pb2.UpdateSubscriptionRequest,
+        pursestrings.budget.v1.subscriptions_pb2.UpdateSubscriptionResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.subscriptions_pb2.DeleteSubscriptionRequest,
+        pursestrings.budget.v1.subscriptions_pb2.DeleteSubscriptionResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.subscriptions_pb2.MatchSubscriptionsRequest,
+        pursestrings.budget.v1.subscriptions_pb2.MatchSubscriptionsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.GetOrgSettingsRequest,
+        pursestrings.budget.v1.budget_pb2.GetOrgSettingsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.UpdateOrgSettingsRequest,
+        pursestrings.budget.v1.budget_pb2.UpdateOrgSettingsResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.budget.v1.budget_pb2.AuditRequest,
@@ -739,6 +1144,110 @@ class BudgetServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[pursestrings.budget.v1.budget_pb2.ListOverridesResponse, collections.abc.Awaitable[pursestrings.budget.v1.budget_pb2.ListOverridesResponse]]:
         """The raises of a budget, those that have ended too."""
+
+    @abc.abstractmethod
+    def Pause(
+        self,
+        request: pursestrings.budget.v1.pauses_pb2.PauseRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.budget.v1.pauses_pb2.PauseResponse, collections.abc.Awaitable[pursestrings.budget.v1.pauses_pb2.PauseResponse]]:
+        """Pauses a subject: its spends and those below it are denied until it is resumed."""
+
+    @abc.abstractmethod
+    def Resume(
+        self,
+        request: pursestrings.budget.v1.pauses_pb2.ResumeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.budget.v1.pauses_pb2.ResumeResponse, collections.abc.Awaitable[pursestrings.budget.v1.pauses_pb2.ResumeResponse]]:
+        """Ends all pauses of a subject, those of its budgets too."""
+
+    @abc.abstractmethod
+    def ListPauses(
+        self,
+        request: pursestrings.budget.v1.pauses_pb2.ListPausesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.budget.v1.pauses_pb2.ListPausesResponse, collections.abc.Awaitable[pursestrings.budget.v1.pauses_pb2.ListPausesResponse]]:
+        """What is paused, since when, why, and how it ends."""
+
+    @abc.abstractmethod
+    def ListAlerts(
+        self,
+        request: pursestrings.budget.v1.budget_pb2.ListAlertsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.budget.v1.budget_pb2.ListAlertsResponse, collections.abc.Awaitable[pursestrings.budget.v1.budget_pb2.ListAlertsResponse]]:
+        """The alerts of a subject and of those below it, the newest first."""
+
+    @abc.abstractmethod
+    def AcknowledgeAlert(
+        self,
+        request: pursestrings.budget.v1.budget_pb2.AcknowledgeAlertRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.budget.v1.budget_pb2.AcknowledgeAlertResponse, collections.abc.Awaitable[pursestrings.budget.v1.budget_pb2.AcknowledgeAlertResponse]]:
+        """Notes who has seen an alert. The first acknowledgement stays."""
+
+    @abc.abstractmethod
+    def CreateSubscription(
+        self,
+        request: pursestrings.budget.v1.subscriptions_pb2.CreateSubscriptionRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.budget.v1.subscriptions_pb2.CreateSubscriptionResponse, collections.abc.Awaitable[pursestrings.budget.v1.subscriptions_pb2.CreateSubscriptionResponse]]:
+        """Adds a place that a subject's events are sent to."""
+
+    @abc.abstractmethod
+    def GetSubscription(
+        self,
+        request: pursestrings.budget.v1.subscriptions_pb2.GetSubscriptionRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.budget.v1.subscriptions_pb2.GetSubscriptionResponse, collections.abc.Awaitable[pursestrings.budget.v1.subscriptions_pb2.GetSubscriptionResponse]]:
+        """A subscription, without its secret."""
+
+    @abc.abstractmethod
+    def ListSubscriptions(
+        self,
+        request: pursestrings.budget.v1.subscriptions_pb2.ListSubscriptionsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.budget.v1.subscriptions_pb2.ListSubscriptionsResponse, collections.abc.Awaitable[pursestrings.budget.v1.subscriptions_pb2.ListSubscriptionsResponse]]:
+        """The subscriptions of a subject and, if asked, of its descendants."""
+
+    @abc.abstractmethod
+    def UpdateSubscription(
+        self,
+        request: pursestrings.budget.v1.subscriptions_pb2.UpdateSubscriptionRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.budget.v1.subscriptions_pb2.UpdateSubscriptionResponse, collections.abc.Awaitable[pursestrings.budget.v1.subscriptions_pb2.UpdateSubscriptionResponse]]:
+        """Changes the fields named in the mask."""
+
+    @abc.abstractmethod
+    def DeleteSubscription(
+        self,
+        request: pursestrings.budget.v1.subscriptions_pb2.DeleteSubscriptionRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.budget.v1.subscriptions_pb2.DeleteSubscriptionResponse, collections.abc.Awaitable[pursestrings.budget.v1.subscriptions_pb2.DeleteSubscriptionResponse]]:
+        """Deletes a subscription."""
+
+    @abc.abstractmethod
+    def MatchSubscriptions(
+        self,
+        request: pursestrings.budget.v1.subscriptions_pb2.MatchSubscriptionsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.budget.v1.subscriptions_pb2.MatchSubscriptionsResponse, collections.abc.Awaitable[pursestrings.budget.v1.subscriptions_pb2.MatchSubscriptionsResponse]]:
+        """Who is to be told of an event, with the secrets. For the worker that delivers."""
+
+    @abc.abstractmethod
+    def GetOrgSettings(
+        self,
+        request: pursestrings.budget.v1.budget_pb2.GetOrgSettingsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.budget.v1.budget_pb2.GetOrgSettingsResponse, collections.abc.Awaitable[pursestrings.budget.v1.budget_pb2.GetOrgSettingsResponse]]:
+        """What holds for a whole organisation."""
+
+    @abc.abstractmethod
+    def UpdateOrgSettings(
+        self,
+        request: pursestrings.budget.v1.budget_pb2.UpdateOrgSettingsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.budget.v1.budget_pb2.UpdateOrgSettingsResponse, collections.abc.Awaitable[pursestrings.budget.v1.budget_pb2.UpdateOrgSettingsResponse]]:
+        """Changes the fields named in the mask."""
 
     @abc.abstractmethod
     def Audit(

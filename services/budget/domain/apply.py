@@ -5,6 +5,7 @@ from datetime import date, timedelta
 from typing import Final
 
 from services.budget.domain.decide import Batch, Counted, UsageRow
+from services.budget.domain.exceed import note_use
 from services.budget.domain.model import (
     AMOUNT_MAX,
     Applied,
@@ -46,7 +47,7 @@ def apply(batch: Batch, item: ApplyItem) -> Applied | PurseError:
     for counter in item.binding.counters:
         # Zeros too: a correction counts where its event did.
         amount = amounts[counter.dimension]
-        _spend(counter, amount)
+        _spend(batch, counter, amount)
         effects += (counter.no, counter.key, amount)
     if is_open and named is not None:
         _settle(batch, item, named, amounts, currency)
@@ -83,7 +84,7 @@ def _correct(batch: Batch, item: ApplyItem, corrects: tuple[str, str]) -> Applie
     for counter in item.binding.counters:
         if counter.dimension == _COST and (counter.budget is None or counter.budget.currency != currency):
             continue
-        _spend(counter, amounts[counter.dimension])
+        _spend(batch, counter, amounts[counter.dimension])
         effects += (counter.no, counter.key, amounts[counter.dimension])
         counted.windows.add((counter.no, counter.key))
     _draw(batch, item, wallet, cost)
@@ -120,7 +121,7 @@ def _take_back(batch: Batch, item: ApplyItem, counted: Counted) -> None:
             and counter.budget.currency == counted.estimate_currency
             and (counter.no, counter.key) in counted.windows
         ):
-            _spend(counter, -estimate)
+            _spend(batch, counter, -estimate)
             effects += (counter.no, counter.key, -estimate)
     _draw(batch, item, wallet, -estimate)
     row = replace(item, id=item.id + ESTIMATE_SUFFIX, rated=False)
@@ -189,9 +190,11 @@ def _too_large(item: ApplyItem) -> PurseError:
     return conflict("AMOUNT_OUT_OF_RANGE", f"usage {item.source}/{item.id} takes a total past {AMOUNT_MAX}")
 
 
-def _spend(counter: Counter, amount: int) -> None:
+def _spend(batch: Batch, counter: Counter, amount: int) -> None:
     counter.spent += amount
-    counter.peak = max(counter.peak, counter.spent)
+    if amount > 0:
+        counter.peak = max(counter.peak, counter.spent)
+        note_use(batch, counter)
 
 
 def _settle(batch: Batch, item: ApplyItem, named: Reservation, amounts: tuple[int, ...], currency: str) -> None:

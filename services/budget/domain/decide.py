@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from services.budget.domain import fit
+from services.budget.domain.alerts import Crossing
+from services.budget.domain.exceed import note_denial, stopped
 from services.budget.domain.model import (
     AMOUNT_MAX,
     Answer,
@@ -25,6 +27,7 @@ from services.budget.domain.model import (
     WalletState,
     countable,
 )
+from services.budget.domain.pauses import Pause
 from services.kit.errors import PurseError, conflict, invalid
 
 DrawKey = tuple[str, str, bool, str, str, str]
@@ -86,6 +89,10 @@ class Batch:
         notices: What a person should look at: (org, kind, reference, detail).
         adjusted: Counters whose limit is more than the definition's: raised, or carried over to.
         carries: Windows that others are carried from: (the window, the next one).
+        pauses: Pauses that budgets have made, by their number; those that this batch makes, too.
+        begun: The pauses that this batch makes.
+        crossings: The alerts of denials.
+        marked: Counters whose marks of denials and pauses must be written.
     """
 
     now_us: int = 0
@@ -103,6 +110,10 @@ class Batch:
     notices: list[tuple[str, str, str, str]] = field(default_factory=list)
     adjusted: list[Counter] = field(default_factory=list)
     carries: list[tuple[Counter, Counter]] = field(default_factory=list)
+    pauses: dict[int, list[Pause]] = field(default_factory=dict)
+    begun: list[Pause] = field(default_factory=list)
+    crossings: list[Crossing] = field(default_factory=list)
+    marked: dict[tuple[int, int], Counter] = field(default_factory=dict)
 
 
 def decide(batch: Batch, item: ReserveItem) -> Answer | PurseError:
@@ -112,6 +123,8 @@ def decide(batch: Batch, item: ReserveItem) -> Answer | PurseError:
         if known is not None:
             return _replay(known, item, batch.now_us)
     binding = item.binding
+    if binding.guarded and (denial := stopped(batch, item, binding)) is not None:
+        return denial
     asks = item.asks
     for counter in binding.counters:
         if counter.spent + counter.reserved + asks[counter.dimension] > counter.limit:
@@ -221,6 +234,7 @@ def _decide_tight(batch: Batch, item: ReserveItem, binding: Binding) -> Answer |
     unchecked: list[str] = []
     warnings: list[Use] = []
     violations: list[Use] = []
+    violated: list[Counter] = []
     for counter in binding.counters:
         asked = item.asks[counter.dimension]
         used = counter.spent + counter.reserved
@@ -231,6 +245,7 @@ def _decide_tight(batch: Batch, item: ReserveItem, binding: Binding) -> Answer |
         if used + asked > counter.limit or (is_open and used >= counter.limit):
             if counter.blocking:
                 violations.append(_use_before(counter, asked))
+                violated.append(counter)
             elif budget.on_exceed is OnExceed.WARN:
                 warnings.append(_use_before(counter, asked))
             if used + asked > AMOUNT_MAX:
@@ -246,6 +261,7 @@ def _decide_tight(batch: Batch, item: ReserveItem, binding: Binding) -> Answer |
             "ESTIMATE_INCOMPLETE",
         )
     if violations:
+        begun = [] if item.validate_only else note_denial(batch, item, violated)
         return Decision(
             DeniedReason.BUDGET_EXCEEDED,
             cost=item.cost,
@@ -255,6 +271,7 @@ def _decide_tight(batch: Batch, item: ReserveItem, binding: Binding) -> Answer |
             unchecked=unchecked,
             rate_version=item.rate_version,
             fit=fit.of_denied(item, binding),
+            pauses=begun,
         )
     refusal = _refuse_funding(item, binding)
     if refusal is None:

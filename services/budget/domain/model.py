@@ -10,6 +10,7 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+from services.budget.domain.pauses import Pause, ResumeMode
 from services.kit.rating import Rate
 from services.kit.subject import Subject
 from services.kit.windows import LIFETIME_KEY, WindowSpec
@@ -81,6 +82,7 @@ class DeniedReason(IntEnum):
     PAUSED = 3
     WALLET_FROZEN = 4
     NO_WALLET = 5
+    UNBUDGETED = 10
 
 
 class Call(NamedTuple):
@@ -136,6 +138,7 @@ class Budget:
         allocated_from: Name of the budget that it was carved from; empty: none.
         over_allocation: What happens when more than its limit would be allocated out of it.
         raises: Temporary raises that may still matter.
+        resume: How pauses that it makes end.
     """
 
     no: int
@@ -160,6 +163,7 @@ class Budget:
     allocated_from: str = ""
     over_allocation: OverAllocation = OverAllocation.BLOCK
     raises: tuple[Raise, ...] = ()
+    resume: ResumeMode = ResumeMode.MANUAL
     name: str = field(init=False)
     _with_limits: dict[tuple[int, int], "Budget"] = field(init=False, repr=False)
 
@@ -214,12 +218,14 @@ class Counter:
         carry: How `carried` comes about; None: nothing is carried.
         rises: How often `carried` has risen.
         lowered: The limit has fallen in this window, so a threshold may be reached that was not when it was spent.
+        denied_generation: The last limit generation in which a denial was told of.
+        paused_generation: The last one in which the window has paused its subject.
     """
 
     __slots__ = (
-        "blocking", "budget", "carried", "carry", "carry_changed", "definition", "dimension", "end_us", "key", "limit",
-        "lowered", "no", "org", "peak", "raised", "reserved", "reserved_before", "rises", "spent", "spent_before",
-        "start_us", "window_end_us",
+        "blocking", "budget", "carried", "carry", "carry_changed", "definition", "denied_generation", "dimension",
+        "end_us", "key", "limit", "lowered", "no", "org", "paused_generation", "pausing", "peak", "raised", "reserved",
+        "reserved_before", "rises", "spent", "spent_before", "start_us", "window_end_us",
     )  # fmt: skip
 
     def __init__(self, org: str, no: int, key: int) -> None:
@@ -237,6 +243,9 @@ class Counter:
         self.limit = 0
         self.dimension = 0
         self.blocking = False
+        self.pausing = False
+        self.denied_generation = 0
+        self.paused_generation = 0
         self.start_us = 0
         self.end_us = FOREVER_US
         self.window_end_us = FOREVER_US
@@ -253,6 +262,7 @@ class Counter:
         self.limit = budget.limit
         self.dimension = int(budget.dimension)
         self.blocking = budget.on_exceed in BLOCKING
+        self.pausing = budget.on_exceed is OnExceed.PAUSE
 
     def set_limit(self) -> None:
         """Puts the limit in force together: the definition's, what is carried and temporary raises."""
@@ -390,6 +400,7 @@ class Decision:
     unchecked: Sequence[str] = ()
     rate_version: str = ""
     fit: "Fit | None" = None
+    pauses: Sequence[Pause] = ()
 
 
 @dataclass(slots=True)
@@ -451,12 +462,20 @@ class Binding:
         lease: What pays; None: unfunded.
         mismatch: The path has wallets, but none in the spend's currency.
         wallet_required: The organisation refuses spends without a wallet.
+        paused: Pauses by persons on the way to the root.
+        pausing: Numbers of the budgets on that way which may have paused.
+        unbudgeted: The organisation denies what no budget counts, and none counts this.
+        guarded: Whether one of the last three is to be looked at.
     """
 
     counters: tuple[Counter, ...] = ()
     lease: Lease | None = None
     mismatch: bool = False
     wallet_required: bool = False
+    paused: tuple[Pause, ...] = ()
+    pausing: tuple[int, ...] = ()
+    unbudgeted: bool = False
+    guarded: bool = False
 
 
 NO_BINDING: Final = Binding()

@@ -7,7 +7,9 @@ from fnmatch import translate
 from functools import lru_cache
 from typing import Final
 
-from services.budget.domain.model import Budget, Call, Dimension, Selector, WalletState
+from services.budget.domain.model import Budget, Call, Dimension, OnExceed, Selector, WalletState
+from services.budget.domain.org_settings import NO_SETTINGS, OrgSettings
+from services.budget.domain.pauses import Pause
 from services.kit.subject import Subject
 
 _PLANS_MAX: Final = 65_536
@@ -57,19 +59,34 @@ class Policy:
 
     Attributes:
         epoch: The org row's epoch that these definitions belong to.
-        require_wallet: Spends without a wallet are denied.
+        settings: What holds for all of it.
         by_no: Budgets by number.
     """
 
-    def __init__(self, org: str, epoch: int, budgets: Iterable[Budget], *, require_wallet: bool = False) -> None:
+    def __init__(
+        self,
+        org: str,
+        epoch: int,
+        budgets: Iterable[Budget],
+        *,
+        settings: OrgSettings = NO_SETTINGS,
+        pauses: Iterable[Pause] = (),
+    ) -> None:
         self.org = org
         self.epoch = epoch
-        self.require_wallet = require_wallet
+        self.settings = settings
         self.by_no = {budget.no: budget for budget in budgets}
         self._by_subject: dict[str, list[Budget]] = {}
         for budget in sorted(self.by_no.values(), key=lambda b: b.no):
             self._by_subject.setdefault(budget.subject, []).append(budget)
         self._plans: dict[object, Plan] = {}
+        self._paused: dict[str, list[Pause]] = {}
+        for pause in sorted(pauses, key=lambda p: p.name):
+            self._paused.setdefault(pause.subject, []).append(pause)
+        self._pausing: dict[str, list[int]] = {}
+        for budget in self.by_no.values():
+            if budget.on_exceed is OnExceed.PAUSE:
+                self._pausing.setdefault(budget.subject, []).append(budget.no)
 
     def plan(self, subject: Subject, currency: str, call: Call, *, actual: bool) -> Plan:
         """The budgets that count a call of this subject, from the organisation down.
@@ -93,6 +110,18 @@ class Policy:
                     self._plans.clear()
                 self._plans[path] = found
         return found
+
+    def paused(self, subject: Subject) -> tuple[Pause, ...]:
+        """The pauses by persons of this subject and of those above it."""
+        if not self._paused:
+            return ()
+        return tuple(pause for name in subject.ancestors for pause in self._paused.get(name, ()))
+
+    def pausing(self, subject: Subject) -> tuple[int, ...]:
+        """Numbers of the budgets of this subject and of those above it that pause, whatever calls they count."""
+        if not self._pausing:
+            return ()
+        return tuple(no for name in subject.ancestors for no in self._pausing.get(name, ()))
 
     def _is_selective(self, subject: Subject) -> bool:
         return any(b.selector is not None for name in subject.ancestors for b in self._by_subject.get(name, ()))

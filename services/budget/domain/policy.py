@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from services.budget.domain import selectors
-from services.budget.domain.model import AMOUNT_MAX, Budget, Dimension, OnExceed, OverAllocation, Selector
+from services.budget.domain.model import AMOUNT_MAX, Budget, Dimension, OverAllocation, Selector
+from services.budget.domain.org_settings import NO_SETTINGS, OrgSettings, on_exceed, resume_mode, thresholds
 from services.kit.errors import PurseError, conflict, invalid
 from services.kit.money import CURRENCIES
 from services.kit.windows import UnknownZoneError, WindowError, WindowKind, WindowSpec, window_at
 
-DEFAULT_THRESHOLDS: Final = (50, 80, 95, 100)
 BUDGETS_MAX: Final = 100_000
 """The most budgets of one organisation."""
 MUTABLE: Final = frozenset(
@@ -19,6 +19,7 @@ MUTABLE: Final = frozenset(
         "limit_amount",
         "on_exceed",
         "over_allocation",
+        "resume",
         "rollover",
         "selector",
         "thresholds_percent",
@@ -26,8 +27,6 @@ MUTABLE: Final = frozenset(
     }
 )
 """The fields that an update may name."""
-_THRESHOLDS_MAX: Final = 16
-_THRESHOLD_MAX: Final = 1000
 _DISPLAY_CHARS_MAX: Final = 128
 
 
@@ -51,6 +50,7 @@ class Draft:
     selector: Selector | None
     rollover_cap: int | None = None
     over_allocation: int = 0
+    resume: int = 0
 
 
 _KINDS: Final = {
@@ -63,8 +63,10 @@ _KINDS: Final = {
 KIND_NUMBERS: Final = {kind: number for number, kind in _KINDS.items()}
 
 
-def define(draft: Draft, org: str, subject: str, budget_id: str, now_us: int) -> Budget:
-    """A new budget: it counts from now, with 0 used.
+def define(
+    draft: Draft, org: str, subject: str, budget_id: str, now_us: int, *, settings: OrgSettings = NO_SETTINGS
+) -> Budget:
+    """A new budget: it counts from now, with 0 used. What it does not say is as its organisation has set it.
 
     Raises:
         PurseError: The field at fault.
@@ -80,14 +82,15 @@ def define(draft: Draft, org: str, subject: str, budget_id: str, now_us: int) ->
         _currency(draft.currency, dimension),
         _limit(draft.limit),
         _window(draft),
-        _on_exceed(draft.on_exceed),
-        _thresholds(draft.thresholds),
+        on_exceed(draft.on_exceed, settings.default_on_exceed, "budget.on_exceed"),
+        thresholds(draft.thresholds, settings.default_thresholds, "budget.thresholds_percent"),
         selectors.checked(draft.selector),
         generation=1,
         revision=1,
         created_us=now_us,
         updated_us=now_us,
         from_us=now_us,
+        resume=resume_mode(draft.resume, settings.default_resume, "budget.resume"),
         rollover_cap=_rollover(draft.rollover_cap, _KINDS[draft.kind]),
         over_allocation=_over_allocation(draft.over_allocation),
     )
@@ -124,7 +127,9 @@ class Change:
     in_force: Budget
 
 
-def change(rows: Sequence[Budget], draft: Draft, mask: frozenset[str], now_us: int) -> Change:
+def change(
+    rows: Sequence[Budget], draft: Draft, mask: frozenset[str], now_us: int, settings: OrgSettings = NO_SETTINGS
+) -> Change:
     """What becomes of a budget's rows.
 
     A new limit, thresholds, selector or reaction count at once, another rollover from the next window on. Another
@@ -136,6 +141,7 @@ def change(rows: Sequence[Budget], draft: Draft, mask: frozenset[str], now_us: i
         draft: The new values of the fields in the mask.
         mask: Which fields.
         now_us: The time.
+        settings: The organisation's, for what is changed to nothing said.
 
     Raises:
         PurseError: The field at fault.
@@ -145,8 +151,15 @@ def change(rows: Sequence[Budget], draft: Draft, mask: frozenset[str], now_us: i
     changes = {
         "display_name": _display_name(draft.display_name) if "display_name" in mask else live.display_name,
         "limit": limit,
-        "on_exceed": _on_exceed(draft.on_exceed) if "on_exceed" in mask else live.on_exceed,
-        "thresholds": _thresholds(draft.thresholds) if "thresholds_percent" in mask else live.thresholds,
+        "on_exceed": on_exceed(draft.on_exceed, settings.default_on_exceed, "budget.on_exceed")
+        if "on_exceed" in mask
+        else live.on_exceed,
+        "resume": resume_mode(draft.resume, settings.default_resume, "budget.resume")
+        if "resume" in mask
+        else live.resume,
+        "thresholds": thresholds(draft.thresholds, settings.default_thresholds, "budget.thresholds_percent")
+        if "thresholds_percent" in mask
+        else live.thresholds,
         "selector": selectors.checked(draft.selector) if "selector" in mask else live.selector,
         "generation": live.generation + (limit > live.limit),
         "revision": live.revision + 1,
@@ -260,28 +273,6 @@ def _over_allocation(number: int) -> OverAllocation:
         return OverAllocation(number or OverAllocation.BLOCK)
     except ValueError:
         raise invalid("budget.over_allocation", f"{number} is none of BLOCK and ALERT") from None
-
-
-def _on_exceed(number: int) -> OnExceed:
-    if number == OnExceed.PAUSE:
-        raise invalid("budget.on_exceed", "PAUSE is not supported yet; use BLOCK, which denies all the same")
-    try:
-        return OnExceed(number or OnExceed.BLOCK)
-    except ValueError:
-        raise invalid("budget.on_exceed", f"{number} is none of BLOCK, WARN and ALERT") from None
-
-
-def _thresholds(percents: tuple[int, ...]) -> tuple[int, ...]:
-    if not percents:
-        return DEFAULT_THRESHOLDS
-    field = "budget.thresholds_percent"
-    if len(percents) > _THRESHOLDS_MAX:
-        raise invalid(field, f"are {len(percents)}; at most {_THRESHOLDS_MAX} are kept")
-    if any(not 1 <= percent <= _THRESHOLD_MAX for percent in percents):
-        raise invalid(field, f"are percentages from 1 to {_THRESHOLD_MAX}; got {list(percents)}")
-    if list(percents) != sorted(set(percents)):
-        raise invalid(field, f"must ascend, each once; got {list(percents)}")
-    return percents
 
 
 def check_mask(paths: Sequence[str]) -> frozenset[str]:

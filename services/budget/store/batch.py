@@ -10,6 +10,8 @@ import asyncpg
 
 from services.budget.domain.decide import DrawKey, UsageRow
 from services.budget.domain.model import Applied, Carry, Counter, Lease, Reservation, State, WalletState
+from services.budget.domain.pauses import Pause, PauseCause
+from services.kit.subject import parse_resource
 
 _RESERVATIONS: Final = """
 SELECT r.* FROM unnest($1::text[], $2::text[]) AS k (org, id)
@@ -63,7 +65,8 @@ _COUNTERS: Final = """
 SELECT locked.*, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
 FROM (
     SELECT c.budget_no, c.window_key, c.spent, c.reserved, CASE WHEN c.carry_from IS NOT NULL
-        THEN ARRAY[c.carried, c.rises, c.carry_from, c.carry_base, c.carry_cap] END AS carry
+        THEN ARRAY[c.carried, c.rises, c.carry_from, c.carry_base, c.carry_cap] END AS carry,
+        c.denied_generation, c.paused_generation
     FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS k (org, budget_no, window_key)
     JOIN counters c ON c.org = k.org AND c.budget_no = k.budget_no AND c.window_key = k.window_key
     ORDER BY c.org, c.budget_no, c.window_key FOR UPDATE OF c
@@ -79,6 +82,22 @@ UPDATE counters c
 SET carried = n.carried, rises = n.rises, carry_from = n.carry_from, carry_base = n.carry_base, carry_cap = n.carry_cap
 FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
     $8::bigint[]) AS n (org, budget_no, window_key, carried, rises, carry_from, carry_base, carry_cap)
+WHERE c.org = n.org AND c.budget_no = n.budget_no AND c.window_key = n.window_key
+"""
+# In the same round trip where budgets pause. A pause is written under its counter's lock and read without one: it
+# denies whatever begins after it was committed.
+_COUNTERS_AND_PAUSES: Final = f"""
+SELECT counted.*, '', '' FROM ({_COUNTERS}) AS counted UNION ALL
+SELECT p.budget_no, p.window_key, p.paused_us, p.until_us, NULL, p.generation, p.cause, -1,
+    b.subject || '/budgets/' || b.budget_id, p.reason
+FROM unnest($4::text[], $5::bigint[]) AS k (org, budget_no)
+JOIN pauses p ON p.org = k.org AND p.budget_no = k.budget_no AND p.ended_us IS NULL AND p.until_us > $6::bigint
+JOIN budgets b ON b.org = p.org AND b.budget_no = p.budget_no
+"""  # noqa: S608 - a constant
+_MARK: Final = """
+UPDATE counters c SET denied_generation = n.denied, paused_generation = n.paused
+FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
+    AS n (org, budget_no, window_key, denied, paused)
 WHERE c.org = n.org AND c.budget_no = n.budget_no AND c.window_key = n.window_key
 """
 _NOW: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
@@ -253,28 +272,67 @@ async def set_carried(connection: asyncpg.Connection, counters: Sequence[Counter
 
 
 async def lock_counters(
-    connection: asyncpg.Connection, counters: dict[tuple[int, int], Counter]
-) -> tuple[int, list[tuple[int, int]]]:
-    """Locks the counters and loads their values.
+    connection: asyncpg.Connection,
+    counters: dict[tuple[int, int], Counter],
+    pausing: Sequence[tuple[str, int]] = (),
+    at_us: int = 0,
+) -> tuple[int, list[tuple[int, int]], dict[int, list[Pause]]]:
+    """Locks the counters and loads their values; finds the pauses of budgets in `pausing` that end after `at_us`.
 
     Returns:
-        The time once all are locked, in microseconds since 1970, and the keys of those without a row.
+        The time once all are locked, in microseconds since 1970, the keys of those without a row, and the pauses by
+        budget number.
     """
-    if not counters:
-        return await connection.fetchval(_NOW), []
+    if not counters and not pausing:
+        return await connection.fetchval(_NOW), [], {}
     wanted = counters.values()
-    rows = await connection.fetch(_COUNTERS, [c.org for c in wanted], [c.no for c in wanted], [c.key for c in wanted])
-    at_us = 0
-    for no, key, spent, reserved, carry, at_us in rows:  # noqa: B007 - the last row's time is used
+    columns = ([c.org for c in wanted], [c.no for c in wanted], [c.key for c in wanted])
+    pauses: dict[int, list[Pause]] = {}
+    if pausing:
+        both = await connection.fetch(
+            _COUNTERS_AND_PAUSES, *columns, [org for org, _ in pausing], [no for _, no in pausing], at_us
+        )
+        rows = [row[:8] for row in both if row[7] >= 0]
+        for row in both[len(rows) :]:
+            pause = _pause(row)
+            pauses.setdefault(pause.budget_no, []).append(pause)
+    else:
+        rows = await connection.fetch(_COUNTERS, *columns)
+    now_us = 0
+    for no, key, spent, reserved, carry, denied, paused, now_us in rows:  # noqa: B007 - the last row's time is used
         counter = counters[(no, key)]
         counter.load(spent, reserved)
         if carry is not None:
             counter.carried, counter.rises, *rest = carry
             counter.carry = Carry(*rest)
+        counter.denied_generation = denied
+        counter.paused_generation = paused
+    if not counters:
+        now_us = await connection.fetchval(_NOW)
     if len(rows) == len(counters):
-        return at_us, []
-    found = {(row["budget_no"], row["window_key"]) for row in rows}
-    return at_us, [key for key in counters if key not in found]
+        return now_us, [], pauses
+    found = {(row[0], row[1]) for row in rows}
+    return now_us, [key for key in counters if key not in found], pauses
+
+
+def _pause(row: asyncpg.Record) -> Pause:
+    no, key, paused_us, until_us, _, generation, cause, _, budget, reason = row
+    subject = parse_resource(budget, "budgets")[0]
+    return Pause(
+        subject.org, subject.name, no, budget, key, generation, PauseCause(cause), reason, "", paused_us, until_us
+    )
+
+
+async def mark_counters(connection: asyncpg.Connection, counters: Sequence[Counter]) -> None:
+    """Writes for which limit generation windows have told of a denial and have paused; their rows are locked."""
+    await connection.execute(
+        _MARK,
+        [c.org for c in counters],
+        [c.no for c in counters],
+        [c.key for c in counters],
+        [c.denied_generation for c in counters],
+        [c.paused_generation for c in counters],
+    )
 
 
 async def write_decisions(

@@ -7,14 +7,15 @@ from typing import Any, Final
 import asyncpg
 
 from services.budget.domain.model import FOREVER_US, Budget, Dimension, OnExceed, OverAllocation, Selector
+from services.budget.domain.pauses import ResumeMode
 from services.budget.domain.plan import Policy
-from services.budget.store import overrides
+from services.budget.store import org_settings, overrides, pauses
 from services.budget.store.overrides import Raises
 from services.kit.windows import WindowKind, WindowSpec
 
 _COLUMNS: Final = """budget_no, org, subject, budget_id, display_name, dimension, currency, limit_amount, window_kind,
 time_zone, week_start, anchor_day, on_exceed, thresholds, selector, generation, revision, created_us, updated_us,
-effective_from_us, effective_until_us, rollover_cap, allocated_from, over_allocation"""
+effective_from_us, effective_until_us, rollover_cap, allocated_from, over_allocation, resume"""
 _LOAD: Final = f"SELECT {_COLUMNS} FROM budgets WHERE org = $1 AND deleted_us IS NULL"  # noqa: S608 - a constant
 _FIND: Final = f"""
 SELECT {_COLUMNS} FROM budgets WHERE org = $1 AND subject = $2 AND budget_id = $3 AND deleted_us IS NULL
@@ -32,15 +33,18 @@ _NAMES: Final = "SELECT budget_no, subject, budget_id FROM budgets WHERE org = $
 _INSERT: Final = f"""
 INSERT INTO budgets (org, subject, budget_id, display_name, dimension, currency, limit_amount, window_kind, time_zone,
     week_start, anchor_day, on_exceed, thresholds, selector, generation, revision, created_us, updated_us,
-    effective_from_us, rollover_cap, allocated_from, over_allocation)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13::bigint[], $14, $15, $16, $17, $18, $19, $20, $21, $22)
+    effective_from_us, rollover_cap, allocated_from, over_allocation,
+    resume)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13::bigint[], $14, $15, $16, $17, $18, $19, $20, $21, $22,
+    $23)
 ON CONFLICT DO NOTHING
 RETURNING {_COLUMNS}
 """  # noqa: S608 - a constant
 _UPDATE: Final = """
 UPDATE budgets SET display_name = $3, limit_amount = $4, on_exceed = $5, thresholds = $6::bigint[], selector = $7,
     generation = $8, revision = $9, updated_us = $10, window_kind = $11, time_zone = $12, week_start = $13,
-    anchor_day = $14, effective_until_us = $15, rollover_cap = $16, allocated_from = $17, over_allocation = $18
+    anchor_day = $14, effective_until_us = $15, rollover_cap = $16, allocated_from = $17, over_allocation = $18,
+    resume = $19
 WHERE org = $1 AND budget_no = $2
 """
 _DELETE: Final = """
@@ -49,7 +53,6 @@ UPDATE budgets SET deleted_us = $4 WHERE org = $1 AND subject = $2 AND budget_id
 _ADD_ORG: Final = "INSERT INTO org_policy (org) VALUES ($1) ON CONFLICT DO NOTHING"
 _GATE: Final = "SELECT pg_advisory_xact_lock(7402, hashtext($1))"
 _LOCK: Final = "UPDATE org_policy SET epoch = epoch + 1 WHERE org = $1"
-_SETTINGS: Final = "SELECT epoch, require_wallet FROM org_policy WHERE org = $1"
 _COUNTER: Final = """
 SELECT spent, reserved FROM counters WHERE org = $1 AND budget_no = $2 AND window_key = $3
 """
@@ -59,14 +62,16 @@ _NOW: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 
 async def load_policy(connection: asyncpg.Connection, org: str, epoch: int) -> Policy:
     """All definitions in force or to come; the caller holds the organisation's row at this epoch."""
-    settings = await connection.fetchrow(_SETTINGS, org)
+    settings = await org_settings.get(connection, org)
+    paused = await pauses.by_persons(connection, org)
     rows = await connection.fetch(_LOAD, org)
     raises = await overrides.raises_of(connection, org)
     return Policy(
         org,
         epoch,
         [budget_of(row, raises) for row in rows],
-        require_wallet=bool(settings and settings["require_wallet"]),
+        settings=settings,
+        pauses=paused,
     )
 
 
@@ -74,7 +79,7 @@ def budget_of(row: asyncpg.Record, raises: Raises | None = None) -> Budget:
     """A definition from its row, with the temporary raises of its name that were granted since it was created."""
     (no, org, subject, id_, display_name, dimension, currency, limit, kind, zone, week_start, anchor_day, on_exceed,
      thresholds, selector, generation, revision, created_us, updated_us, from_us, until_us, rollover_cap,
-     allocated_from, over_allocation) = row  # fmt: skip
+     allocated_from, over_allocation, resume) = row  # fmt: skip
     return Budget(
         no,
         org,
@@ -98,6 +103,7 @@ def budget_of(row: asyncpg.Record, raises: Raises | None = None) -> Budget:
         allocated_from,
         OverAllocation(over_allocation),
         tuple(one for one in raises.get((subject, id_), ()) if one.from_us >= created_us) if raises else (),
+        ResumeMode(resume),
     )
 
 
@@ -207,6 +213,7 @@ async def insert(connection: asyncpg.Connection, budget: Budget) -> Budget | Non
         budget.rollover_cap,
         budget.allocated_from,
         int(budget.over_allocation),
+        int(budget.resume),
     )
     return budget_of(row) if row else None
 
@@ -233,6 +240,7 @@ async def update(connection: asyncpg.Connection, budget: Budget) -> None:
         budget.rollover_cap,
         budget.allocated_from,
         int(budget.over_allocation),
+        int(budget.resume),
     )
 
 

@@ -139,7 +139,7 @@ async def test_corrections_never_alert_twice(database: Any, tmp_path: Path) -> N
         event = usage("e", cost=6 * NANOS)
         await budget.apply(event, correction(event, "c1", -6 * NANOS))
         await budget.apply(correction(event, "c2", 8 * NANOS))
-        assert len([one for one in await alerts(budget.database) if one["type"] == "budget.threshold"]) == 1
+        assert len([one for one in await alerts(budget.database) if one["type"] == "budget.threshold_reached"]) == 1
 
 
 async def test_a_correction_counts_in_the_window_of_its_event(database: Any, tmp_path: Path) -> None:

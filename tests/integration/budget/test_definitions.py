@@ -181,7 +181,7 @@ async def test_checks_alone_change_nothing(database: Any, tmp_path: Path) -> Non
         ({"thresholds_percent": range(1, 20)}, "budget.thresholds_percent", "INVALID_ARGUMENT"),
         ({"display_name": "x" * 129}, "budget.display_name", "INVALID_ARGUMENT"),
         ({"selector": budget_pb2.Selector(models=[""])}, "budget.selector.models", "INVALID_ARGUMENT"),
-        ({"on_exceed": budget_pb2.ON_EXCEED_PAUSE}, "budget.on_exceed", "INVALID_ARGUMENT"),
+        ({"resume": 7}, "budget.resume", "INVALID_ARGUMENT"),
     ],
 )
 async def test_a_wrong_definition_names_its_field(fields: Any, field: str, reason: str) -> None:

@@ -131,7 +131,7 @@ def test_the_nearest_wallet_that_is_not_closed_pays() -> None:
     ],
 )
 def test_a_threshold_is_reached_exactly(limit: int, threshold: int, spent: int, expected: bool) -> None:
-    assert alerts.reached(budget(1, limit=limit), threshold, spent) is expected
+    assert alerts.reached(limit, threshold, spent) is expected
 
 
 def test_a_correction_later_in_the_batch_does_not_hide_a_crossing() -> None:
@@ -145,16 +145,21 @@ def test_a_correction_later_in_the_batch_does_not_hide_a_crossing() -> None:
 
 
 def test_an_alert_says_what_happened() -> None:
-    crossing = alerts.Crossing(budget(1, on_exceed=OnExceed.WARN), 20261122, 95, 96, NOW_US)
+    crossing = alerts.Crossing(
+        budget(1, on_exceed=OnExceed.WARN, generation=3), 20261122, 95, 96, NOW_US - 5, NOW_US, alerts.AlertCause.USE
+    )
     facts = json.loads(alerts.payload(crossing, 5))
-    assert facts["alert"] == "orgs/acme/budgets/b1@2026-11-22:95:1"
-    assert (facts["severity"], facts["spent"], facts["remaining"], facts["on_exceed"]) == (
+    assert facts["version"] == 1
+    assert facts["alert"] == "orgs/acme/alerts/b1.20261122.95.3"
+    assert (facts["severity"], facts["event"], facts["spent"], facts["remaining"], facts["on_exceed"]) == (
+        "CRITICAL",
         "CRITICAL",
         "96",
         "4",
         "WARN",
     )
-    assert facts["window_end_us"] == NOW_US
+    assert (facts["percent"], facts["threshold_percent"], facts["cause"]) == (96, 95, "USE")
+    assert (facts["period"], facts["window"], facts["window_end"]) == ("DAY", "2026-11-22", "2026-11-22T12:00:00Z")
 
 
 @pytest.mark.parametrize("key", ["2026-11-01", "1900-01-01", LIFETIME_KEY])
