@@ -1,5 +1,7 @@
 """Budget's own copy of metering's rate table, stored so that estimates are priced while metering is away."""
 
+from collections.abc import Sequence
+from datetime import UTC
 from typing import Any
 
 import asyncpg
@@ -8,15 +10,26 @@ import grpc
 from pursestrings.metering.v1 import metering_pb2
 from services.budget.store import rates as store
 from services.kit.errors import PurseError, invalid, unavailable
-from services.kit.rating import Rate, RateTable, Tokens, TokensError, UnknownModelError, rate
+from services.kit.rating import (
+    Card,
+    PriceCards,
+    PublishedCard,
+    Rate,
+    RateTable,
+    Tokens,
+    TokensError,
+    UnknownModelError,
+    rate,
+)
 from services.kit.status import from_rpc_error
 from services.kit.telemetry import get_logger
+from services.kit.windows import unix_us
 
 _log = get_logger(__name__)
 
 
 class Rates:
-    """The rate table in force, as far as budget knows.
+    """The rate table in force and the price cards laid over it, as far as budget knows.
 
     Args:
         pool: Budget's database.
@@ -30,6 +43,8 @@ class Rates:
         self._timeout_s = timeout_s
         self._table: RateTable | None = None
         self._version = ""
+        self._cards: list[PublishedCard] = []
+        self._own = PriceCards()
 
     async def load(self) -> None:
         """Takes the stored table."""
@@ -37,10 +52,12 @@ class Rates:
         if stored is not None:
             self._version = stored[0]
             self._table = RateTable.from_bytes(stored[1])
+        self._take(await store.load_own(self._pool))
 
     async def refresh(self) -> bool:
-        """Asks metering for a newer table and stores it."""
-        request = metering_pb2.GetRateTableRequest(have_version=self._version)
+        """Asks metering for a newer table and newer price cards and stores them; returns whether there are more."""
+        revision = self._cards[-1].revision if self._cards else 0
+        request = metering_pb2.GetRateTableRequest(have_version=self._version, have_revision=revision)
         try:
             answer = await self._metering.GetRateTable(request, timeout=self._timeout_s)
         except grpc.aio.AioRpcError as error:
@@ -50,13 +67,42 @@ class Rates:
             await store.save(self._pool, answer.version, answer.content)
             self._table, self._version = table, answer.version
             _log.info("rate table", version=answer.version)
-        return False
+        if answer.own_cards:
+            own = [
+                store.OwnRates(
+                    one.org,
+                    one.revision,
+                    one.version,
+                    one.effective_time.ToDatetime(UTC),
+                    one.usable_time.ToDatetime(UTC),
+                    one.content,
+                )
+                for one in answer.own_cards
+            ]
+            await store.save_own(self._pool, own)
+            self._take(own)
+            _log.info("price cards", newest=own[-1].revision)
+        return bool(answer.more_own_cards)
 
-    def name(self, provider: str, model: str) -> tuple[str, str]:
+    def _take(self, own: Sequence[store.OwnRates]) -> None:
+        self._cards += [
+            PublishedCard(
+                one.org,
+                one.version,
+                one.revision,
+                unix_us(one.effective_from),
+                unix_us(one.usable_from),
+                Card.from_bytes(one.content),
+            )
+            for one in own
+        ]
+        self._own = PriceCards(self._cards)
+
+    def name(self, provider: str, model: str, org: str, at_us: int) -> tuple[str, str]:
         """The canonical names; as given, in lower case, where they are not known."""
         if self._table is not None and model:
             try:
-                return self._table.resolve(provider, model)
+                return self._own.layers(org, self._table, self._version, at_us, at_us).resolve(provider, model)
             except UnknownModelError:
                 pass
         return provider.strip().lower(), model.strip().lower()
@@ -66,8 +112,10 @@ class Rates:
         """The table; None: none is known yet."""
         return self._table
 
-    def price(self, provider: str, model: str, tokens: Tokens, at_us: int) -> tuple[int, str, str, Rate]:
-        """The cost in nano-units, its currency, the table's version, and the rate that priced it.
+    def price(
+        self, provider: str, model: str, tokens: Tokens, at_us: int, *, org: str, service_tier: str = ""
+    ) -> tuple[int, str, str, Rate]:
+        """The cost in nano-units, its currency, the version of the prices, and the rate that priced it.
 
         Raises:
             PurseError: UNKNOWN_MODEL; UNAVAILABLE while no table is known; a count out of range.
@@ -75,13 +123,14 @@ class Rates:
         if self._table is None:
             raise unavailable("no rate table is known yet; send again, or give the cost")
         try:
-            price = self._table.lookup(provider, model, at_us).rate
-            cost = rate(price, tokens)
+            layers = self._own.layers(org, self._table, self._version, at_us, at_us)
+            found = layers.lookup(provider, model, at_us, service_tier)
+            cost = rate(found.rate, tokens)
         except UnknownModelError as error:
             raise _unknown_model(error) from None
         except TokensError as error:
             raise invalid(f"estimate.{error.field}", str(error), "AMOUNT_OUT_OF_RANGE") from None
-        return cost, self._table.currency_code, self._version, price
+        return cost, found.currency_code, found.version, found.rate
 
 
 def _unknown_model(error: UnknownModelError) -> PurseError:

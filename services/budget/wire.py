@@ -88,7 +88,7 @@ def reserve_item(request: budget_pb2.ReserveRequest, rates: Rates, at_us: int) -
     validate_only = request.validate_only
     if not _ID(request_id) and (request_id or not validate_only):
         raise _bad_request_id(request_id)
-    call = _call(request.call, rates) if request.HasField("call") else _NO_CALL
+    call = _call(request.call, rates, subject.org, at_us) if request.HasField("call") else _NO_CALL
     input_tokens = output_tokens = None
     cost: int | None = None
     price: Rate | None = None
@@ -106,7 +106,9 @@ def reserve_item(request: budget_pb2.ReserveRequest, rates: Rates, at_us: int) -
             cost, currency = _cost(estimate.cost)
     if cost is None and call.model:
         tokens = Tokens(input_tokens or 0, 0, 0, output_tokens or 0, 0, requests)
-        cost, currency, rate_version, price = rates.price(call.provider, call.model, tokens, at_us)
+        cost, currency, rate_version, price = rates.price(
+            call.provider, call.model, tokens, at_us, org=subject.org, service_tier=request.call.service_tier
+        )
         if input_tokens is None or output_tokens is None:
             cost, currency, price = None, "", None
     unknown = 0
@@ -192,7 +194,7 @@ def _cost(money: Any) -> tuple[int, str]:
     return nanos, currency
 
 
-def _call(call: Any, rates: Rates) -> Call:
+def _call(call: Any, rates: Rates, org: str, at_us: int) -> Call:
     labels = _labels(call) if call.labels else ()
     operation = call.operation
     if len(operation) > _OPERATION_CHARS_MAX:
@@ -206,7 +208,7 @@ def _call(call: Any, rates: Rates) -> Call:
         check_text(provider, "call.provider")
         check_text(model, "call.model")
         # Selectors are in lower case, and so is the usage that will settle this.
-        provider, model = (name.lower() for name in rates.name(provider, model))
+        provider, model = (name.lower() for name in rates.name(provider, model, org, at_us))
     return Call(provider, model, operation, labels)
 
 
