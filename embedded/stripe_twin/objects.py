@@ -108,6 +108,7 @@ def setup_intent(object_id: str, now: int, secret: str, params: Json) -> Json:
         "object": "setup_intent",
         "application": None,
         "attach_to_self": False,
+        "allowed_payment_method_types": params.get("allowed_payment_method_types"),
         "automatic_payment_methods": automatic_payment_methods(params),
         "cancellation_reason": None,
         "client_secret": f"{object_id}_secret_{secret}",
@@ -125,7 +126,7 @@ def setup_intent(object_id: str, now: int, secret: str, params: Json) -> Json:
         "on_behalf_of": None,
         "payment_method": None,
         "payment_method_options": {"card": {"request_three_d_secure": "automatic"}},
-        "payment_method_types": params.get("payment_method_types") or ["card"],
+        "payment_method_types": ["card"],
         "single_use_mandate": None,
         "status": "requires_payment_method",
         "usage": params.get("usage", "off_session"),
@@ -143,6 +144,7 @@ def payment_intent(object_id: str, now: int, secret: str, params: Json) -> Json:
         "amount_received": 0,
         "application": None,
         "application_fee_amount": None,
+        "allowed_payment_method_types": params.get("allowed_payment_method_types"),
         "automatic_payment_methods": automatic_payment_methods(params),
         "canceled_at": None,
         "cancellation_reason": None,
@@ -163,7 +165,7 @@ def payment_intent(object_id: str, now: int, secret: str, params: Json) -> Json:
         "payment_method": None,
         "payment_method_configuration_details": None,
         "payment_method_options": {"card": {"request_three_d_secure": "automatic"}},
-        "payment_method_types": params.get("payment_method_types") or ["card"],
+        "payment_method_types": ["card"],
         "processing": None,
         "receipt_email": params.get("receipt_email") or None,
         "review": None,
@@ -185,7 +187,7 @@ def automatic_payment_methods(params: Json) -> Json | None:
         if given.get("enabled") != "true":
             return None
         return {"enabled": True, "allow_redirects": given.get("allow_redirects", "always")}
-    if params.get("payment_method_types"):
+    if params.get("allowed_payment_method_types"):
         return None
     return {"enabled": True, "allow_redirects": "always"}
 

@@ -141,6 +141,32 @@ def strings(name: str, value: Any) -> list[str]:
     return list(value)
 
 
+def cards_only(name: str, value: Any) -> list[str]:
+    """A list of payment method types in which `card` is, since the twin takes nothing else."""
+    if "card" not in strings(name, value):
+        raise invalid("The twin takes cards only: allowed_payment_method_types must have 'card'.", param=name)
+    return ["card"]
+
+
+def no_longer_supported(name: str, _value: Any) -> None:
+    """A parameter that this version of the API refuses in so many words."""
+    raise invalid(
+        f"The parameter `{name}` is no longer supported. Use `allowed_payment_method_types`, or manage payment methods "
+        "in the Dashboard.",
+        param=name,
+        code="payment_method_types_no_longer_supported",
+    )
+
+
+def one_way_to_choose(params: Params) -> None:
+    """Raises ApiError where a request both lists the types allowed and lets them be chosen for it."""
+    if "allowed_payment_method_types" in params and "automatic_payment_methods" in params:
+        raise invalid(
+            "You may only specify one of these parameters: allowed_payment_method_types, automatic_payment_methods.",
+            param="allowed_payment_method_types",
+        )
+
+
 def mappings(name: str, value: Any) -> list[Params]:
     """A list of objects, their members unchecked."""
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
@@ -253,6 +279,10 @@ def expand(name: str, value: Any) -> list[str]:
 
 
 EXPAND: dict[str, Check] = {"expand": expand}
+METHOD_TYPES: dict[str, Check] = {
+    "allowed_payment_method_types": cards_only,
+    "payment_method_types": no_longer_supported,
+}
 PAGE: dict[str, Check] = {
     "limit": limit,
     "starting_after": text,

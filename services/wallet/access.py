@@ -1,13 +1,19 @@
 """Who may call what."""
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 from services.kit.auth import Rule, any_org, by_field, by_name, by_org, rule
 
 _SERVICE: Final = "/pursestrings.wallet.v1.WalletService"
 _READERS: Final = ("agent", "operator", "approver", "auditor", "service")
 _BOOKKEEPERS: Final = ("operator", "auditor", "service")
+
+
+def _by_payment(request: Any) -> Iterable[str]:
+    """The field `name` holds a recharge's or a top-up's name."""
+    return by_name("name", "topUps" if "/topUps/" in request.name else "recharges")(request)
+
 
 ACCESS: Final[Mapping[str, Rule]] = {
     f"{_SERVICE}/CreateWallet": rule(by_field("parent"), "operator"),
@@ -28,6 +34,13 @@ ACCESS: Final[Mapping[str, Rule]] = {
     # What a living budget database still holds would be sold twice, so no organisation reclaims by itself.
     f"{_SERVICE}/ReclaimLease": rule(any_org(), "operator"),
     f"{_SERVICE}/SetupPaymentMethod": rule(by_name("wallet", "wallets"), "operator"),
+    f"{_SERVICE}/ListPaymentMethods": rule(by_name("wallet", "wallets"), *_BOOKKEEPERS),
+    f"{_SERVICE}/DetachPaymentMethod": rule(by_name("wallet", "wallets"), "operator"),
+    f"{_SERVICE}/TopUp": rule(by_name("wallet", "wallets"), "operator"),
+    f"{_SERVICE}/GetTopUp": rule(by_name("name", "topUps"), *_BOOKKEEPERS),
+    f"{_SERVICE}/ListTopUps": rule(by_name("wallet", "wallets"), *_BOOKKEEPERS),
+    f"{_SERVICE}/CancelTopUp": rule(by_name("name", "topUps"), "operator"),
+    f"{_SERVICE}/AuthenticatePayment": rule(_by_payment, "operator"),
     f"{_SERVICE}/SetRechargePolicy": rule(by_name("policy.wallet", "wallets"), "operator"),
     f"{_SERVICE}/GetRechargePolicy": rule(by_name("wallet", "wallets"), *_READERS),
     f"{_SERVICE}/GetRecharge": rule(by_name("name", "recharges"), *_READERS),
@@ -36,6 +49,9 @@ ACCESS: Final[Mapping[str, Rule]] = {
     f"{_SERVICE}/ReportAttempt": rule(any_org(), "service"),
     f"{_SERVICE}/FailRecharge": rule(any_org(), "operator", "service"),
     f"{_SERVICE}/IngestStripeEvent": rule(any_org(), "service"),
+    # Events of all organisations share one inbox.
+    f"{_SERVICE}/ListStripeEvents": rule(any_org(), "operator", "auditor", "service"),
+    f"{_SERVICE}/RequeueStripeEvents": rule(any_org(), "operator"),
     f"{_SERVICE}/Audit": rule(by_org("org"), *_BOOKKEEPERS),
 }
 """One row a method; a method without a row is refused."""

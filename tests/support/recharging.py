@@ -225,6 +225,7 @@ class Rig:
                 loops = recharge_loops(self.settings, pool, provider)
                 await loops.sweep_policies()
                 await loops.sweep_recharges()
+                await loops.sweep_payments()
             finally:
                 await provider.close()
 

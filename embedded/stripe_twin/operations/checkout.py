@@ -29,7 +29,7 @@ CREATE = Spec(
         "metadata": p.metadata,
         "mode": p.choice("payment", "setup"),
         "payment_intent_data": p.mapping,
-        "payment_method_types": p.strings,
+        **p.METHOD_TYPES,
         "setup_intent_data": p.mapping,
         "success_url": p.text,
         **p.EXPAND,
@@ -65,8 +65,6 @@ def check_create(params: Params) -> None:
     for name in ("success_url", "cancel_url"):
         if not re.match(r"https?://[^\s/]+", params.get(name, "http://unset")):
             raise invalid(f"Not a valid URL: {name}", param=name, code="url_invalid")
-    if set(params.get("payment_method_types", ["card"])) != {"card"}:
-        raise invalid("The twin takes cards only: payment_method_types must be ['card'].", param="payment_method_types")
     other = "setup_intent_data" if mode == "payment" else "payment_intent_data"
     if other in params:
         raise invalid(f"You can not pass `{other}` in `{mode}` mode.", param=other)
@@ -75,10 +73,9 @@ def check_create(params: Params) -> None:
         return
     if "line_items" in params:
         raise invalid("You can not pass `line_items` in `setup` mode.", param="line_items")
-    if "currency" not in params and "payment_method_types" not in params:
+    if "currency" not in params:
         raise missing_param("currency")
-    if "currency" in params:
-        params["currency"] = currencies.check_currency(params["currency"])
+    params["currency"] = currencies.check_currency(params["currency"])
 
 
 def _items(params: Params) -> list[Json]:
@@ -120,7 +117,7 @@ def create(work: Work, params: Params, _path: Mapping[str, str]) -> Answer:
     session_id = new_id("cs_test")
     session = objects.checkout_session(session_id, work.now, params, expires_at, page_url(work, session_id))
     if mode == "setup":
-        given = {**data, "customer": params.get("customer"), "payment_method_types": ["card"]}
+        given = {**data, "customer": params.get("customer"), "allowed_payment_method_types": ["card"]}
         intent = objects.setup_intent(new_id("seti"), work.now, new_id("")[1:], given)
         work.put(intent, parent=session_id)
         work.emit("setup_intent.created", intent)
@@ -173,7 +170,7 @@ def submit(work: Work, record: Record, number: str, month: str, year: str) -> An
             "amount": session["amount_total"],
             "currency": session["currency"],
             "customer": session["customer"],
-            "payment_method_types": ["card"],
+            "allowed_payment_method_types": ["card"],
         }
         intent = objects.payment_intent(new_id("pi"), work.now, new_id("")[1:], given)
         work.put(intent, parent=session["id"])

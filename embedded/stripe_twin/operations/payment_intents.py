@@ -36,7 +36,7 @@ CREATE = Spec(
         "confirmation_method": p.choice("automatic", "manual"),
         "customer": p.text,
         "off_session": p.off_session,
-        "payment_method_types": p.strings,
+        **p.METHOD_TYPES,
         "return_url": p.text,
     },
     required=("amount", "currency"),
@@ -71,8 +71,7 @@ def check_create(params: Params) -> None:
                 "true.",
                 param=name,
             )
-    if set(params.get("payment_method_types", ["card"])) != {"card"}:
-        raise invalid("The twin takes cards only: payment_method_types must be ['card'].", param="payment_method_types")
+    p.one_way_to_choose(params)
 
 
 def create(work: Work, params: Params, _path: Mapping[str, str]) -> Answer:

@@ -14,7 +14,7 @@ def page_url(base_url: str, intent: Json) -> str:
 def check_return_url(intent: Json, return_url: str | None) -> None:
     """Raises ApiError when the intent may redirect but has nowhere to come back to.
 
-    Stripe asks for this unless the caller names `payment_method_types` or forbids redirects, and code that
+    Stripe asks for this unless the caller names `allowed_payment_method_types` or forbids redirects, and code that
     was only ever run against a more lenient twin would meet it there for the first time.
     """
     automatic = intent["automatic_payment_methods"]

@@ -22,7 +22,7 @@ CREATE = Spec(
         "description": p.text,
         "metadata": p.metadata,
         "payment_method": p.text,
-        "payment_method_types": p.strings,
+        **p.METHOD_TYPES,
         "return_url": p.text,
         "usage": p.choice("off_session", "on_session"),
         **p.EXPAND,

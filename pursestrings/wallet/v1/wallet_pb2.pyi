@@ -1345,20 +1345,30 @@ class SetupPaymentMethodRequest(google.protobuf.message.Message):
     WALLET_FIELD_NUMBER: builtins.int
     PAYMENT_METHOD_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
+    SUCCESS_URL_FIELD_NUMBER: builtins.int
+    CANCEL_URL_FIELD_NUMBER: builtins.int
     wallet: builtins.str
     """`{subject}/wallets/{id}`."""
     payment_method: builtins.str
-    """The method as Stripe names it, for example "pm_card_visa" in test mode. It becomes the wallet's default."""
+    """The method as Stripe names it, for example "pm_card_visa" in test mode; it may be on file already. It becomes the
+    wallet's default. Empty: the answer has a `url` of a page to enter a card on, which becomes the default.
+    """
     request_id: builtins.str
     """The caller's id of this request, required."""
+    success_url: builtins.str
+    """Where the page goes on to once the card is saved; empty: a page of the gateway."""
+    cancel_url: builtins.str
+    """Where its "cancel" leads; empty: a page of the gateway."""
     def __init__(
         self,
         *,
         wallet: builtins.str = ...,
         payment_method: builtins.str = ...,
         request_id: builtins.str = ...,
+        success_url: builtins.str = ...,
+        cancel_url: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["payment_method", b"payment_method", "request_id", b"request_id", "wallet", b"wallet"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cancel_url", b"cancel_url", "payment_method", b"payment_method", "request_id", b"request_id", "success_url", b"success_url", "wallet", b"wallet"]) -> None: ...
 
 Global___SetupPaymentMethodRequest: typing_extensions.TypeAlias = SetupPaymentMethodRequest
 
@@ -1370,8 +1380,11 @@ class SetupPaymentMethodResponse(google.protobuf.message.Message):
 
     WALLET_FIELD_NUMBER: builtins.int
     CUSTOMER_FIELD_NUMBER: builtins.int
+    URL_FIELD_NUMBER: builtins.int
     customer: builtins.str
     """The Stripe customer that holds the method."""
+    url: builtins.str
+    """The page to enter a card on, open for a day; empty where a payment method was given."""
     @property
     def wallet(self) -> Global___Wallet:
         """The wallet."""
@@ -1381,9 +1394,10 @@ class SetupPaymentMethodResponse(google.protobuf.message.Message):
         *,
         wallet: Global___Wallet | None = ...,
         customer: builtins.str = ...,
+        url: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["wallet", b"wallet"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["customer", b"customer", "wallet", b"wallet"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["customer", b"customer", "url", b"url", "wallet", b"wallet"]) -> None: ...
 
 Global___SetupPaymentMethodResponse: typing_extensions.TypeAlias = SetupPaymentMethodResponse
 

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from pursestrings.wallet.v1 import payments_pb2 as pursestrings_dot_wallet_dot_v1_dot_payments__pb2
 from pursestrings.wallet.v1 import wallet_pb2 as pursestrings_dot_wallet_dot_v1_dot_wallet__pb2
 
 GRPC_GENERATED_VERSION = '1.71.2'
@@ -115,6 +116,41 @@ class WalletServiceStub(object):
                 request_serializer=pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.SetupPaymentMethodRequest.SerializeToString,
                 response_deserializer=pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.SetupPaymentMethodResponse.FromString,
                 _registered_method=True)
+        self.ListPaymentMethods = channel.unary_unary(
+                '/pursestrings.wallet.v1.WalletService/ListPaymentMethods',
+                request_serializer=pursestrings_dot_wallet_dot_v1_dot_payments__pb2.ListPaymentMethodsRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_wallet_dot_v1_dot_payments__pb2.ListPaymentMethodsResponse.FromString,
+                _registered_method=True)
+        self.DetachPaymentMethod = channel.unary_unary(
+                '/pursestrings.wallet.v1.WalletService/DetachPaymentMethod',
+                request_serializer=pursestrings_dot_wallet_dot_v1_dot_payments__pb2.DetachPaymentMethodRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_wallet_dot_v1_dot_payments__pb2.DetachPaymentMethodResponse.FromString,
+                _registered_method=True)
+        self.TopUp = channel.unary_unary(
+                '/pursestrings.wallet.v1.WalletService/TopUp',
+                request_serializer=pursestrings_dot_wallet_dot_v1_dot_payments__pb2.TopUpRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_wallet_dot_v1_dot_payments__pb2.TopUpResponse.FromString,
+                _registered_method=True)
+        self.GetTopUp = channel.unary_unary(
+                '/pursestrings.wallet.v1.WalletService/GetTopUp',
+                request_serializer=pursestrings_dot_wallet_dot_v1_dot_payments__pb2.GetTopUpRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_wallet_dot_v1_dot_payments__pb2.GetTopUpResponse.FromString,
+                _registered_method=True)
+        self.ListTopUps = channel.unary_unary(
+                '/pursestrings.wallet.v1.WalletService/ListTopUps',
+                request_serializer=pursestrings_dot_wallet_dot_v1_dot_payments__pb2.ListTopUpsRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_wallet_dot_v1_dot_payments__pb2.ListTopUpsResponse.FromString,
+                _registered_method=True)
+        self.CancelTopUp = channel.unary_unary(
+                '/pursestrings.wallet.v1.WalletService/CancelTopUp',
+                request_serializer=pursestrings_dot_wallet_dot_v1_dot_payments__pb2.CancelTopUpRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_wallet_dot_v1_dot_payments__pb2.CancelTopUpResponse.FromString,
+                _registered_method=True)
+        self.AuthenticatePayment = channel.unary_unary(
+                '/pursestrings.wallet.v1.WalletService/AuthenticatePayment',
+                request_serializer=pursestrings_dot_wallet_dot_v1_dot_payments__pb2.AuthenticatePaymentRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_wallet_dot_v1_dot_payments__pb2.AuthenticatePaymentResponse.FromString,
+                _registered_method=True)
         self.SetRechargePolicy = channel.unary_unary(
                 '/pursestrings.wallet.v1.WalletService/SetRechargePolicy',
                 request_serializer=pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.SetRechargePolicyRequest.SerializeToString,
@@ -154,6 +190,16 @@ class WalletServiceStub(object):
                 '/pursestrings.wallet.v1.WalletService/IngestStripeEvent',
                 request_serializer=pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.IngestStripeEventRequest.SerializeToString,
                 response_deserializer=pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.IngestStripeEventResponse.FromString,
+                _registered_method=True)
+        self.ListStripeEvents = channel.unary_unary(
+                '/pursestrings.wallet.v1.WalletService/ListStripeEvents',
+                request_serializer=pursestrings_dot_wallet_dot_v1_dot_payments__pb2.ListStripeEventsRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_wallet_dot_v1_dot_payments__pb2.ListStripeEventsResponse.FromString,
+                _registered_method=True)
+        self.RequeueStripeEvents = channel.unary_unary(
+                '/pursestrings.wallet.v1.WalletService/RequeueStripeEvents',
+                request_serializer=pursestrings_dot_wallet_dot_v1_dot_payments__pb2.RequeueStripeEventsRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_wallet_dot_v1_dot_payments__pb2.RequeueStripeEventsResponse.FromString,
                 _registered_method=True)
         self.Audit = channel.unary_unary(
                 '/pursestrings.wallet.v1.WalletService/Audit',
@@ -272,7 +318,56 @@ class WalletServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SetupPaymentMethod(self, request, context):
-        """Puts a payment method on file.
+        """Puts a payment method on file and makes it the default; without one, gives a page to enter a card on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPaymentMethods(self, request, context):
+        """The payment methods that Stripe holds for a wallet.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DetachPaymentMethod(self, request, context):
+        """Takes a payment method from a wallet, for good.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TopUp(self, request, context):
+        """Puts money into a wallet by one payment: on a page, or from the payment method on file.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTopUp(self, request, context):
+        """One top-up.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTopUps(self, request, context):
+        """The top-ups of a wallet, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelTopUp(self, request, context):
+        """Gives up a top-up that was not paid.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AuthenticatePayment(self, request, context):
+        """Gives a link on which the cardholder authenticates a recharge or a top-up that waits for them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -329,6 +424,20 @@ class WalletServiceServicer(object):
 
     def IngestStripeEvent(self, request, context):
         """Takes one signed Stripe event into the inbox; the same event again is a no-op. For the gateway.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListStripeEvents(self, request, context):
+        """The inbox of Stripe's events.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RequeueStripeEvents(self, request, context):
+        """Processes events again that were put aside.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -424,6 +533,41 @@ def add_WalletServiceServicer_to_server(servicer, server):
                     request_deserializer=pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.SetupPaymentMethodRequest.FromString,
                     response_serializer=pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.SetupPaymentMethodResponse.SerializeToString,
             ),
+            'ListPaymentMethods': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPaymentMethods,
+                    request_deserializer=pursestrings_dot_wallet_dot_v1_dot_payments__pb2.ListPaymentMethodsRequest.FromString,
+                    response_serializer=pursestrings_dot_wallet_dot_v1_dot_payments__pb2.ListPaymentMethodsResponse.SerializeToString,
+            ),
+            'DetachPaymentMethod': grpc.unary_unary_rpc_method_handler(
+                    servicer.DetachPaymentMethod,
+                    request_deserializer=pursestrings_dot_wallet_dot_v1_dot_payments__pb2.DetachPaymentMethodRequest.FromString,
+                    response_serializer=pursestrings_dot_wallet_dot_v1_dot_payments__pb2.DetachPaymentMethodResponse.SerializeToString,
+            ),
+            'TopUp': grpc.unary_unary_rpc_method_handler(
+                    servicer.TopUp,
+                    request_deserializer=pursestrings_dot_wallet_dot_v1_dot_payments__pb2.TopUpRequest.FromString,
+                    response_serializer=pursestrings_dot_wallet_dot_v1_dot_payments__pb2.TopUpResponse.SerializeToString,
+            ),
+            'GetTopUp': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTopUp,
+                    request_deserializer=pursestrings_dot_wallet_dot_v1_dot_payments__pb2.GetTopUpRequest.FromString,
+                    response_serializer=pursestrings_dot_wallet_dot_v1_dot_payments__pb2.GetTopUpResponse.SerializeToString,
+            ),
+            'ListTopUps': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTopUps,
+                    request_deserializer=pursestrings_dot_wallet_dot_v1_dot_payments__pb2.ListTopUpsRequest.FromString,
+                    response_serializer=pursestrings_dot_wallet_dot_v1_dot_payments__pb2.ListTopUpsResponse.SerializeToString,
+            ),
+            'CancelTopUp': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelTopUp,
+                    request_deserializer=pursestrings_dot_wallet_dot_v1_dot_payments__pb2.CancelTopUpRequest.FromString,
+                    response_serializer=pursestrings_dot_wallet_dot_v1_dot_payments__pb2.CancelTopUpResponse.SerializeToString,
+            ),
+            'AuthenticatePayment': grpc.unary_unary_rpc_method_handler(
+                    servicer.AuthenticatePayment,
+                    request_deserializer=pursestrings_dot_wallet_dot_v1_dot_payments__pb2.AuthenticatePaymentRequest.FromString,
+                    response_serializer=pursestrings_dot_wallet_dot_v1_dot_payments__pb2.AuthenticatePaymentResponse.SerializeToString,
+            ),
             'SetRechargePolicy': grpc.unary_unary_rpc_method_handler(
                     servicer.SetRechargePolicy,
                     request_deserializer=pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.SetRechargePolicyRequest.FromString,
@@ -463,6 +607,16 @@ def add_WalletServiceServicer_to_server(servicer, server):
                     servicer.IngestStripeEvent,
                     request_deserializer=pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.IngestStripeEventRequest.FromString,
                     response_serializer=pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.IngestStripeEventResponse.SerializeToString,
+            ),
+            'ListStripeEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListStripeEvents,
+                    request_deserializer=pursestrings_dot_wallet_dot_v1_dot_payments__pb2.ListStripeEventsRequest.FromString,
+                    response_serializer=pursestrings_dot_wallet_dot_v1_dot_payments__pb2.ListStripeEventsResponse.SerializeToString,
+            ),
+            'RequeueStripeEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.RequeueStripeEvents,
+                    request_deserializer=pursestrings_dot_wallet_dot_v1_dot_payments__pb2.RequeueStripeEventsRequest.FromString,
+                    response_serializer=pursestrings_dot_wallet_dot_v1_dot_payments__pb2.RequeueStripeEventsResponse.SerializeToString,
             ),
             'Audit': grpc.unary_unary_rpc_method_handler(
                     servicer.Audit,
@@ -914,6 +1068,195 @@ class WalletService(object):
             _registered_method=True)
 
     @staticmethod
+    def ListPaymentMethods(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.wallet.v1.WalletService/ListPaymentMethods',
+            pursestrings_dot_wallet_dot_v1_dot_payments__pb2.ListPaymentMethodsRequest.SerializeToString,
+            pursestrings_dot_wallet_dot_v1_dot_payments__pb2.ListPaymentMethodsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DetachPaymentMethod(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.wallet.v1.WalletService/DetachPaymentMethod',
+            pursestrings_dot_wallet_dot_v1_dot_payments__pb2.DetachPaymentMethodRequest.SerializeToString,
+            pursestrings_dot_wallet_dot_v1_dot_payments__pb2.DetachPaymentMethodResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TopUp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.wallet.v1.WalletService/TopUp',
+            pursestrings_dot_wallet_dot_v1_dot_payments__pb2.TopUpRequest.SerializeToString,
+            pursestrings_dot_wallet_dot_v1_dot_payments__pb2.TopUpResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTopUp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.wallet.v1.WalletService/GetTopUp',
+            pursestrings_dot_wallet_dot_v1_dot_payments__pb2.GetTopUpRequest.SerializeToString,
+            pursestrings_dot_wallet_dot_v1_dot_payments__pb2.GetTopUpResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTopUps(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.wallet.v1.WalletService/ListTopUps',
+            pursestrings_dot_wallet_dot_v1_dot_payments__pb2.ListTopUpsRequest.SerializeToString,
+            pursestrings_dot_wallet_dot_v1_dot_payments__pb2.ListTopUpsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelTopUp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.wallet.v1.WalletService/CancelTopUp',
+            pursestrings_dot_wallet_dot_v1_dot_payments__pb2.CancelTopUpRequest.SerializeToString,
+            pursestrings_dot_wallet_dot_v1_dot_payments__pb2.CancelTopUpResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AuthenticatePayment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.wallet.v1.WalletService/AuthenticatePayment',
+            pursestrings_dot_wallet_dot_v1_dot_payments__pb2.AuthenticatePaymentRequest.SerializeToString,
+            pursestrings_dot_wallet_dot_v1_dot_payments__pb2.AuthenticatePaymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def SetRechargePolicy(request,
             target,
             options=(),
@@ -1119,6 +1462,60 @@ class WalletService(object):
             '/pursestrings.wallet.v1.WalletService/IngestStripeEvent',
             pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.IngestStripeEventRequest.SerializeToString,
             pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.IngestStripeEventResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListStripeEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.wallet.v1.WalletService/ListStripeEvents',
+            pursestrings_dot_wallet_dot_v1_dot_payments__pb2.ListStripeEventsRequest.SerializeToString,
+            pursestrings_dot_wallet_dot_v1_dot_payments__pb2.ListStripeEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RequeueStripeEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.wallet.v1.WalletService/RequeueStripeEvents',
+            pursestrings_dot_wallet_dot_v1_dot_payments__pb2.RequeueStripeEventsRequest.SerializeToString,
+            pursestrings_dot_wallet_dot_v1_dot_payments__pb2.RequeueStripeEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

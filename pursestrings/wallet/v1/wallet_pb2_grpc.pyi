@@ -7,6 +7,7 @@ import abc
 import collections.abc
 import grpc
 import grpc.aio
+import pursestrings.wallet.v1.payments_pb2
 import pursestrings.wallet.v1.wallet_pb2
 import sys
 import typing
@@ -281,6 +282,118 @@ _WalletServiceSetupPaymentMethodType = typing_extensions.TypeVar(
     ],
 )
 
+_WalletServiceListPaymentMethodsType = typing_extensions.TypeVar(
+    '_WalletServiceListPaymentMethodsType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.payments_pb2.ListPaymentMethodsRequest,
+        pursestrings.wallet.v1.payments_pb2.ListPaymentMethodsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.payments_pb2.ListPaymentMethodsRequest,
+        pursestrings.wallet.v1.payments_pb2.ListPaymentMethodsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.payments_pb2.ListPaymentMethodsRequest,
+        pursestrings.wallet.v1.payments_pb2.ListPaymentMethodsResponse,
+    ],
+)
+
+_WalletServiceDetachPaymentMethodType = typing_extensions.TypeVar(
+    '_WalletServiceDetachPaymentMethodType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.payments_pb2.DetachPaymentMethodRequest,
+        pursestrings.wallet.v1.payments_pb2.DetachPaymentMethodResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.payments_pb2.DetachPaymentMethodRequest,
+        pursestrings.wallet.v1.payments_pb2.DetachPaymentMethodResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.payments_pb2.DetachPaymentMethodRequest,
+        pursestrings.wallet.v1.payments_pb2.DetachPaymentMethodResponse,
+    ],
+)
+
+_WalletServiceTopUpType = typing_extensions.TypeVar(
+    '_WalletServiceTopUpType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.payments_pb2.TopUpRequest,
+        pursestrings.wallet.v1.payments_pb2.TopUpResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.payments_pb2.TopUpRequest,
+        pursestrings.wallet.v1.payments_pb2.TopUpResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.payments_pb2.TopUpRequest,
+        pursestrings.wallet.v1.payments_pb2.TopUpResponse,
+    ],
+)
+
+_WalletServiceGetTopUpType = typing_extensions.TypeVar(
+    '_WalletServiceGetTopUpType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.payments_pb2.GetTopUpRequest,
+        pursestrings.wallet.v1.payments_pb2.GetTopUpResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.payments_pb2.GetTopUpRequest,
+        pursestrings.wallet.v1.payments_pb2.GetTopUpResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.payments_pb2.GetTopUpRequest,
+        pursestrings.wallet.v1.payments_pb2.GetTopUpResponse,
+    ],
+)
+
+_WalletServiceListTopUpsType = typing_extensions.TypeVar(
+    '_WalletServiceListTopUpsType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.payments_pb2.ListTopUpsRequest,
+        pursestrings.wallet.v1.payments_pb2.ListTopUpsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.payments_pb2.ListTopUpsRequest,
+        pursestrings.wallet.v1.payments_pb2.ListTopUpsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.payments_pb2.ListTopUpsRequest,
+        pursestrings.wallet.v1.payments_pb2.ListTopUpsResponse,
+    ],
+)
+
+_WalletServiceCancelTopUpType = typing_extensions.TypeVar(
+    '_WalletServiceCancelTopUpType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.payments_pb2.CancelTopUpRequest,
+        pursestrings.wallet.v1.payments_pb2.CancelTopUpResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.payments_pb2.CancelTopUpRequest,
+        pursestrings.wallet.v1.payments_pb2.CancelTopUpResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.payments_pb2.CancelTopUpRequest,
+        pursestrings.wallet.v1.payments_pb2.CancelTopUpResponse,
+    ],
+)
+
+_WalletServiceAuthenticatePaymentType = typing_extensions.TypeVar(
+    '_WalletServiceAuthenticatePaymentType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.payments_pb2.AuthenticatePaymentRequest,
+        pursestrings.wallet.v1.payments_pb2.AuthenticatePaymentResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.payments_pb2.AuthenticatePaymentRequest,
+        pursestrings.wallet.v1.payments_pb2.AuthenticatePaymentResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.payments_pb2.AuthenticatePaymentRequest,
+        pursestrings.wallet.v1.payments_pb2.AuthenticatePaymentResponse,
+    ],
+)
+
 _WalletServiceSetRechargePolicyType = typing_extensions.TypeVar(
     '_WalletServiceSetRechargePolicyType',
     grpc.UnaryUnaryMultiCallable[
@@ -409,6 +522,38 @@ _WalletServiceIngestStripeEventType = typing_extensions.TypeVar(
     ],
 )
 
+_WalletServiceListStripeEventsType = typing_extensions.TypeVar(
+    '_WalletServiceListStripeEventsType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.payments_pb2.ListStripeEventsRequest,
+        pursestrings.wallet.v1.payments_pb2.ListStripeEventsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.payments_pb2.ListStripeEventsRequest,
+        pursestrings.wallet.v1.payments_pb2.ListStripeEventsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.payments_pb2.ListStripeEventsRequest,
+        pursestrings.wallet.v1.payments_pb2.ListStripeEventsResponse,
+    ],
+)
+
+_WalletServiceRequeueStripeEventsType = typing_extensions.TypeVar(
+    '_WalletServiceRequeueStripeEventsType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.payments_pb2.RequeueStripeEventsRequest,
+        pursestrings.wallet.v1.payments_pb2.RequeueStripeEventsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.payments_pb2.RequeueStripeEventsRequest,
+        pursestrings.wallet.v1.payments_pb2.RequeueStripeEventsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.payments_pb2.RequeueStripeEventsRequest,
+        pursestrings.wallet.v1.payments_pb2.RequeueStripeEventsResponse,
+    ],
+)
+
 _WalletServiceAuditType = typing_extensions.TypeVar(
     '_WalletServiceAuditType',
     grpc.UnaryUnaryMultiCallable[
@@ -425,7 +570,7 @@ _WalletServiceAuditType = typing_extensions.TypeVar(
     ],
 )
 
-class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletServiceGetWalletType, _WalletServiceListWalletsType, _WalletServiceSetWalletStateType, _WalletServiceGetBalanceType, _WalletServiceCreateGrantType, _WalletServiceListTransactionsType, _WalletServiceTrialBalanceType, _WalletServiceExtendLeaseType, _WalletServiceCaptureLeaseType, _WalletServiceReturnLeaseType, _WalletServiceReverseCaptureType, _WalletServiceBatchLeaseOperationsType, _WalletServiceSyncLeasesType, _WalletServiceReclaimLeaseType, _WalletServiceSetupPaymentMethodType, _WalletServiceSetRechargePolicyType, _WalletServiceGetRechargePolicyType, _WalletServiceGetRechargeType, _WalletServiceListRechargesType, _WalletServiceAuthorizeAttemptType, _WalletServiceReportAttemptType, _WalletServiceFailRechargeType, _WalletServiceIngestStripeEventType, _WalletServiceAuditType]):
+class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletServiceGetWalletType, _WalletServiceListWalletsType, _WalletServiceSetWalletStateType, _WalletServiceGetBalanceType, _WalletServiceCreateGrantType, _WalletServiceListTransactionsType, _WalletServiceTrialBalanceType, _WalletServiceExtendLeaseType, _WalletServiceCaptureLeaseType, _WalletServiceReturnLeaseType, _WalletServiceReverseCaptureType, _WalletServiceBatchLeaseOperationsType, _WalletServiceSyncLeasesType, _WalletServiceReclaimLeaseType, _WalletServiceSetupPaymentMethodType, _WalletServiceListPaymentMethodsType, _WalletServiceDetachPaymentMethodType, _WalletServiceTopUpType, _WalletServiceGetTopUpType, _WalletServiceListTopUpsType, _WalletServiceCancelTopUpType, _WalletServiceAuthenticatePaymentType, _WalletServiceSetRechargePolicyType, _WalletServiceGetRechargePolicyType, _WalletServiceGetRechargeType, _WalletServiceListRechargesType, _WalletServiceAuthorizeAttemptType, _WalletServiceReportAttemptType, _WalletServiceFailRechargeType, _WalletServiceIngestStripeEventType, _WalletServiceListStripeEventsType, _WalletServiceRequeueStripeEventsType, _WalletServiceAuditType]):
     """Keeps the money: wallets, grants, the ledger, leases granted, recharges and what Stripe says of them."""
 
     @typing.overload
@@ -495,6 +640,34 @@ class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletSe
             pursestrings.wallet.v1.wallet_pb2.SetupPaymentMethodResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.payments_pb2.ListPaymentMethodsRequest,
+            pursestrings.wallet.v1.payments_pb2.ListPaymentMethodsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.payments_pb2.DetachPaymentMethodRequest,
+            pursestrings.wallet.v1.payments_pb2.DetachPaymentMethodResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.payments_pb2.TopUpRequest,
+            pursestrings.wallet.v1.payments_pb2.TopUpResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.payments_pb2.GetTopUpRequest,
+            pursestrings.wallet.v1.payments_pb2.GetTopUpResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.payments_pb2.ListTopUpsRequest,
+            pursestrings.wallet.v1.payments_pb2.ListTopUpsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.payments_pb2.CancelTopUpRequest,
+            pursestrings.wallet.v1.payments_pb2.CancelTopUpResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.payments_pb2.AuthenticatePaymentRequest,
+            pursestrings.wallet.v1.payments_pb2.AuthenticatePaymentResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
             pursestrings.wallet.v1.wallet_pb2.SetRechargePolicyRequest,
             pursestrings.wallet.v1.wallet_pb2.SetRechargePolicyResponse,
         ],
@@ -525,6 +698,14 @@ class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletSe
         grpc.UnaryUnaryMultiCallable[
             pursestrings.wallet.v1.wallet_pb2.IngestStripeEventRequest,
             pursestrings.wallet.v1.wallet_pb2.IngestStripeEventResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.payments_pb2.ListStripeEventsRequest,
+            pursestrings.wallet.v1.payments_pb2.ListStripeEventsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.payments_pb2.RequeueStripeEventsRequest,
+            pursestrings.wallet.v1.payments_pb2.RequeueStripeEventsResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             pursestrings.wallet.v1.wallet_pb2.AuditRequest,
@@ -599,6 +780,34 @@ class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletSe
             pursestrings.wallet.v1.wallet_pb2.SetupPaymentMethodResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.payments_pb2.ListPaymentMethodsRequest,
+            pursestrings.wallet.v1.payments_pb2.ListPaymentMethodsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.payments_pb2.DetachPaymentMethodRequest,
+            pursestrings.wallet.v1.payments_pb2.DetachPaymentMethodResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.payments_pb2.TopUpRequest,
+            pursestrings.wallet.v1.payments_pb2.TopUpResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.payments_pb2.GetTopUpRequest,
+            pursestrings.wallet.v1.payments_pb2.GetTopUpResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.payments_pb2.ListTopUpsRequest,
+            pursestrings.wallet.v1.payments_pb2.ListTopUpsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.payments_pb2.CancelTopUpRequest,
+            pursestrings.wallet.v1.payments_pb2.CancelTopUpResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.payments_pb2.AuthenticatePaymentRequest,
+            pursestrings.wallet.v1.payments_pb2.AuthenticatePaymentResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             pursestrings.wallet.v1.wallet_pb2.SetRechargePolicyRequest,
             pursestrings.wallet.v1.wallet_pb2.SetRechargePolicyResponse,
         ],
@@ -629,6 +838,14 @@ class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletSe
         grpc.aio.UnaryUnaryMultiCallable[
             pursestrings.wallet.v1.wallet_pb2.IngestStripeEventRequest,
             pursestrings.wallet.v1.wallet_pb2.IngestStripeEventResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.payments_pb2.ListStripeEventsRequest,
+            pursestrings.wallet.v1.payments_pb2.ListStripeEventsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.payments_pb2.RequeueStripeEventsRequest,
+            pursestrings.wallet.v1.payments_pb2.RequeueStripeEventsResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
             pursestrings.wallet.v1.wallet_pb2.AuditRequest,
@@ -682,7 +899,28 @@ class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletSe
     """Takes a lease back by force: raises its epoch. For operators, when a budget database is lost."""
 
     SetupPaymentMethod: _WalletServiceSetupPaymentMethodType
-    """Puts a payment method on file."""
+    """Puts a payment method on file and makes it the default; without one, gives a page to enter a card on."""
+
+    ListPaymentMethods: _WalletServiceListPaymentMethodsType
+    """The payment methods that Stripe holds for a wallet."""
+
+    DetachPaymentMethod: _WalletServiceDetachPaymentMethodType
+    """Takes a payment method from a wallet, for good."""
+
+    TopUp: _WalletServiceTopUpType
+    """Puts money into a wallet by one payment: on a page, or from the payment method on file."""
+
+    GetTopUp: _WalletServiceGetTopUpType
+    """One top-up."""
+
+    ListTopUps: _WalletServiceListTopUpsType
+    """The top-ups of a wallet, newest first."""
+
+    CancelTopUp: _WalletServiceCancelTopUpType
+    """Gives up a top-up that was not paid."""
+
+    AuthenticatePayment: _WalletServiceAuthenticatePaymentType
+    """Gives a link on which the cardholder authenticates a recharge or a top-up that waits for them."""
 
     SetRechargePolicy: _WalletServiceSetRechargePolicyType
     """Says when and by how much a wallet recharges itself."""
@@ -707,6 +945,12 @@ class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletSe
 
     IngestStripeEvent: _WalletServiceIngestStripeEventType
     """Takes one signed Stripe event into the inbox; the same event again is a no-op. For the gateway."""
+
+    ListStripeEvents: _WalletServiceListStripeEventsType
+    """The inbox of Stripe's events."""
+
+    RequeueStripeEvents: _WalletServiceRequeueStripeEventsType
+    """Processes events again that were put aside."""
 
     Audit: _WalletServiceAuditType
     """Verifies the service's own books in one snapshot, and gives the totals that other services compare with."""
@@ -777,6 +1021,34 @@ WalletServiceAsyncStub: typing_extensions.TypeAlias = WalletServiceStub[
         pursestrings.wallet.v1.wallet_pb2.SetupPaymentMethodResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.payments_pb2.ListPaymentMethodsRequest,
+        pursestrings.wallet.v1.payments_pb2.ListPaymentMethodsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.payments_pb2.DetachPaymentMethodRequest,
+        pursestrings.wallet.v1.payments_pb2.DetachPaymentMethodResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.payments_pb2.TopUpRequest,
+        pursestrings.wallet.v1.payments_pb2.TopUpResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.payments_pb2.GetTopUpRequest,
+        pursestrings.wallet.v1.payments_pb2.GetTopUpResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.payments_pb2.ListTopUpsRequest,
+        pursestrings.wallet.v1.payments_pb2.ListTopUpsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.payments_pb2.CancelTopUpRequest,
+        pursestrings.wallet.v1.payments_pb2.CancelTopUpResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.payments_pb2.AuthenticatePaymentRequest,
+        pursestrings.wallet.v1.payments_pb2.AuthenticatePaymentResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.wallet_pb2.SetRechargePolicyRequest,
         pursestrings.wallet.v1.wallet_pb2.SetRechargePolicyResponse,
     ],
@@ -807,6 +1079,14 @@ WalletServiceAsyncStub: typing_extensions.TypeAlias = WalletServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.wallet_pb2.IngestStripeEventRequest,
         pursestrings.wallet.v1.wallet_pb2.IngestStripeEventResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.payments_pb2.ListStripeEventsRequest,
+        pursestrings.wallet.v1.payments_pb2.ListStripeEventsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.payments_pb2.RequeueStripeEventsRequest,
+        pursestrings.wallet.v1.payments_pb2.RequeueStripeEventsResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.wallet_pb2.AuditRequest,
@@ -943,7 +1223,63 @@ class WalletServiceServicer(metaclass=abc.ABCMeta):
         request: pursestrings.wallet.v1.wallet_pb2.SetupPaymentMethodRequest,
         context: _ServicerContext,
     ) -> typing.Union[pursestrings.wallet.v1.wallet_pb2.SetupPaymentMethodResponse, collections.abc.Awaitable[pursestrings.wallet.v1.wallet_pb2.SetupPaymentMethodResponse]]:
-        """Puts a payment method on file."""
+        """Puts a payment method on file and makes it the default; without one, gives a page to enter a card on."""
+
+    @abc.abstractmethod
+    def ListPaymentMethods(
+        self,
+        request: pursestrings.wallet.v1.payments_pb2.ListPaymentMethodsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.wallet.v1.payments_pb2.ListPaymentMethodsResponse, collections.abc.Awaitable[pursestrings.wallet.v1.payments_pb2.ListPaymentMethodsResponse]]:
+        """The payment methods that Stripe holds for a wallet."""
+
+    @abc.abstractmethod
+    def DetachPaymentMethod(
+        self,
+        request: pursestrings.wallet.v1.payments_pb2.DetachPaymentMethodRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.wallet.v1.payments_pb2.DetachPaymentMethodResponse, collections.abc.Awaitable[pursestrings.wallet.v1.payments_pb2.DetachPaymentMethodResponse]]:
+        """Takes a payment method from a wallet, for good."""
+
+    @abc.abstractmethod
+    def TopUp(
+        self,
+        request: pursestrings.wallet.v1.payments_pb2.TopUpRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.wallet.v1.payments_pb2.TopUpResponse, collections.abc.Awaitable[pursestrings.wallet.v1.payments_pb2.TopUpResponse]]:
+        """Puts money into a wallet by one payment: on a page, or from the payment method on file."""
+
+    @abc.abstractmethod
+    def GetTopUp(
+        self,
+        request: pursestrings.wallet.v1.payments_pb2.GetTopUpRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.wallet.v1.payments_pb2.GetTopUpResponse, collections.abc.Awaitable[pursestrings.wallet.v1.payments_pb2.GetTopUpResponse]]:
+        """One top-up."""
+
+    @abc.abstractmethod
+    def ListTopUps(
+        self,
+        request: pursestrings.wallet.v1.payments_pb2.ListTopUpsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.wallet.v1.payments_pb2.ListTopUpsResponse, collections.abc.Awaitable[pursestrings.wallet.v1.payments_pb2.ListTopUpsResponse]]:
+        """The top-ups of a wallet, newest first."""
+
+    @abc.abstractmethod
+    def CancelTopUp(
+        self,
+        request: pursestrings.wallet.v1.payments_pb2.CancelTopUpRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.wallet.v1.payments_pb2.CancelTopUpResponse, collections.abc.Awaitable[pursestrings.wallet.v1.payments_pb2.CancelTopUpResponse]]:
+        """Gives up a top-up that was not paid."""
+
+    @abc.abstractmethod
+    def AuthenticatePayment(
+        self,
+        request: pursestrings.wallet.v1.payments_pb2.AuthenticatePaymentRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.wallet.v1.payments_pb2.AuthenticatePaymentResponse, collections.abc.Awaitable[pursestrings.wallet.v1.payments_pb2.AuthenticatePaymentResponse]]:
+        """Gives a link on which the cardholder authenticates a recharge or a top-up that waits for them."""
 
     @abc.abstractmethod
     def SetRechargePolicy(
@@ -1008,6 +1344,22 @@ class WalletServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[pursestrings.wallet.v1.wallet_pb2.IngestStripeEventResponse, collections.abc.Awaitable[pursestrings.wallet.v1.wallet_pb2.IngestStripeEventResponse]]:
         """Takes one signed Stripe event into the inbox; the same event again is a no-op. For the gateway."""
+
+    @abc.abstractmethod
+    def ListStripeEvents(
+        self,
+        request: pursestrings.wallet.v1.payments_pb2.ListStripeEventsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.wallet.v1.payments_pb2.ListStripeEventsResponse, collections.abc.Awaitable[pursestrings.wallet.v1.payments_pb2.ListStripeEventsResponse]]:
+        """The inbox of Stripe's events."""
+
+    @abc.abstractmethod
+    def RequeueStripeEvents(
+        self,
+        request: pursestrings.wallet.v1.payments_pb2.RequeueStripeEventsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.wallet.v1.payments_pb2.RequeueStripeEventsResponse, collections.abc.Awaitable[pursestrings.wallet.v1.payments_pb2.RequeueStripeEventsResponse]]:
+        """Processes events again that were put aside."""
 
     @abc.abstractmethod
     def Audit(

@@ -11,9 +11,10 @@ from services.wallet.recharge.store import audit as store
 _SHOWN: Final = 5
 _WORDS: Final = {
     "I7.one_pending": "at most one recharge a wallet is pending",
-    "I7.months_recomputed": "what every month counts equals its pending and succeeded recharges",
+    "I7.months_recomputed": "what every month counts equals its pending and succeeded recharges and top-ups of cards",
     "I7.months_within_caps": "every month is within the caps that were in force when something was last let in",
     "I8.one_grant": "every succeeded recharge is one grant of what was received, and no other has one",
+    "I8.top_up_one_grant": "every top-up that was paid is one grant of what was received, and no other has one",
     "I8.one_charge": "every succeeded recharge has one succeeded PaymentIntent, and no other has any",
     "I8.events_processed": "no event of Stripe was put aside because processing it fails",
     "I8.no_problems": "nothing was charged that does not fit its recharge",

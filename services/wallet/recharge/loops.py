@@ -5,6 +5,7 @@ All are safe with several replicas, and none is needed for the truth: Temporal o
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import asyncpg
@@ -14,15 +15,19 @@ from services.kit.errors import Code, PurseError
 from services.kit.loops import Loop
 from services.kit.outbox import Relay
 from services.kit.telemetry import get_logger
+from services.wallet.recharge.cards import Cards
 from services.wallet.recharge.domain.attempts import State
 from services.wallet.recharge.observe import Clock, Recharges
 from services.wallet.recharge.settings import StripeSettings
+from services.wallet.recharge.store import cards as card_rows
 from services.wallet.recharge.store import inbox, policies
 from services.wallet.recharge.store import recharges as rows
+from services.wallet.recharge.store import top_ups as top_up_rows
 from services.wallet.recharge.store.inbox import EventRow
 from services.wallet.recharge.store.policies import TOPIC_SIGNAL, TOPIC_START
 from services.wallet.recharge.stripe import Stripe
 from services.wallet.recharge.temporal import Temporal
+from services.wallet.recharge.top_ups import TopUps
 from services.wallet.store import wallets as wallets_store
 
 _RELAY_BATCH_MAX: Final = 16
@@ -31,6 +36,11 @@ _SWEEP_BATCH_MAX: Final = 100
 _INBOX_INTERVAL_S: Final = 1.0
 _SWEEP_AT_ONCE: Final = 4
 _SWEEP_INTERVAL_S: Final = 15.0
+# Everything else is kept, and nothing is done about it.
+_HANDLED: Final = (
+    *("payment_intent.", "setup_intent.", "checkout.session.", "payment_method."),
+    *("charge.", "refund.", "customer."),
+)
 _TRY_LATER: Final = frozenset({Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.DEADLINE_EXCEEDED})
 
 _log = get_logger(__name__)
@@ -39,7 +49,16 @@ _log = get_logger(__name__)
 def recharge_loops(settings: StripeSettings, pool: asyncpg.Pool, stripe: Stripe) -> "RechargeLoops":
     """The loops as the wallet service runs them."""
     temporal = Temporal(settings.temporal_address, settings.temporal_namespace)
-    return RechargeLoops(pool, Recharges(pool, stripe), temporal)
+    payments = Payments(TopUps(pool, stripe), Cards(pool, stripe))
+    return RechargeLoops(pool, Recharges(pool, stripe), payments, temporal)
+
+
+@dataclass(frozen=True, slots=True)
+class Payments:
+    """What moves the payments that a person makes."""
+
+    top_ups: TopUps
+    cards: Cards
 
 
 class RechargeLoops:
@@ -48,6 +67,7 @@ class RechargeLoops:
     Args:
         pool: The wallet's database.
         recharges: Moves recharges.
+        payments: Moves top-ups, and looks after cards.
         temporal: Where the workflows run.
         clock: The deciding clock.
     """
@@ -56,12 +76,14 @@ class RechargeLoops:
         self,
         pool: asyncpg.Pool,
         recharges: Recharges,
+        payments: Payments,
         temporal: Temporal,
         *,
         clock: Clock = wallets_store.clock,
     ) -> None:
         self._pool = pool
         self._recharges = recharges
+        self._payments = payments
         self._clock = clock
         self._start = Relay(pool, TOPIC_START, temporal.start, batch_max=_RELAY_BATCH_MAX)
         self._signal = Relay(pool, TOPIC_SIGNAL, temporal.signal, batch_max=_RELAY_BATCH_MAX)
@@ -72,6 +94,7 @@ class RechargeLoops:
             self._inbox,
             Loop("recharge policies", self.sweep_policies, _SWEEP_INTERVAL_S),
             Loop("recharges", self.sweep_recharges, _SWEEP_INTERVAL_S),
+            Loop("payments", self.sweep_payments, _SWEEP_INTERVAL_S),
         ]
 
     def wake(self) -> None:
@@ -108,10 +131,21 @@ class RechargeLoops:
             await inbox.done(connection, event, outcome)
 
     async def _outcome(self, event: EventRow) -> str:
-        if event.payment_intent is None:
-            return "stored: it is about no PaymentIntent"
+        if not event.type.startswith(_HANDLED):
+            _log.info("a Stripe event of a type that nothing is done about", event_id=event.id, type=event.type)
+            return "stored: nothing is done about its type"
         if event.livemode != self._recharges.livemode:
             return "stored: it is of another mode than the Stripe key"
+        about = event.recharge or ""
+        if "/topUps/" in about or "/cardSetups/" in about:
+            return await self._payment_outcome(event, about)
+        if event.type.startswith("payment_method.") and event.object_id:
+            return f"looked at as the default of {await self._payments.cards.told_of(event.object_id)} wallets"
+        return await self._recharge_outcome(event)
+
+    async def _recharge_outcome(self, event: EventRow) -> str:
+        if event.payment_intent is None:
+            return "stored: it is about no PaymentIntent"
         async with self._pool.acquire() as connection:
             place = await rows.of_intent(connection, event.payment_intent)
             if place is None and event.recharge and await rows.get(connection, event.org, event.recharge):
@@ -120,6 +154,31 @@ class RechargeLoops:
             return "stored: its PaymentIntent is of no recharge"
         row = await self._recharges.observe(*place, hint=event.payment_intent)
         return f"{row.name} is {row.state.value}"
+
+    async def _payment_outcome(self, event: EventRow, about: str) -> str:
+        try:
+            if "/topUps/" in about:
+                return f"{about} is {(await self._payments.top_ups.observe(event.org, about)).state.value}"
+            return f"{about} is {(await self._payments.cards.observe(event.org, about)).state}"
+        except PurseError as error:
+            if error.code is not Code.NOT_FOUND:
+                raise
+            return "stored: it is of no payment of this database"
+
+    async def sweep_payments(self) -> bool:
+        """Looks at top-ups and pages that nothing was heard of, and at default cards; returns whether more may be."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            now = await self._clock(connection)
+            top_ups = await top_up_rows.take_due(connection, now, _SWEEP_BATCH_MAX)
+            setups = await card_rows.take_due(connection, now, _SWEEP_BATCH_MAX)
+            wallets = await card_rows.take_due_cards(connection, now, _SWEEP_BATCH_MAX)
+        await self._each(top_ups, self._payments.top_ups.observe, "a top-up cannot be looked at")
+        await self._each(setups, self._payments.cards.observe, "a page to enter a card on cannot be looked at")
+        await self._each(wallets, self._payments.cards.check, "a card cannot be looked at")
+        if top_ups or setups or wallets:
+            self._start.wake()
+            self._signal.wake()
+        return _SWEEP_BATCH_MAX in {len(top_ups), len(setups), len(wallets)}
 
     async def sweep_policies(self) -> bool:
         """Evaluates policies whose time has come; returns whether more may be due."""
@@ -141,7 +200,7 @@ class RechargeLoops:
         return len(stalled) == _SWEEP_BATCH_MAX
 
     async def _each(
-        self, items: Sequence[tuple[str, str]], work: Callable[[str, str], Awaitable[None]], trouble: str
+        self, items: Sequence[tuple[str, str]], work: Callable[[str, str], Awaitable[object]], trouble: str
     ) -> None:
         """Works on several at once, each by itself: whatever is wrong with one, its next look was put off already."""
         at_once = asyncio.Semaphore(_SWEEP_AT_ONCE)

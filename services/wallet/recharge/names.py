@@ -35,8 +35,23 @@ def attach_key(installation: str, wallet: str, request_id: str, payment_method: 
     return f"attach/{installation}/{_digest(f'{wallet} {request_id} {payment_method}')}"
 
 
+def asked_id(org: str, method: str, request_id: str) -> str:
+    """What a top-up or a card setup is called: the same request is the same one, for ever."""
+    return _digest(f"{org} {method} {request_id}")[:32]
+
+
+def top_up_key(installation: str, top_up: str, step: str) -> str:
+    """What a step of a top-up is done under: `page`, `create` or `confirm`."""
+    return f"top-up/{installation}/{_short(top_up)}/{step}"
+
+
+def card_setup_key(installation: str, card_setup: str) -> str:
+    """What a page to enter a card on is created with."""
+    return f"card-setup/{installation}/{_short(card_setup)}"
+
+
 def grant_ids(recharge: str) -> tuple[str, str]:
-    """What the grant of a recharge is called: as the recharge itself, or by a digest where that is taken."""
+    """What the grant of a recharge or a top-up is called: as that itself, or by a digest where the name is taken."""
     return recharge.rpartition("/")[2], f"recharge-{_digest(recharge)[:40]}"
 
 

@@ -139,6 +139,24 @@ class Recharges:
             await self.observe(org, name, signal=False)
         return await transact(self._pool, lambda connection: self._authorize(connection, org, name, installation))
 
+    async def waits_for_cardholder(self, org: str, name: str) -> tuple[str, str]:
+        """(PaymentIntent, payment method) of a recharge that goes on once the cardholder authenticates it.
+
+        Raises:
+            PurseError: NOT_WAITING_FOR_CARDHOLDER with what it does instead; RECHARGE_UNKNOWN; UNAVAILABLE.
+        """
+        row = await self.observe(org, name)
+        async with self._pool.acquire() as connection:
+            now = await self._clock(connection)
+            known = (await policies.facts(connection, org, [row.wallet], now))[0]
+        step = steps.next_step(row.standing(), moves.circumstances(known), now)
+        intent = row.intent
+        if not isinstance(step, Wait) or not step.for_cardholder or intent is None or not intent.payment_intent:
+            why = getattr(step, "reason", "") or f"it is {row.state.value}"
+            raise conflict("NOT_WAITING_FOR_CARDHOLDER", f"{name} waits for no cardholder: {why}", field="name")
+        assert known.payment_method is not None, "it waits for the holder of the card on file"
+        return intent.payment_intent, known.payment_method
+
     async def _move(
         self, org: str, name: str, *, hint: str, report: Report | None, signal: bool, giving_up: GivingUp | None
     ) -> RechargeRow:

@@ -16,6 +16,7 @@ from services.kit.errors import conflict, invalid, not_found
 from services.wallet import convert, ledger
 from services.wallet.domain.commands import RequestKey
 from services.wallet.recharge import names
+from services.wallet.recharge.cards import make_default
 from services.wallet.recharge.convert import (
     authorized_message,
     checked_policy,
@@ -27,7 +28,8 @@ from services.wallet.recharge.convert import (
 )
 from services.wallet.recharge.domain import policy as rules
 from services.wallet.recharge.moves import GivingUp, Report
-from services.wallet.recharge.observe import Clock, Recharges
+from services.wallet.recharge.observe import Clock
+from services.wallet.recharge.service_payments import PaymentMethods
 from services.wallet.recharge.store import inbox, policies
 from services.wallet.recharge.store import recharges as rows
 from services.wallet.recharge.stripe import Stripe
@@ -43,7 +45,7 @@ class _OtherFirstError(Exception):
     """Another request, about another wallet, took the request id meanwhile: roll back, and find its answer stored."""
 
 
-class RechargeMethods:
+class RechargeMethods(PaymentMethods):
     """The recharge methods of `pursestrings.wallet.v1.WalletService`.
 
     Args:
@@ -61,11 +63,8 @@ class RechargeMethods:
         wake: Callable[[], None] = lambda: None,
         clock: Clock = wallets_store.clock,
     ) -> None:
-        self._pool = pool
+        PaymentMethods.__init__(self, pool, stripe, wake=wake, clock=clock)
         self._stripe = stripe
-        self._wake = wake
-        self._clock = clock
-        self.recharges = Recharges(pool, stripe, clock=clock)
 
     async def SetupPaymentMethod(
         self, request: pb.SetupPaymentMethodRequest, _context: Context
@@ -73,8 +72,8 @@ class RechargeMethods:
         """Puts a payment method on file at Stripe and makes it the wallet's."""
         org, _ = convert.wallet_key(request.wallet, "wallet")
         key = convert.request_key(org, "SetupPaymentMethod", request.request_id, request)
-        if not 0 < len(request.payment_method) <= _METHOD_CHARS_MAX:
-            raise invalid("payment_method", "is required: a method as Stripe names it, such as pm_card_visa")
+        if len(request.payment_method) > _METHOD_CHARS_MAX:
+            raise invalid("payment_method", f"is at most {_METHOD_CHARS_MAX} characters: a method as Stripe names it")
         async with self._pool.acquire() as connection:
             wallet = await wallets_store.get_wallet(connection, org, request.wallet)
             stored = await _stored_answer(connection, key)
@@ -86,6 +85,8 @@ class RechargeMethods:
         customer = wallet.stripe_customer or await self._stripe.create_customer(
             installation, org, wallet.name, names.customer_key(installation, wallet.name)
         )
+        if not request.payment_method:
+            return await self.card_page(request, key, wallet, customer)
         attach_key = names.attach_key(installation, wallet.name, request.request_id, request.payment_method)
         method = await self._stripe.attach(request.payment_method, customer, attach_key)
         answer = None
@@ -105,11 +106,7 @@ class RechargeMethods:
         if stored is not None:
             return stored
         now = await self._clock(connection)
-        await policies.set_payment_method(connection, key.org, name, customer, method)
-        await wallets_store.bump_directory(connection, [key.org])
-        await policies.end_failure_pause(connection, key.org, name)
-        await rows.wake_pending(connection, key.org, [name], now, "a payment method was put on file")
-        await policies.evaluate(connection, key.org, [name], now)
+        await make_default(connection, key.org, name, customer=customer, payment_method=method, now=now)
         answer = pb.SetupPaymentMethodResponse(
             wallet=convert.wallet_message(replace(wallet, payment_method=method)), customer=customer
         )
@@ -222,6 +219,7 @@ class RechargeMethods:
             event.livemode,
             event.payment_intent or None,
             event.recharge or None,
+            event.object_id or None,
         )
 
         async def store(connection: asyncpg.Connection) -> bool:

@@ -22,4 +22,9 @@ class StripeSettings(ServiceSettings):
     stripe_base_url: str = Field(default="", description="where Stripe's API answers; empty means Stripe itself")
     stripe_webhook_secret: SecretStr | None = Field(default=None, description="whsec_…, verifies webhook events")
     stripe_allow_live: str = Field(default="", description=f'a live key is refused unless this says "{ALLOW_LIVE}"')
+    payments_return_url: str = Field(
+        default="http://127.0.0.1:7400/payments/done",
+        pattern=r"^https?://",
+        description="where Stripe's pages go on to unless a request says otherwise; the gateway serves this one",
+    )
     stripe_timeout_s: float = Field(default=20.0, gt=0, le=80, description="how long one request to Stripe may take")

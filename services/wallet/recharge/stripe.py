@@ -69,7 +69,8 @@ class Event:
     Attributes:
         content: The event without what differs from one delivery to the next.
         org: The organisation that its object's metadata names; empty where it names none.
-        recharge: The recharge that it names; empty likewise.
+        recharge: The recharge, top-up or card setup that it names; empty likewise.
+        object_id: The object that it is about.
         payment_intent: The PaymentIntent that it is about; empty where it is about none.
     """
 
@@ -79,6 +80,7 @@ class Event:
     content: bytes
     org: str
     recharge: str
+    object_id: str
     payment_intent: str
 
 
@@ -95,6 +97,7 @@ class Stripe:
     def __init__(self, settings: StripeSettings) -> None:
         key = settings.stripe_api_key.get_secret_value() if settings.stripe_api_key else ""
         self.livemode = _mode(key, settings.stripe_allow_live)
+        self.return_url = settings.payments_return_url
         secret = settings.stripe_webhook_secret
         self._webhook_secret = secret.get_secret_value() if secret else ""
         self._http = stripe.HTTPXClient(timeout=httpx.Timeout(settings.stripe_timeout_s, connect=_CONNECT_TIMEOUT_S))
@@ -106,14 +109,19 @@ class Stripe:
             max_network_retries=_RETRIES,
         )
 
+    @property
+    def client(self) -> stripe.StripeClient:
+        """The SDK's client; calls go through `ask` or `ask_or_refuse`."""
+        return self._client
+
     async def close(self) -> None:
         """Closes the connections."""
         await self._http.close_async()  # type: ignore[no-untyped-call]
 
     async def create_customer(self, installation: str, org: str, wallet: str, key: str) -> str:
         """A customer that holds a wallet's payment methods; returns its id."""
-        metadata = _metadata(installation=installation, org=org, wallet=wallet)
-        customer = await _ask_or_refuse(
+        metadata = metadata_of(installation=installation, org=org, wallet=wallet)
+        customer = await ask_or_refuse(
             lambda: self._client.v1.customers.create_async(
                 {"description": f"Wallet {wallet}"[:350], "metadata": metadata}, {"idempotency_key": key}
             )
@@ -127,7 +135,7 @@ class Stripe:
             PurseError: PAYMENT_METHOD_DECLINED, or the method cannot be attached.
         """
         try:
-            method = await _ask(
+            method = await ask(
                 lambda: self._client.v1.payment_methods.attach_async(
                     payment_method, {"customer": customer}, {"idempotency_key": key}
                 )
@@ -135,9 +143,9 @@ class Stripe:
         except stripe.CardError as error:
             raise conflict(
                 "PAYMENT_METHOD_DECLINED",
-                f"payment_method: the bank refuses this method ({_code(error)}); use another",
+                f"payment_method: the bank refuses this method ({code_of(error)}); use another",
                 field="payment_method",
-                decline_code=_code(error),
+                decline_code=code_of(error),
             ) from None
         except stripe.InvalidRequestError as error:
             if await self._is_of(payment_method, customer):
@@ -149,23 +157,23 @@ class Stripe:
 
     async def _is_of(self, payment_method: str, customer: str) -> bool:
         try:
-            method = await _ask(lambda: self._client.v1.payment_methods.retrieve_async(payment_method))
+            method = await ask(lambda: self._client.v1.payment_methods.retrieve_async(payment_method))
         except stripe.InvalidRequestError:
             return False
         return method.to_dict().get("customer") == customer
 
     async def create_intent(self, new: NewIntent, key: str) -> Intent:
         """A PaymentIntent that is not confirmed yet, so that nothing is charged before the wallet knows it."""
-        intent = await _ask_or_refuse(
+        intent = await ask_or_refuse(
             lambda: self._client.v1.payment_intents.create_async(
                 {
                     "amount": new.amount_minor,
                     "currency": new.currency.lower(),
                     "customer": new.customer,
-                    # Nobody is there to be sent to a bank's page and back.
-                    "automatic_payment_methods": {"enabled": True, "allow_redirects": "never"},
+                    # Cards alone: they can be charged off session, and their banks' pages can be gone to from a link.
+                    "allowed_payment_method_types": ["card"],
                     "description": f"Recharge {new.recharge}"[:350],
-                    "metadata": _metadata(
+                    "metadata": metadata_of(
                         installation=new.installation,
                         org=new.org,
                         wallet=new.wallet,
@@ -176,7 +184,7 @@ class Stripe:
                 {"idempotency_key": key},
             )
         )
-        return _facts(intent.to_dict())
+        return facts_of(intent.to_dict())
 
     async def confirm(self, payment_intent: str, payment_method: str, key: str) -> Answer:
         """Charges off-session. What became of it is read by a fresh retrieve; the answer only says that there was one.
@@ -185,7 +193,7 @@ class Stripe:
             PurseError: UNAVAILABLE where the outcome is unknown: the same key asks again.
         """
         try:
-            await _ask(
+            await ask(
                 lambda: self._client.v1.payment_intents.confirm_async(
                     payment_intent,
                     {"payment_method": payment_method, "off_session": True},
@@ -193,7 +201,7 @@ class Stripe:
                 )
             )
         except (stripe.CardError, stripe.InvalidRequestError) as error:
-            return Answer(_code(error))
+            return Answer(code_of(error))
         return Answer()
 
     async def retrieve(self, payment_intent: str) -> Intent:
@@ -202,13 +210,13 @@ class Stripe:
         Raises:
             PurseError: UNAVAILABLE, or STRIPE_REFUSED where it does not exist under this key.
         """
-        intent = await _ask_or_refuse(lambda: self._client.v1.payment_intents.retrieve_async(payment_intent))
-        return _facts(intent.to_dict())
+        intent = await ask_or_refuse(lambda: self._client.v1.payment_intents.retrieve_async(payment_intent))
+        return facts_of(intent.to_dict())
 
     async def cancel(self, payment_intent: str) -> None:
         """Cancels a PaymentIntent where its state allows; a retrieve tells what is true."""
         try:
-            await _ask(
+            await ask(
                 lambda: self._client.v1.payment_intents.cancel_async(
                     payment_intent, {"cancellation_reason": "abandoned"}
                 )
@@ -228,8 +236,8 @@ class Stripe:
                 "limit": _LIST_PAGE,
                 **after,
             }
-            page = await _ask_or_refuse(partial(self._client.v1.payment_intents.list_async, params))
-            intents = [_facts(item.to_dict()) for item in page.data]
+            page = await ask_or_refuse(partial(self._client.v1.payment_intents.list_async, params))
+            intents = [facts_of(item.to_dict()) for item in page.data]
             found += [intent for intent in intents if intent.recharge == recharge]
             if not page.has_more:
                 return found
@@ -265,6 +273,8 @@ def parse_event(text: str) -> Event:
     """
     try:
         body = json.loads(text)
+        if body.get("account") or body.get("context"):
+            raise invalid("payload", "is an event of another account; this one connects none", "OTHER_ACCOUNT")
         thing = body["data"]["object"]
         metadata = thing.get("metadata") or {}
         payment_intent = thing.get("id" if thing.get("object") == "payment_intent" else "payment_intent") or ""
@@ -274,8 +284,9 @@ def parse_event(text: str) -> Event:
             livemode=bool(body["livemode"]),
             # How many endpoints still wait changes from one delivery to the next; the event does not.
             content=json.dumps({k: v for k, v in body.items() if k != "pending_webhooks"}, sort_keys=True).encode(),
-            org=_joined(metadata, "org"),
-            recharge=_joined(metadata, "recharge"),
+            org=joined(metadata, "org"),
+            recharge=pays_for(metadata),
+            object_id=str(thing.get("id") or ""),
             payment_intent=payment_intent if isinstance(payment_intent, str) else "",
         )
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -303,7 +314,7 @@ def _base(address: str, *, livemode: bool) -> str:
     return address.rstrip("/")
 
 
-async def _ask(call: Callable[[], Awaitable[T]]) -> T:
+async def ask(call: Callable[[], Awaitable[T]]) -> T:
     """Runs a call; what says nothing about the outcome becomes UNAVAILABLE, a definite refusal is raised as it is."""
     try:
         return await call()
@@ -325,25 +336,27 @@ async def _ask(call: Callable[[], Awaitable[T]]) -> T:
         raise unavailable(f"Stripe is out of reach ({type(error).__name__})", _RETRY_AFTER_S) from None
 
 
-async def _ask_or_refuse(call: Callable[[], Awaitable[T]]) -> T:
+async def ask_or_refuse(call: Callable[[], Awaitable[T]]) -> T:
+    """`ask`, with a definite refusal as a PurseError STRIPE_REFUSED."""
     try:
-        return await _ask(call)
+        return await ask(call)
     except (stripe.CardError, stripe.InvalidRequestError) as error:
         raise _refused(error) from None
 
 
 def _refused(error: stripe.StripeError) -> PurseError:
-    return conflict(REFUSED, f"Stripe refuses: {error.user_message}", code=_code(error))
+    return conflict(REFUSED, f"Stripe refuses: {error.user_message}", code=code_of(error))
 
 
-def _code(error: stripe.StripeError) -> str:
+def code_of(error: stripe.StripeError) -> str:
     """The most telling code of a refusal."""
     body = error.json_body if isinstance(error.json_body, dict) else {}
     details: Mapping[str, Any] = body.get("error") or {}
     return str(details.get("decline_code") or error.code or "refused")
 
 
-def _facts(intent: Mapping[str, Any]) -> Intent:
+def facts_of(intent: Mapping[str, Any]) -> Intent:
+    """What the rules need of a PaymentIntent."""
     metadata = intent.get("metadata") or {}
     error = intent.get("last_payment_error") or {}
     method = error.get("payment_method") or {}
@@ -359,16 +372,16 @@ def _facts(intent: Mapping[str, Any]) -> Intent:
         amount_received_minor=int(intent.get("amount_received") or 0),
         currency=str(intent["currency"]).upper(),
         livemode=bool(intent["livemode"]),
-        wallet=_joined(metadata, "wallet"),
-        recharge=_joined(metadata, "recharge"),
-        installation=_joined(metadata, "installation"),
+        wallet=joined(metadata, "wallet"),
+        recharge=pays_for(metadata),
+        installation=joined(metadata, "installation"),
         error_code=str(error.get("decline_code") or error.get("code") or ""),
         error_mark=mark,
         customer=str(intent.get("customer") or ""),
     )
 
 
-def _metadata(**values: str) -> dict[str, str]:
+def metadata_of(**values: str) -> dict[str, str]:
     """Metadata that holds names longer than one value may be: the rest goes into `…_2`."""
     metadata: dict[str, str] = {}
     for name, value in values.items():
@@ -378,5 +391,11 @@ def _metadata(**values: str) -> dict[str, str]:
     return metadata
 
 
-def _joined(metadata: Mapping[str, Any], name: str) -> str:
+def pays_for(metadata: Mapping[str, Any]) -> str:
+    """The recharge, top-up or card setup that an object's metadata names."""
+    return next((named for key in ("recharge", "top_up", "card_setup") if (named := joined(metadata, key))), "")
+
+
+def joined(metadata: Mapping[str, Any], name: str) -> str:
+    """A name that `metadata_of` may have split."""
     return str(metadata.get(name) or "") + str(metadata.get(f"{name}_2") or "")

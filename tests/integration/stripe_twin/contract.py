@@ -37,7 +37,7 @@ async def customer_with(client: StripeClient, card: str) -> tuple[str, str]:
 
 async def create(client: StripeClient, *, key: str | None = None, **params: Any) -> stripe.PaymentIntent:
     """A PaymentIntent for cards, with `key` as its idempotency key."""
-    sent: Any = {"amount": 2000, "currency": "usd", "payment_method_types": ["card"], **params}
+    sent: Any = {"amount": 2000, "currency": "usd", "allowed_payment_method_types": ["card"], **params}
     return await client.v1.payment_intents.create_async(sent, {"idempotency_key": key})
 
 
@@ -54,7 +54,7 @@ async def pay(
 
 async def set_up(client: StripeClient, **params: Any) -> stripe.SetupIntent:
     """A SetupIntent for cards."""
-    sent: Any = {"payment_method_types": ["card"], **params}
+    sent: Any = {"allowed_payment_method_types": ["card"], **params}
     return await client.v1.setup_intents.create_async(sent)
 
 
@@ -349,6 +349,9 @@ async def unknown_currencies_and_parameters_are_refused(client: StripeClient) ->
     with pytest.raises(stripe.InvalidRequestError) as unknown:
         await create(client, no_such_parameter="1")
     assert unknown.value.code == "parameter_unknown"
+    with pytest.raises(stripe.InvalidRequestError) as old:
+        await create(client, payment_method_types=["card"])
+    assert old.value.code == "payment_method_types_no_longer_supported"
 
 
 async def what_does_not_exist_is_said_to_be_missing(client: StripeClient) -> None:

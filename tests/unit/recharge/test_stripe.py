@@ -84,8 +84,11 @@ def test_deliveries_of_one_event_have_one_content() -> None:
         (b"[]", sign(b"[]"), "MALFORMED_EVENT"),
         (b"{}", sign(b"{}"), "MALFORMED_EVENT"),
         (b"nonsense", sign(b"nonsense"), "MALFORMED_EVENT"),
+        (event(account="acct_other"), sign(event(account="acct_other")), "OTHER_ACCOUNT"),
         (b"x" * (PAYLOAD_BYTES_MAX + 1), "t=1", "INVALID_ARGUMENT"),
     ],
+    # Signatures tell the time, which differs from one worker's collection to the next.
+    ids=("empty", "wrong", "other secret", "other body", "no text", "list", "nothing", "nonsense", "account", "large"),
 )
 def test_what_is_not_signed_or_no_event_is_refused(payload: bytes, signature: str, reason: str) -> None:
     with pytest.raises(PurseError) as refused:

@@ -152,11 +152,17 @@ class Observe:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Not now. `cap` is the cap that is why, if one is: a human is told of it once a month."""
+    """Not now.
+
+    Attributes:
+        cap: The cap that is why, if one is: a human is told of it once a month.
+        for_cardholder: Whether it goes on as soon as the cardholder authenticates it.
+    """
 
     reason: str
     retry_after_s: float
     cap: Block | None = None
+    for_cardholder: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +240,7 @@ def _attempt(recharge: Standing, world: Circumstances, now: datetime, deadline: 
             return _within_caps(recharge, world, now, Charge(last.number, resumed=True))
         if last.payment_method == world.payment_method:
             wait_s = _until(deadline, now, _WAIT_FOR_HUMAN_S)
-            return Wait("the cardholder must authenticate the payment", wait_s)
+            return Wait("the cardholder must authenticate the payment", wait_s, for_cardholder=True)
     if last is not None and last.number >= MAX_ATTEMPTS:
         return GiveUp(f"{MAX_ATTEMPTS} attempts were declined")
     if last is not None and last.state is AttemptState.DECLINED and last.payment_method == world.payment_method:
@@ -247,7 +253,9 @@ def _attempt(recharge: Standing, world: Circumstances, now: datetime, deadline: 
 def _rest(attempts: Sequence[Attempt], last: Attempt, now: datetime, deadline: datetime) -> Wait | None:
     wait_s = _until(deadline, now, _WAIT_FOR_HUMAN_S)
     if last.decline_code in AUTHENTICATION:
-        return Wait("the cardholder must authenticate the payment, or put another card on file", wait_s)
+        return Wait(
+            "the cardholder must authenticate the payment, or put another card on file", wait_s, for_cardholder=True
+        )
     if last.decline_code in DEAD_CARD:
         return Wait(f"the card was refused for good ({last.decline_code}): put another card on file", wait_s)
     declines = sum(1 for a in attempts if a.state is AttemptState.DECLINED)

@@ -22,8 +22,14 @@ SELECT format('%s in %s says %s and %s nanos, its recharges %s and %s', m.wallet
               coalesce(r.count, 0), coalesce(r.amount_nanos, 0))
 FROM recharge_months m
 LEFT JOIN (
-    SELECT org, wallet, month, count(*) AS count, sum(coalesce(received_nanos, amount_nanos)) AS amount_nanos
-    FROM recharges WHERE state <> 'FAILED' GROUP BY org, wallet, month
+    SELECT org, wallet, month, count(*) AS count, sum(amount_nanos) AS amount_nanos
+    FROM (
+        SELECT org, wallet, month, coalesce(received_nanos, amount_nanos) AS amount_nanos FROM recharges
+        WHERE state <> 'FAILED'
+        UNION ALL
+        SELECT org, wallet, month, coalesce(received_nanos, amount_nanos) FROM top_ups
+        WHERE state <> 'FAILED' AND month IS NOT NULL
+    ) charged GROUP BY org, wallet, month
 ) r USING (org, wallet, month)
 WHERE ($1::text IS NULL OR m.org = $1)
 AND (m.count <> coalesce(r.count, 0) OR m.amount_nanos <> coalesce(r.amount_nanos, 0))
@@ -47,6 +53,18 @@ AND CASE WHEN r.state = 'SUCCEEDED' THEN (g.count, g.amount_nanos, g.name, g.wal
     IS DISTINCT FROM (1, r.received_nanos, r.grant_name, r.wallet) ELSE g.count IS NOT NULL END
 ORDER BY 1 LIMIT $2
 """,
+    "I8.top_up_one_grant": """
+SELECT format('%s is %s, received %s, granted %s in %s', t.name, t.state, t.received_nanos, g.amount_nanos, g.count)
+FROM top_ups t
+LEFT JOIN (
+    SELECT org, recharge, count(*) AS count, sum(amount_nanos) AS amount_nanos, min(name) AS name, min(wallet) AS wallet
+    FROM grants WHERE recharge IS NOT NULL GROUP BY org, recharge
+) g ON g.org = t.org AND g.recharge = t.name
+WHERE ($1::text IS NULL OR t.org = $1)
+AND CASE WHEN t.state = 'SUCCEEDED' THEN t.intent_status <> 'succeeded' OR (g.count, g.amount_nanos, g.name, g.wallet)
+    IS DISTINCT FROM (1, t.received_nanos, t.grant_name, t.wallet) ELSE g.count IS NOT NULL END
+ORDER BY 1 LIMIT $2
+""",
     "I8.one_charge": """
 SELECT format('%s is %s with %s succeeded PaymentIntents', r.name, r.state, coalesce(i.count, 0))
 FROM recharges r
@@ -62,7 +80,9 @@ SELECT format('%s: %s', id, outcome) FROM stripe_events
 WHERE parked_at IS NOT NULL AND ($1::text IS NULL OR org = $1) ORDER BY 1 LIMIT $2
 """,
     "I8.no_problems": """
-SELECT format('%s: %s', name, problem) FROM recharges
+SELECT format('%s: %s', name, problem) FROM (
+    SELECT org, name, problem FROM recharges UNION ALL SELECT org, name, problem FROM top_ups
+) charged
 WHERE problem <> '' AND ($1::text IS NULL OR org = $1) ORDER BY 1 LIMIT $2
 """,
 }

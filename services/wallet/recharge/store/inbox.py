@@ -10,8 +10,8 @@ NO_ORG = "-"
 
 _PUT = """
 INSERT INTO stripe_events
-    (org, id, type, payload_hash, payload, livemode, payment_intent, recharge, received_at, due_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9)
+    (org, id, type, payload_hash, payload, livemode, payment_intent, recharge, object_id, received_at, due_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10)
 ON CONFLICT (org, id) DO NOTHING
 RETURNING 1
 """
@@ -23,7 +23,7 @@ FROM (
     ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED
 ) due
 WHERE e.org = due.org AND e.id = due.id
-RETURNING e.org, e.id, e.type, e.livemode, e.payment_intent, e.recharge
+RETURNING e.org, e.id, e.type, e.livemode, e.payment_intent, e.recharge, e.object_id
 """
 _DONE = """
 UPDATE stripe_events SET done_at = clock_timestamp(), outcome = $3, payload = NULL WHERE org = $1 AND id = $2
@@ -35,6 +35,19 @@ WHERE org = $1 AND id = $2 RETURNING parked_at IS NOT NULL
 """
 _WAITING = "SELECT count(*) FROM stripe_events WHERE done_at IS NULL AND parked_at IS NULL"
 
+_PAGE = """
+SELECT org, id, type, $1, outcome, failures, received_at FROM stripe_events
+WHERE (org, id) > ($2, $3) AND CASE $1
+    WHEN 'PARKED' THEN parked_at IS NOT NULL
+    WHEN 'WAITING' THEN parked_at IS NULL AND done_at IS NULL
+    ELSE done_at IS NOT NULL END
+ORDER BY org, id LIMIT $4
+"""
+_REQUEUE = """
+UPDATE stripe_events SET parked_at = NULL, failures = 0, due_at = clock_timestamp()
+WHERE parked_at IS NOT NULL AND ($1 = '' OR id = $1)
+"""
+
 FAILURES_MAX = 10
 """How often an event may fail for no foreseen reason before it is parked."""
 _AGAIN_AFTER = timedelta(seconds=10)
@@ -42,7 +55,12 @@ _AGAIN_AFTER = timedelta(seconds=10)
 
 @dataclass(frozen=True, slots=True)
 class EventRow:
-    """An event to process."""
+    """An event to process.
+
+    Attributes:
+        recharge: The recharge, top-up or card setup that it names; None where it names none.
+        object_id: Stripe's id of what it is about.
+    """
 
     org: str
     id: str
@@ -50,6 +68,20 @@ class EventRow:
     livemode: bool
     payment_intent: str | None
     recharge: str | None
+    object_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ListedEvent:
+    """An event as a person sees it; `state` is PARKED, WAITING or DONE."""
+
+    org: str
+    id: str
+    type: str
+    state: str
+    outcome: str
+    failures: int
+    received_at: datetime
 
 
 async def put(
@@ -57,7 +89,17 @@ async def put(
 ) -> bool:
     """Stores an event; returns whether it is new."""
     new = await connection.fetchval(
-        _PUT, row.org, row.id, row.type, payload_hash, payload, row.livemode, row.payment_intent, row.recharge, now
+        _PUT,
+        row.org,
+        row.id,
+        row.type,
+        payload_hash,
+        payload,
+        row.livemode,
+        row.payment_intent,
+        row.recharge,
+        row.object_id,
+        now,
     )
     return new is not None
 
@@ -82,6 +124,17 @@ async def failed(connection: asyncpg.Connection, row: EventRow, error: str) -> b
     """Counts a failure that nobody foresaw; returns whether the event is parked now: the audit lists it."""
     parked: bool = await connection.fetchval(_FAILED, row.org, row.id, error[:500], FAILURES_MAX)
     return parked
+
+
+async def page(connection: asyncpg.Connection, state: str, after: tuple[str, str], limit: int) -> list[ListedEvent]:
+    """Events of a state by (organisation, id), after the given one."""
+    return [ListedEvent(*row) for row in await connection.fetch(_PAGE, state, *after, limit)]
+
+
+async def requeue(connection: asyncpg.Connection, event_id: str) -> int:
+    """Lets a parked event, or every one where none is named, be processed again; returns how many."""
+    status: str = await connection.execute(_REQUEUE, event_id)
+    return int(status.rpartition(" ")[2])
 
 
 async def waiting(connection: asyncpg.Connection) -> int:
