@@ -168,6 +168,8 @@ def _explain_denial(decision: budget_pb2.Decision) -> str:
     if not decision.violations:
         return others.get(decision.denied_reason, "denied without a reason")
     text = _explain_use(min(decision.violations, key=_room))
+    if decision.fitting_output_tokens:
+        text += f"; at most {decision.fitting_output_tokens:,} output tokens would fit"
     more = len(decision.violations) - 1
     return f"{text}; {more} more budgets have no room either" if more else text
 

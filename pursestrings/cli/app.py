@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pursestrings import __version__
-from pursestrings.cli import audit, budget, demo, replay, reservations, status, token, up, usage, wallet
+from pursestrings.cli import audit, budget, budget_limits, demo, replay, reservations, status, token, up, usage, wallet
 from pursestrings.cli.connection import DEFAULT_DATA, TIMEOUT_S, Where
 from pursestrings.cli.failures import INTERRUPTED, report
 from pursestrings.cli.options import State
@@ -25,6 +25,10 @@ app.command("status")(status.status)
 app.command("demo")(demo.demo)
 app.command("replay")(replay.replay)
 app.command("audit")(audit.audit)
+budget.app.command("status")(budget_limits.status)
+budget.app.command("allocate")(budget_limits.allocate)
+budget.app.command("override")(budget_limits.override)
+budget.app.command("overrides")(budget_limits.overrides)
 app.add_typer(budget.app, name="budget")
 app.add_typer(reservations.app, name="reservations")
 app.add_typer(wallet.app, name="wallet")

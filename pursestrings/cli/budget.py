@@ -5,13 +5,13 @@ from typing import Annotated, Any
 import typer
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from pursestrings._errors import amount_of
 from pursestrings._money import Money
 from pursestrings.budget.v1 import budget_pb2
+from pursestrings.budget.v1.limits_pb2 import OverAllocation
 from pursestrings.cli.connection import Suite, pages, with_suite
 from pursestrings.cli.failures import CliError
 from pursestrings.cli.options import Json, Limit, amount, begin, labels, split_name
-from pursestrings.cli.output import bar, to_plain, when
+from pursestrings.cli.output import to_plain, when
 
 app = typer.Typer(help="Limits on what a subject may use, and how much is used.", no_args_is_help=True)
 
@@ -34,6 +34,9 @@ DisplayName = Annotated[str | None, typer.Option("--display-name", help="For peo
 ModelList = Annotated[list[str] | None, typer.Option("--model", help="Count only these models; globs work.")]
 ProviderList = Annotated[list[str] | None, typer.Option("--provider", help="Count only these providers.")]
 OperationList = Annotated[list[str] | None, typer.Option("--operation", help="Count only these operations.")]
+RolloverText = Annotated[
+    str | None, typer.Option("--rollover", help="Carry what a window leaves, at most this; 'none': nothing.")
+]
 LabelList = Annotated[list[str] | None, typer.Option("--label", help="Count only calls with this key=value.")]
 
 
@@ -53,6 +56,10 @@ def create(
     provider: ProviderList = None,
     operation: OperationList = None,
     label: LabelList = None,
+    week_start: Annotated[int, typer.Option("--week-start", min=1, max=7, help="1 Monday to 7 Sunday.")] = 1,
+    anchor_day: Annotated[int, typer.Option("--anchor-day", min=1, max=31, help="Day a month begins.")] = 1,
+    rollover: RolloverText = None,
+    over_allocation: Annotated[str, typer.Option("--over-allocation", help="block or alert.")] = "block",
     as_json: Json = False,
 ) -> None:
     """Create a budget; it counts from now on."""
@@ -64,8 +71,11 @@ def create(
         window=_window(window, time_zone),
         on_exceed=_enum(budget_pb2.OnExceed, "ON_EXCEED_", on_exceed or "block", "--on-exceed"),
         thresholds_percent=threshold or [],
+        over_allocation=_enum(OverAllocation, "OVER_ALLOCATION_", over_allocation, "--over-allocation"),
     )
+    budget.window.week_start_day, budget.window.month_anchor_day = week_start, anchor_day
     _set_limit(budget, limit)
+    _set_rollover(budget, rollover)
     _set_selector(budget, model, provider, operation, label)
     request = budget_pb2.CreateBudgetRequest(parent=parent, budget_id=budget_id, budget=budget)
     created = with_suite(where, lambda suite: suite.budget("CreateBudget", request)).budget
@@ -94,7 +104,7 @@ def list_(
         return
     output.table(
         ("budget", "limit", "window", "on exceed", "counts"),
-        [(b.name, _limit_text(b), _window_text(b.window), _bare(b.on_exceed), _selector_text(b)) for b in found],
+        [(b.name, _limit_text(b), window_text(b.window), _bare(b.on_exceed), _selector_text(b)) for b in found],
         right=("limit",),
     )
 
@@ -112,47 +122,15 @@ def get(context: typer.Context, name: Name, as_json: Json = False) -> None:
         {
             "name": budget.name,
             "limit": _limit_text(budget),
-            "window": _window_text(budget.window),
+            "window": window_text(budget.window),
             "on exceed": _bare(budget.on_exceed),
             "thresholds": ", ".join(f"{percent} %" for percent in budget.thresholds_percent),
             "counts": _selector_text(budget),
             "counts from": when(budget.effective_from),
+            "carries over": _rollover_text(budget),
+            "allocated from": budget.allocated_from,
             "etag": budget.etag,
         }
-    )
-
-
-@app.command()
-def status(
-    context: typer.Context,
-    *,
-    name: Annotated[str, typer.Argument(help="A budget, or a subject: then all its budgets and those below it.")],
-    limit: Limit = 100,
-    as_json: Json = False,
-) -> None:
-    """Show what the current window has used, holds and leaves."""
-    where, output = begin(context, as_json=as_json)
-
-    async def work(suite: Suite) -> list[budget_pb2.BudgetStatus]:
-        if "/budgets/" in name:
-            names = [name]
-        else:
-            request = budget_pb2.ListBudgetsRequest(parent=name, include_descendants=True)
-            listed = await pages(
-                lambda page: suite.budget("ListBudgets", page), request, lambda page: page.budgets, limit
-            )
-            names = [budget.name for budget in listed]
-        requests = [budget_pb2.GetBudgetStatusRequest(name=one) for one in names]
-        return [(await suite.budget("GetBudgetStatus", request)).status for request in requests]
-
-    found = with_suite(where, work)
-    if output.as_json:
-        output.object({"statuses": [to_plain(one) for one in found]})
-        return
-    output.table(
-        ("budget", "used", "", "spent", "held", "left", "of", "window ends"),
-        [_status_row(one) for one in found],
-        right=("used", "spent", "held", "left", "of"),
     )
 
 
@@ -171,6 +149,7 @@ def update(
     provider: ProviderList = None,
     operation: OperationList = None,
     label: LabelList = None,
+    rollover: RolloverText = None,
     etag: Annotated[str, typer.Option("--etag", help="Only if it is still this one.")] = "",
     as_json: Json = False,
 ) -> None:
@@ -204,6 +183,9 @@ def update(
             budget.ClearField("selector")
             _set_selector(budget, model, provider, operation, label)
             mask.append("selector")
+        if rollover is not None:
+            _set_rollover(budget, rollover)
+            mask.append("rollover")
         if not mask:
             raise CliError("nothing to change", "name what to change, for example --limit '200 USD'")
         request = budget_pb2.UpdateBudgetRequest(budget=budget, update_mask=FieldMask(paths=mask))
@@ -250,10 +232,27 @@ def _set_limit(budget: budget_pb2.Budget, text: str) -> None:
             raise CliError(f"the budget counts {budget.currency_code}, not {money.currency_code}")
         budget.limit_amount, budget.currency_code = money.amount_nanos, money.currency_code
         return
+    budget.limit_amount = unit_amount(budget, text, "--limit")
+
+
+def _set_rollover(budget: budget_pb2.Budget, text: str | None) -> None:
+    if text == "none":
+        budget.ClearField("rollover")
+    elif text is not None:
+        budget.rollover.cap_amount = unit_amount(budget, text, "--rollover")
+
+
+def unit_amount(budget: budget_pb2.Budget, text: str, what: str) -> int:
+    """An amount in the budget's unit: money of its currency, or a count."""
+    if budget.dimension == budget_pb2.DIMENSION_COST:
+        money = amount(text, budget.currency_code)
+        if money.currency_code != budget.currency_code:
+            raise CliError(f"the budget counts {budget.currency_code}, not {money.currency_code}")
+        return money.amount_nanos
     digits = text.replace("_", "").replace(",", "")
     if not digits.isdecimal():
-        raise CliError(f"--limit {text!r} is no count", "this dimension is limited by a whole number")
-    budget.limit_amount = int(digits)
+        raise CliError(f"{what} {text!r} is no count", "this dimension is counted in whole numbers")
+    return int(digits)
 
 
 def _set_selector(
@@ -275,14 +274,20 @@ def _bare(value: int) -> str:
     return budget_pb2.OnExceed.Name(value).removeprefix("ON_EXCEED_").lower()  # type: ignore[arg-type]
 
 
-def _limit_text(budget: budget_pb2.Budget) -> str:
+def amount_text(budget: budget_pb2.Budget, value: int) -> str:
+    """An amount in the budget's unit, for people."""
     if budget.dimension == budget_pb2.DIMENSION_COST:
-        return str(Money(budget.limit_amount, budget.currency_code))
+        return str(Money(value, budget.currency_code))
     unit = budget_pb2.Dimension.Name(budget.dimension).removeprefix("DIMENSION_").replace("_", " ").lower()
-    return f"{budget.limit_amount:,} {unit}"
+    return f"{value:,} {unit}"
 
 
-def _window_text(window: budget_pb2.Window) -> str:
+def _limit_text(budget: budget_pb2.Budget) -> str:
+    return amount_text(budget, budget.limit_amount)
+
+
+def window_text(window: budget_pb2.Window) -> str:
+    """A calendar in a word or two."""
     kind = budget_pb2.WindowKind.Name(window.kind).removeprefix("WINDOW_KIND_").lower()
     return f"{kind} {window.time_zone or 'UTC'}" if kind != "lifetime" else kind
 
@@ -294,16 +299,5 @@ def _selector_text(budget: budget_pb2.Budget) -> str:
     return ", ".join(parts) or "every call"
 
 
-def _status_row(status: budget_pb2.BudgetStatus) -> tuple[str, ...]:
-    use = status.use
-    share = (use.spent_amount + use.reserved_amount) / use.limit_amount if use.limit_amount else 1.0
-    return (
-        status.budget.name,
-        f"{status.used_bps / 100:.1f} %",
-        bar(share),
-        amount_of(use, use.spent_amount),
-        amount_of(use, use.reserved_amount),
-        amount_of(use, use.remaining_amount),
-        amount_of(use, use.limit_amount),
-        when(use.window_end_time) or "never",
-    )
+def _rollover_text(budget: budget_pb2.Budget) -> str:
+    return f"at most {amount_text(budget, budget.rollover.cap_amount)}" if budget.HasField("rollover") else "nothing"

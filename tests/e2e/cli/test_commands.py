@@ -114,6 +114,43 @@ def test_reservations(purse: Purse, suite: RunningSuite, org: str) -> None:
     assert "is not known" in purse.text("reservations", "list", org, "--state", "lost", code=2)
 
 
+def test_what_moves_limits(purse: Purse, org: str) -> None:
+    name, child = f"{org}/budgets/main", f"{org}/teams/a/budgets/part"
+    made = purse(
+        *("budget", "create", name, "--limit", "10 USD", "--window", "week", "--week-start", "3"),
+        *("--rollover", "2 USD", "--over-allocation", "block"),
+    )
+    assert (2_000_000_000, 3) == (made["rollover"]["cap_amount"], made["window"]["week_start_day"])
+    done = purse("budget", "allocate", name, "--to", f"{child}=4 USD", "--request-id", "one")
+    assert (4_000_000_000, name) == (done["allocated_amount"], done["allocated"][0]["allocated_from"])
+    assert done == purse("budget", "allocate", name, "--to", f"{child}=4 USD", "--request-id", "one")
+    dry = purse.text("budget", "allocate", name, "--to", f"{child}=5 USD", "--dry-run")
+    assert "would have allocated 5.00 USD of 10.00 USD" in dry
+    over = purse("budget", "allocate", name, "--to", f"{child}=11 USD", code=2)
+    assert "OVER_ALLOCATED" == over["error"]["reason"]
+    raised = purse(
+        *("budget", "override", name, "--amount", "3 USD", "--for", "2h", "--reason", "launch", "--by", "ada@acme")
+    )
+    assert (3_000_000_000, True) == (raised["amount"], raised["active"])
+    assert [raised["name"]] == [one["name"] for one in purse("budget", "overrides", name)["overrides"]]
+    shown = purse("budget", "status", org)
+    assert [13_000_000_000, 4_000_000_000] == [one["use"]["limit_amount"] for one in shown["statuses"]]
+    assert (2, 1) == (shown["totals"][0]["budgets"], shown["totals"][0]["counted_budgets"])
+    tree = purse.text("budget", "status", org)
+    assert "  teams/a part" in tree
+    assert "override 3.00 USD, allocated 4.00 USD" in tree
+    assert "1 at the top have spent 0.00 USD" in tree
+    assert "ada@acme" in purse.text("budget", "overrides", name)
+    off = purse("budget", "update", name, "--rollover", "none")
+    assert "rollover" not in off
+    for wrong in (
+        ["override", name, "--amount", "1 USD", "--reason", "r", "--by", "b"],
+        ["override", name, "--amount", "1 EUR", "--reason", "r", "--by", "b", "--for", "1h"],
+        ["allocate", name, "--to", child],
+    ):
+        purse("budget", *wrong, code=2)
+
+
 def test_budgets_that_count(purse: Purse, org: str) -> None:
     made = purse("budget", "create", f"{org}/budgets/t", "--limit", "1_000", "--dimension", "input-tokens")
     assert ("INPUT_TOKENS", 1000) == (made["dimension"], made["limit_amount"])

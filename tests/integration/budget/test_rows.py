@@ -91,8 +91,18 @@ async def test_every_window_stands_where_the_calendar_says_several_at_once(datab
 
 
 async def test_every_selector_counts_its_calls_on_any_level(database: Any, tmp_path: Path) -> None:
-    call = {"provider": "openai", "model": "gpt-4o-mini", "operation": "chat", "labels": {"project": "x"}}
-    other = {"provider": "anthropic", "model": "claude-sonnet-4-5", "operation": "embed", "labels": {"project": "y"}}
+    call: dict[str, Any] = {
+        "provider": "openai",
+        "model": "gpt-4o-mini",
+        "operation": "chat",
+        "labels": {"project": "x"},
+    }
+    other: dict[str, Any] = {
+        "provider": "anthropic",
+        "model": "claude-sonnet-4-5",
+        "operation": "embed",
+        "labels": {"project": "y"},
+    }
     selectors = {
         "provider": budget_pb2.Selector(providers=["openai"]),
         "exact": budget_pb2.Selector(models=["gpt-4o-mini"]),
