@@ -8,7 +8,7 @@ TEST_WORKERS ?= 2
 PYTEST := $(BIN)/pytest -q -n $(TEST_WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-fast check bench prove-budget demo proto lock format clean
+.PHONY: help up test test-fast check k8s bench prove-budget demo proto lock format clean
 
 help: ## what there is to do
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,7 +37,7 @@ test: $(READY) ## all tests, the fast ones first
 test-fast: $(READY) ## unit and property tests
 	@$(PYTEST) tests/unit tests/property
 
-check: $(READY) ## lint, types, contracts, generated code, imports, migrations, the client's floor
+check: $(READY) ## lint, types, contracts, generated code, imports, migrations, the client's floor, manifests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
@@ -46,6 +46,11 @@ check: $(READY) ## lint, types, contracts, generated code, imports, migrations, 
 	@$(BIN)/squawk --config .squawk.toml services/*/migrations/*.sql
 	@$(BIN)/python scripts/check_lock.py
 	@PYTHON=$(BIN)/python bash scripts/check_client_floor.sh
+	@$(MAKE) --no-print-directory k8s
+
+k8s: $(READY) ## hold the container file and the manifests against the code and Kubernetes' schemas
+	@$(BIN)/hadolint Containerfile
+	@$(BIN)/python -m scripts.k8s
 
 proto: $(READY) ## generate the stubs from protos/
 	@bash scripts/proto.sh
@@ -57,6 +62,7 @@ lock: ## resolve the dependencies anew
 	@uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --universal --all-extras --group dev pyproject.toml -o requirements.lock
 	@uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --universal scripts/requirements-gen.in -o scripts/requirements-gen.lock
 	@uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --universal scripts/requirements-floor.in -o scripts/requirements-floor.lock
+	@uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --universal --extra server --extra cli -c requirements.lock pyproject.toml -o scripts/requirements-image.lock
 
 format: $(READY) ## format the code
 	@$(BIN)/ruff check --fix-only --quiet .

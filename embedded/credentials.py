@@ -31,13 +31,19 @@ class Credentials:
         """Make the key pair where there is none, and mint both tokens; `now` is aware."""
         from services.kit import auth
 
+        self.ensure_keys()
+        for path, roles in ((self.service_token, _SERVICE_ROLES), (self.dev_token, _DEVELOPER_ROLES)):
+            files.write_private(path, self.mint(auth.ANY_ORG, roles, _TTL_S, now).encode() + b"\n")
+
+    def ensure_keys(self) -> None:
+        """Make the key pair where there is none."""
+        from services.kit import auth
+
         files.make_private_directory(self._directory)
         if not (self._signing_key.exists() and self.public_key.exists()):
             private, public = auth.generate_key()
             files.write_private(self._signing_key, private)
             files.write_private(self.public_key, public)
-        for path, roles in ((self.service_token, _SERVICE_ROLES), (self.dev_token, _DEVELOPER_ROLES)):
-            files.write_private(path, self.mint(auth.ANY_ORG, roles, _TTL_S, now).encode() + b"\n")
 
     def mint(self, subject: str, roles: Sequence[str], ttl_s: int, now: datetime | None = None) -> str:
         """A token for `subject` and everything below it."""

@@ -4,7 +4,8 @@ import re
 import sys
 from pathlib import Path
 
-LOCKS = ("requirements.lock", "scripts/requirements-gen.lock", "scripts/requirements-floor.lock")
+IMAGE_LOCK = "scripts/requirements-image.lock"
+LOCKS = ("requirements.lock", "scripts/requirements-gen.lock", "scripts/requirements-floor.lock", IMAGE_LOCK)
 
 
 def problems(path: Path) -> list[str]:
@@ -22,9 +23,18 @@ def problems(path: Path) -> list[str]:
     ]
 
 
+def differences() -> list[str]:
+    """What the image would install otherwise than what was tested."""
+    tested = set(re.findall(r"^\S+==\S+", Path("requirements.lock").read_text(), re.MULTILINE))
+    image = re.findall(r"^\S+==\S+", Path(IMAGE_LOCK).read_text(), re.MULTILINE)
+    return [
+        f"{IMAGE_LOCK}: {one} is not what requirements.lock has: run make lock" for one in image if one not in tested
+    ]
+
+
 def main() -> int:
     """Prints each problem; returns 1 where there is one."""
-    found = [problem for lock in LOCKS for problem in problems(Path(lock))]
+    found = [problem for lock in LOCKS for problem in problems(Path(lock))] + differences()
     for problem in found:
         print(problem)
     return 1 if found else 0

@@ -22,6 +22,7 @@ from temporalio.worker import Worker
 from pursestrings.wallet.v1 import wallet_pb2_grpc
 from services.kit.channel import service_channel
 from services.kit.telemetry import MetricsServer, configure_logging, get_logger
+from services.kit.temporal import connect
 from services.wallet.recharge.stripe import Stripe
 from workflows.recharge import types
 from workflows.recharge.activities import RechargeActivities
@@ -40,23 +41,22 @@ SEARCH_ATTRIBUTES: Final[Mapping[str, "IndexedValueType.ValueType"]] = {
 }
 """What workflows are found by in Temporal's UI."""
 
-_CONNECT_TIMEOUT: Final = timedelta(seconds=5)
 _CONNECT_REST_S: Final = 0.5
 _RPC_TIMEOUT: Final = timedelta(seconds=10)
 
 _log = get_logger(__name__)
 
 
-async def connect(address: str, namespace: str) -> Client:
+async def connected(settings: WorkerSettings) -> Client:
     """A client, once Temporal answers for the namespace and knows the search attributes."""
     said = False
     while True:
         try:
-            client = await Client.connect(address, namespace=namespace, connect_timeout=_CONNECT_TIMEOUT)
+            client = await connect(settings)
             await register_search_attributes(client)
         except (RuntimeError, RPCError) as error:
             if not said:
-                _log.warning("waiting for Temporal", address=address, error=str(error)[:200])
+                _log.warning("waiting for Temporal", address=settings.temporal_address, error=str(error)[:200])
                 said = True
             await asyncio.sleep(_CONNECT_REST_S)
         else:
@@ -113,7 +113,7 @@ def build(client: Client, activities: RechargeActivities, settings: WorkerSettin
 
 async def main() -> None:
     """Runs until SIGTERM or SIGINT."""
-    settings = WorkerSettings()
+    settings = WorkerSettings.load()
     configure_logging(settings.log_level, "worker")
     stripe = Stripe(settings)
     running = asyncio.Event()
@@ -146,7 +146,7 @@ async def main() -> None:
 async def _work(
     settings: WorkerSettings, activities: RechargeActivities, running: asyncio.Event, stopped: asyncio.Event
 ) -> None:
-    client = await connect(settings.temporal_address, settings.temporal_namespace)
+    client = await connected(settings)
     async with build(client, activities, settings):
         running.set()
         _log.info("working", task_queue=types.TASK_QUEUE, temporal=settings.temporal_address)

@@ -24,7 +24,7 @@ def mint(
     *,
     subject: Annotated[str, typer.Argument(help="What it covers, with all below; orgs/- is every organisation.")],
     role: Annotated[
-        list[str], typer.Option("--role", help="agent, operator, approver, auditor or admin; may be repeated.")
+        list[str], typer.Option("--role", help="agent, operator, approver, auditor, admin or service; may be repeated.")
     ] = ["agent"],  # noqa: B006 - read only, and what typer wants
     ttl: Annotated[str, typer.Option("--ttl", help="How long it is valid: 15m, 12h, 30d.")] = "12h",
     keys: Annotated[
@@ -49,3 +49,21 @@ def mint(
         output.object({"token": token, "subject": subject, "roles": sorted(set(role)), "ttl_s": ttl_s})
     else:
         sys.stdout.write(token + "\n")
+
+
+@app.command("keys")
+def make_keys(
+    context: typer.Context,
+    *,
+    folder: Annotated[Path, typer.Argument(help="Where; made if it is not there, readable by you alone.")],
+    as_json: Json = False,
+) -> None:
+    """Make the pair of keys of a suite that runs elsewhere: signing.pem signs tokens, public.pem verifies them."""
+    _, output = begin(context, as_json=as_json)
+    credentials = credentials_module().Credentials(folder)
+    credentials.ensure_keys()
+    if output.as_json:
+        output.object({"signing_key": str(folder / "signing.pem"), "public_key": str(credentials.public_key)})
+    else:
+        sys.stdout.write(f"{folder / 'signing.pem'}: keep it; who has it can mint any token\n")
+        sys.stdout.write(f"{credentials.public_key}: for the services\n")

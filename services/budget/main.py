@@ -135,7 +135,7 @@ async def _parts(
 
 async def main() -> None:
     """Serves until SIGTERM or SIGINT."""
-    settings = BudgetSettings()
+    settings = BudgetSettings.load()
     configure_logging(settings.log_level, "budget")
     async with serving(settings) as server:
         _calm_collector()

@@ -1,5 +1,7 @@
 """Budget's settings."""
 
+from typing import ClassVar
+
 from pydantic import Field, SecretStr
 
 from services.kit.settings import ServiceSettings
@@ -7,6 +9,8 @@ from services.kit.settings import ServiceSettings
 
 class BudgetSettings(ServiceSettings):
     """What budget needs beside what every service does."""
+
+    required: ClassVar[tuple[str, ...]] = ("budget_dsn", "auth_public_key_file", "service_token_file")
 
     bind: str = Field(default="127.0.0.1:7402", description="host:port to answer on; port 0 takes a free one")
     metrics_bind: str = Field(default="127.0.0.1:7412", description="host:port of /metrics and /health")

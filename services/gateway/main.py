@@ -60,7 +60,7 @@ def _told(_number: int, _frame: FrameType | None) -> None:
 
 async def main() -> None:
     """Serves until SIGTERM or SIGINT."""
-    settings = GatewaySettings()
+    settings = GatewaySettings.load()
     configure_logging(settings.log_level, "gateway")
     # uvicorn stops on these in good order and then raises them again: a gateway told to stop has not failed.
     for number in (signal.SIGTERM, signal.SIGINT):

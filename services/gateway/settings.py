@@ -1,5 +1,7 @@
 """The gateway's settings."""
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from services.kit.settings import ServiceSettings
@@ -7,6 +9,8 @@ from services.kit.settings import ServiceSettings
 
 class GatewaySettings(ServiceSettings):
     """What the gateway needs beside what every service does."""
+
+    required: ClassVar[tuple[str, ...]] = ("service_token_file",)
 
     bind: str = Field(default="127.0.0.1:7400", description="host:port to answer HTTP on; port 0 takes a free one")
     requests_max: int = Field(

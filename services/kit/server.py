@@ -25,6 +25,8 @@ from services.kit.telemetry import RPC_IN_FLIGHT, RPC_SECONDS, MetricsServer, ge
 _log = get_logger(__name__)
 _MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 _READY_INTERVAL_S = 1.0
+LIVE = "live"
+"""The health service's name for the process itself: SERVING as long as it runs, whatever its database does."""
 _OPEN_METHODS = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 _STATUS_CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -172,6 +174,10 @@ class GrpcServer:
         )
         self._health = health_aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        # Kubernetes' own probes speak neither TLS nor tokens: health alone, on a port of its own.
+        self._probes = grpc.aio.server() if settings.health_bind else None
+        if self._probes is not None:
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, self._probes)
         self._names: list[str] = []
         self._metrics = MetricsServer(settings.metrics_bind, ready)
         self._stopped = asyncio.Event()
@@ -190,7 +196,11 @@ class GrpcServer:
         self.port = self._bind()
         await self._server.start()
         await self._metrics.start()
+        await self._health.set(LIVE, health_pb2.HealthCheckResponse.SERVING)
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        if self._probes is not None:
+            self._probes.add_insecure_port(self._settings.health_bind)
+            await self._probes.start()
         self._watch = asyncio.create_task(self._watch_ready(), name="ready")
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -209,6 +219,8 @@ class GrpcServer:
             self._watch.cancel()
         await self._health.enter_graceful_shutdown()
         await self._server.stop(self._settings.shutdown_grace_s)
+        if self._probes is not None:
+            await self._probes.stop(None)
         await self._metrics.stop()
 
     def _bind(self) -> int:

@@ -1,9 +1,9 @@
 """Settings that every service reads, from environment variables that begin with PURSE_."""
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -12,8 +12,14 @@ class ServiceSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="PURSE_", extra="ignore", frozen=True)
 
+    required: ClassVar[tuple[str, ...]] = ()
+    """Fields without which the process cannot work and which have no default."""
+
     bind: str = Field(default="127.0.0.1:0", description="host:port to answer on; port 0 takes a free one")
     metrics_bind: str = Field(default="127.0.0.1:0", description="host:port of /metrics and /health")
+    health_bind: str = Field(
+        default="", description="host:port that answers gRPC health checks alone, without TLS, for probes; empty: none"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     auth_public_key_file: Path | None = Field(default=None, description="PEM of the Ed25519 key that verifies tokens")
     service_token_file: Path | None = Field(default=None, description="file of this service's own token")
@@ -22,6 +28,11 @@ class ServiceSettings(BaseSettings):
     wallet_address: str = "127.0.0.1:7403"
     temporal_address: str = "127.0.0.1:7406"
     temporal_namespace: str = "default"
+    temporal_tls: bool = Field(default=False, description="speak TLS to Temporal")
+    temporal_tls_ca_file: Path | None = Field(default=None, description="PEM roots; without, the system's")
+    temporal_tls_certificate_file: Path | None = Field(default=None, description="PEM chain to be known by")
+    temporal_tls_key_file: Path | None = None
+    temporal_api_key: SecretStr | None = Field(default=None, description="for a managed Temporal that asks for one")
     allow_plaintext: bool = Field(
         default=False,
         description="speak without TLS to other machines; only inside a network that encrypts by itself",
@@ -34,6 +45,28 @@ class ServiceSettings(BaseSettings):
     rpc_timeout_max_s: float = Field(default=30.0, gt=0, le=300, description="the longest a call may take")
     queue_items_max: int = Field(default=20_000, ge=1, le=1_000_000, description="items that may wait their turn")
     connections_max: int = Field(default=8, ge=2, le=100, description="database connections")
+
+    @classmethod
+    def load(cls) -> Self:
+        """The settings from the environment.
+
+        Raises:
+            SystemExit: Values are wrong or missing; the message names every variable concerned.
+        """
+        try:
+            settings = cls()
+        except ValidationError as error:
+            wrong = (f"{cls.variable(str(one['loc'][0]))}: {one['msg']}" for one in error.errors())
+            raise SystemExit("\n".join(wrong)) from None
+        missing = [cls.variable(name) for name in cls.required if not getattr(settings, name)]
+        if missing:
+            raise SystemExit(f"set {' and '.join(missing)}: required, and without a default")
+        return settings
+
+    @classmethod
+    def variable(cls, field: str) -> str:
+        """The environment variable that sets a field, or what the name of one stands for already."""
+        return f"PURSE_{field.upper()}" if field in cls.model_fields else field
 
     def service_token(self) -> str | None:
         """This service's own token; None where no file is set."""

@@ -85,7 +85,7 @@ async def serving(settings: MeteringSettings) -> AsyncIterator[GrpcServer]:
 
 async def main() -> None:
     """Serves until SIGTERM or SIGINT."""
-    settings = MeteringSettings()
+    settings = MeteringSettings.load()
     configure_logging(settings.log_level, "metering")
     async with serving(settings) as server:
         await server.wait_stopped()

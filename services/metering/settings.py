@@ -1,5 +1,7 @@
 """Metering's settings."""
 
+from typing import ClassVar
+
 from pydantic import Field, SecretStr
 
 from services.kit.settings import ServiceSettings
@@ -7,6 +9,8 @@ from services.kit.settings import ServiceSettings
 
 class MeteringSettings(ServiceSettings):
     """What metering needs beside what every service does."""
+
+    required: ClassVar[tuple[str, ...]] = ("metering_dsn", "auth_public_key_file", "service_token_file")
 
     bind: str = Field(default="127.0.0.1:7401", description="host:port to answer on; port 0 takes a free one")
     metrics_bind: str = Field(default="127.0.0.1:7411", description="host:port of /metrics and /health")

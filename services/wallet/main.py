@@ -92,7 +92,7 @@ def housekeeping(settings: WalletSettings, pool: asyncpg.Pool, ledger: Ledger) -
 
 async def main() -> None:
     """Serves until SIGTERM or SIGINT."""
-    settings = WalletSettings()
+    settings = WalletSettings.load()
     configure_logging(settings.log_level, "wallet")
     async with serving(settings) as server:
         await server.wait_stopped()

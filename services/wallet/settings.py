@@ -1,5 +1,7 @@
 """The wallet's settings."""
 
+from typing import ClassVar
+
 from pydantic import Field, SecretStr
 
 from services.wallet.domain import sizing
@@ -8,6 +10,13 @@ from services.wallet.recharge.settings import StripeSettings
 
 class WalletSettings(StripeSettings):
     """What the wallet needs beside what every service does, Stripe's settings among it."""
+
+    required: ClassVar[tuple[str, ...]] = (
+        "wallet_dsn",
+        "auth_public_key_file",
+        "stripe_api_key",
+        "stripe_webhook_secret",
+    )
 
     bind: str = Field(default="127.0.0.1:7403", description="host:port to answer on; port 0 takes a free one")
     metrics_bind: str = Field(default="127.0.0.1:7413", description="host:port of /metrics and /health")

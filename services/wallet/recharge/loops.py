@@ -48,7 +48,7 @@ _log = get_logger(__name__)
 
 def recharge_loops(settings: StripeSettings, pool: asyncpg.Pool, stripe: Stripe) -> "RechargeLoops":
     """The loops as the wallet service runs them."""
-    temporal = Temporal(settings.temporal_address, settings.temporal_namespace)
+    temporal = Temporal(settings)
     payments = Payments(TopUps(pool, stripe), Cards(pool, stripe))
     return RechargeLoops(pool, Recharges(pool, stripe), payments, temporal)
 

@@ -18,6 +18,8 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from services.kit.errors import PurseError, conflict, unavailable
 from services.kit.outbox import OutboxMessage
+from services.kit.settings import ServiceSettings
+from services.kit.temporal import connect
 from services.wallet.recharge.domain.attempts import MAX_AGE
 
 WORKFLOW: Final = "Recharge"
@@ -30,7 +32,6 @@ STATE: Final = SearchAttributeKey.for_keyword("State")
 DEADLINE: Final = SearchAttributeKey.for_datetime("Deadline")
 
 _AT_ONCE_MAX: Final = 8
-_CONNECT_TIMEOUT: Final = timedelta(seconds=5)
 _RPC_TIMEOUT: Final = timedelta(seconds=10)
 _RETRY_AFTER_S: Final = 1.0
 
@@ -39,13 +40,11 @@ class Temporal:
     """A client that connects when it is first needed, and again after Temporal was gone.
 
     Args:
-        address: `host:port`.
-        namespace: Where the workflows live.
+        settings: Where it is, and how it knows us.
     """
 
-    def __init__(self, address: str, namespace: str) -> None:
-        self._address = address
-        self._namespace = namespace
+    def __init__(self, settings: ServiceSettings) -> None:
+        self._settings = settings
         self._client: Client | None = None
 
     async def start(self, messages: Sequence[OutboxMessage]) -> list[Exception | None]:
@@ -61,9 +60,7 @@ class Temporal:
     async def _connected(self) -> Client:
         if self._client is None:
             try:
-                self._client = await Client.connect(
-                    self._address, namespace=self._namespace, connect_timeout=_CONNECT_TIMEOUT
-                )
+                self._client = await connect(self._settings)
             except (RuntimeError, RPCError) as error:
                 raise _out_of_reach(error) from None
         return self._client

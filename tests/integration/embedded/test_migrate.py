@@ -9,7 +9,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from services.kit.migrate import MigrationError, migrate
+from services.kit.migrate import MigrationError, migrate, wait_until_migrated
 from tests.support.databases import CHECKOUT, Database
 
 DatabaseFactory = Callable[[str], Database]
@@ -67,9 +67,9 @@ async def test_a_folder_without_migrations_changes_nothing(database: DatabaseFac
     assert not await exists(dsn, "first")
 
 
-def command(environ: dict[str, str], service: str) -> subprocess.CompletedProcess[str]:
+def command(environ: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "services.kit.migrate", service],
+        [sys.executable, "-m", "services.kit.migrate", *arguments],
         env={"PATH": os.defpath, **environ},
         cwd=CHECKOUT,
         capture_output=True,
@@ -89,4 +89,20 @@ async def test_the_command_migrates_all_from_the_environment(database: DatabaseF
 def test_the_command_says_which_variable_is_missing() -> None:
     done = command({}, "budget")
     assert done.returncode == 1
-    assert done.stderr.startswith("PURSE_BUDGET_OWNER_DSN is not set")
+    assert done.stderr.startswith("set PURSE_BUDGET_OWNER_DSN to the address of the role that owns the database")
+
+
+def test_the_wait_is_over_once_all_is_applied(database: DatabaseFactory) -> None:
+    done = command({"PURSE_BUDGET_DSN": database("budget").service_dsn}, "--wait", "budget")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+async def test_a_database_that_is_behind_is_waited_for(database: DatabaseFactory) -> None:
+    budget = database("budget")
+    owner = await asyncpg.connect(budget.owner_dsn)
+    try:
+        await owner.execute("DELETE FROM schema_migrations WHERE version = '0001'")
+    finally:
+        await owner.close()
+    with pytest.raises(MigrationError, match=r"budget was not migrated within 0\.1 s: still waiting for .*0001"):
+        await wait_until_migrated("budget", budget.service_dsn, timeout_s=0.1)

@@ -12,11 +12,12 @@ import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from embedded.ports import free_ports
 from pursestrings.budget.v1 import budget_pb2, budget_pb2_grpc
 from services.kit import auth
 from services.kit.channel import channel
 from services.kit.errors import Code, PurseError, invalid
-from services.kit.server import GrpcServer
+from services.kit.server import LIVE, GrpcServer
 from services.kit.settings import ServiceSettings
 from services.kit.status import from_rpc_error
 
@@ -239,3 +240,26 @@ async def test_plaintext_stays_on_this_machine(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="without TLS"):
         async with serving(tmp_path, bind="0.0.0.0:0"):
             pass
+
+
+async def test_probes_are_answered_on_a_port_of_their_own(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    async with (
+        serving(tmp_path, health_bind=f"127.0.0.1:{port}") as served,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as probes,
+    ):
+        stub = health_pb2_grpc.HealthStub(probes)
+
+        async def ask(service: str) -> int:
+            return int((await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=5)).status)
+
+        assert await ask(LIVE) == health_pb2.HealthCheckResponse.SERVING
+        served.is_ready = False
+        async with asyncio.timeout(20):
+            while await ask(SERVICE) != health_pb2.HealthCheckResponse.NOT_SERVING:
+                await asyncio.sleep(0.05)
+        # A process without its database must not be ended for it.
+        assert await ask(LIVE) == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await budget_pb2_grpc.BudgetServiceStub(probes).Reserve(budget_pb2.ReserveRequest(), timeout=5)
+        assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED

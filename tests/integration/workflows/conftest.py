@@ -10,7 +10,8 @@ from temporalio.client import Client
 from tests.conftest import TwinServer
 from tests.support.databases import Database
 from tests.support.recharging import Rig, running_rig
-from workflows.worker import connect
+from workflows.settings import WorkerSettings
+from workflows.worker import connected
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def org() -> str:
 
 @pytest.fixture
 async def temporal(temporal_address: str) -> Client:
-    return await connect(temporal_address, "default")
+    return await connected(WorkerSettings(temporal_address=temporal_address))
 
 
 @pytest.fixture

@@ -17,7 +17,12 @@ async def test_a_live_key_ends_the_worker_with_its_reason() -> None:
         "-m",
         "workflows.worker",
         cwd=CHECKOUT,
-        env={"PATH": os.defpath, "PURSE_STRIPE_API_KEY": "sk_live_nonsense", "PURSE_METRICS_BIND": "127.0.0.1:0"},
+        env={
+            "PATH": os.defpath,
+            "PURSE_STRIPE_API_KEY": "sk_live_nonsense",
+            "PURSE_SERVICE_TOKEN_FILE": "/nowhere/service.token",
+            "PURSE_METRICS_BIND": "127.0.0.1:0",
+        },
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )

@@ -17,6 +17,7 @@ from pursestrings.cli.connection import Where, settings
 from pursestrings.cli.failures import CliError, explain
 from pursestrings.cli.options import amount, instant, labels, seconds, split_name
 from pursestrings.cli.sample_log import sample_calls
+from services.kit import auth
 from tests.unit.client.servicer import DENIAL
 
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
@@ -111,6 +112,19 @@ def test_a_strict_replay_plays_nothing_when_a_row_is_bad(capsys: pytest.CaptureF
     Path("log.csv").write_text(HEADER + "2023-11-16 00:00:00,1,1\nx,y,z\n")
     assert 1 == run(nowhere("replay", "log.csv", "--strict"))
     assert "line 3: TIMESTAMP 'x' is no time" in capsys.readouterr().err
+
+
+def test_keys_for_a_suite_elsewhere_sign_its_tokens(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    keys = str(tmp_path / "keys")
+    assert 0 == run(["token", "keys", keys])
+    public = (tmp_path / "keys" / "public.pem").read_bytes()
+    assert 0 == run(["token", "keys", keys])
+    assert public == (tmp_path / "keys" / "public.pem").read_bytes(), "made once"
+    assert ["public.pem", "signing.pem"] == sorted(path.name for path in (tmp_path / "keys").iterdir())
+    capsys.readouterr()
+    assert 0 == run(["token", "mint", "orgs/-", "--role", "service", "--ttl", "365d", "--keys", keys])
+    who = auth.Verifier(public).verify(capsys.readouterr().out.strip(), time.time())
+    assert ("orgs/-", {"service"}) == (who.subject, set(who.roles))
 
 
 def test_a_token_is_minted_with_the_suites_key(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
