@@ -13,6 +13,7 @@ from pursestrings.budget.v1 import budget_pb2
 from pursestrings.metering.v1 import metering_pb2
 from pursestrings.type.v1 import type_pb2
 from services.kit.errors import invalid
+from services.metering.domain import responses
 from services.metering.domain.questions import Filter, GroupBy, Totals
 from services.metering.domain.usage import Given, Usage
 from services.metering.store.parked import Parked
@@ -55,7 +56,7 @@ def given_of(event: metering_pb2.UsageEvent) -> Given:
     failed = _FAILED.get(event.outcome)
     if failed is None:
         raise invalid("event.outcome", f"{event.outcome} is no outcome known here; leave it out for success")
-    return Given(
+    given = Given(
         event.subject,
         event.source,
         event.id,
@@ -76,6 +77,21 @@ def given_of(event: metering_pb2.UsageEvent) -> Given:
         event.reservation,
         event.final if event.HasField("final") else True,
         call.service_tier,
+    )
+    return _with_response(given, event) if event.HasField("provider_response") else given
+
+
+def _with_response(given: Given, event: metering_pb2.UsageEvent) -> Given:
+    """The call with the counts, and what it does not say itself, of the provider's answer."""
+    if event.HasField("tokens"):
+        raise invalid("event.tokens", "is given beside provider_response; give one of them")
+    response = event.provider_response
+    found = responses.read(response.api, response.body, response.events)
+    return given._replace(
+        tokens=found.tokens,
+        extra=found.extra,
+        model=given.model or found.model,
+        service_tier=given.service_tier or found.service_tier,
     )
 
 

@@ -181,8 +181,8 @@ class UsageEvent(google.protobuf.message.Message):
 
     @property
     def provider_response(self) -> Global___ProviderResponse:
-        """What the provider answered, to be read for its use. Instead of `tokens`; the model, the provider and the service
-        tier are taken from it where `call` leaves them empty.
+        """What the provider answered, to be read for its use. Instead of `tokens`; the model and the service tier are
+        taken from it where `call` leaves them empty. An answer without usage is refused as NO_USAGE.
         """
 
     def __init__(

@@ -284,3 +284,19 @@ async def test_a_model_without_a_price_is_listed_and_alerted_once(
     )
     assert [(row["org"], row["key"]) for row in alerts] == [("acme", "UNRATED")]
     assert '"model" : "unheard-of"' in alerts[0]["told"]
+
+
+async def test_a_providers_answer_is_read_and_one_without_usage_refused_alone(metering: Metering) -> None:
+    answer = b'{"model": "claude-sonnet-4-5", "usage": {"input_tokens": 600, "cache_read_input_tokens": 400, '
+    read = usage_event("e1", model="")
+    empty = usage_event("e2", model="")
+    for event, body in ((read, answer + b'"output_tokens": 100}}'), (empty, b'{"model": "claude-sonnet-4-5"}')):
+        event.ClearField("tokens")
+        event.provider_response.body = body
+
+    results = await record_all(metering.stub_for(), [empty, read, read])
+
+    assert error_of(results[0]) == ("NO_USAGE", "event.provider_response")
+    # 600 in at $3 a million, 400 from the cache at $0.30, 100 out at $15.
+    assert results[1].usage.cost.amount_nanos == 1_800_000 + 120_000 + 1_500_000
+    assert results[2].usage.duplicate
