@@ -92,10 +92,13 @@ def make_requests(org: str, number: int, events: int) -> list[metering_pb2.Batch
 
 
 def _event(org: str, id_: str, now: datetime, dice: random.Random) -> metering_pb2.UsageEvent:
-    provider, model = dice.choice(_MODELS)
+    # A session is one agent's, and a run is one session's.
+    run = dice.randrange(2_000)
+    session = run % 500
+    provider, model = _MODELS[session % len(_MODELS)]
     output = dice.randrange(1, 2_000)
     event = metering_pb2.UsageEvent(
-        subject=f"orgs/{org}/teams/t{dice.randrange(5)}/agents/a{dice.randrange(4)}",
+        subject=f"orgs/{org}/teams/t{session % 5}/agents/a{session % 20}",
         source=SOURCE,
         id=id_,
         call=type_pb2.CallAttributes(provider=provider, model=model, operation=dice.choice(_OPERATIONS)),
@@ -105,8 +108,8 @@ def _event(org: str, id_: str, now: datetime, dice: random.Random) -> metering_p
             output_tokens=output,
             reasoning_tokens=dice.randrange(output),
         ),
-        session=f"s{dice.randrange(500)}",
-        run=f"r{dice.randrange(2_000)}",
+        session=f"s{session}",
+        run=f"r{run}",
     )
     event.occurred_at.FromDatetime(now + timedelta(microseconds=dice.randrange(30_000_000)))
     return event

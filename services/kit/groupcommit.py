@@ -59,6 +59,9 @@ class GroupCommit(Generic[Item, Answer]):
         name: For metrics and errors.
         batch_max: The most items a transaction.
         queue_max: The most items that wait.
+        workers: How many transactions may be in flight at once. More than one keeps the database busy while the next
+            batch is made ready; they contend for what they share as replicas do.
+        committed: Called with the answers of a batch after its COMMIT, before they are given out.
     """
 
     def __init__(
@@ -70,6 +73,8 @@ class GroupCommit(Generic[Item, Answer]):
         name: str,
         batch_max: int = 1000,
         queue_max: int = 20_000,
+        workers: int = 1,
+        committed: Callable[[Sequence[Answer | Exception]], None] | None = None,
     ) -> None:
         self._pool = pool
         self._run = run
@@ -81,7 +86,9 @@ class GroupCommit(Generic[Item, Answer]):
         self._waiting_items = 0
         self._arrived = asyncio.Event()
         self._closing = False
-        self._worker: asyncio.Task[None] | None = None
+        self._workers_max = workers
+        self._workers: list[asyncio.Task[None]] = []
+        self._committed = committed
 
     async def submit(self, item: Item) -> Answer:
         """Runs one item.
@@ -117,8 +124,8 @@ class GroupCommit(Generic[Item, Answer]):
         self._waiting.append(submission)
         self._waiting_items += len(items)
         self._arrived.set()
-        if self._worker is None:
-            self._worker = asyncio.create_task(self._work(), name=f"group-commit {self._name}")
+        while len(self._workers) < self._workers_max:
+            self._workers.append(asyncio.create_task(self._work(), name=f"group-commit {self._name}"))
         await asyncio.shield(done)
         return submission.answers  # type: ignore[return-value]  # all are filled once `done` is
 
@@ -131,8 +138,7 @@ class GroupCommit(Generic[Item, Answer]):
         """Refuses new items, finishes those that wait, and ends."""
         self._closing = True
         self._arrived.set()
-        if self._worker is not None:
-            await self._worker
+        await asyncio.gather(*self._workers)
 
     async def _work(self) -> None:
         while True:
@@ -184,6 +190,8 @@ class GroupCommit(Generic[Item, Answer]):
                     answers = await self._run(connection, items)
                 if len(answers) != len(items):
                     raise AssertionError(f"{self._name}: {len(items)} items got {len(answers)} answers")
+                if self._committed is not None:
+                    self._committed(answers)
                 return answers
             except Redo:
                 redos += 1

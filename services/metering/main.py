@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Final
 
 import asyncpg
@@ -25,7 +26,7 @@ from services.metering.rerating import Rerating
 from services.metering.service import MeteringService
 from services.metering.settings import MeteringSettings
 from services.metering.store import folding, upkeep
-from services.metering.store.recording import record
+from services.metering.store.recording import SessionsKnown, record
 
 NAME: Final = "pursestrings.metering.v1.MeteringService"
 _PARTITIONS_AHEAD: Final = timedelta(days=62)
@@ -60,13 +61,16 @@ async def serving(settings: MeteringSettings) -> AsyncIterator[GrpcServer]:
             timeout_s=settings.relay_timeout_s,
             report_interval_s=settings.report_interval_s,
         )
+        sessions = SessionsKnown()
         recorder = GroupCommit(
             pool,
-            record,
+            partial(record, known=sessions),
             org_of=lambda item: item.usage.org,
             name="record usage",
             batch_max=settings.record_batch_max,
             queue_max=settings.queue_items_max,
+            workers=settings.record_workers,
+            committed=sessions.committed,
         )
         service = MeteringService(readers, recorder, prices, recorded=relay.wake, clock=clock)
         server = GrpcServer(settings, access=ACCESS, ready=lambda: is_reachable(pool))

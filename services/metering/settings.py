@@ -18,7 +18,8 @@ class MeteringSettings(ServiceSettings):
     readers_max: int = Field(
         default=6, ge=1, le=100, description="connections for questions, apart from those that record"
     )
-    record_batch_max: int = Field(default=1_000, ge=1, le=5_000, description="events a transaction")
+    record_batch_max: int = Field(default=2_000, ge=1, le=5_000, description="events a transaction")
+    record_workers: int = Field(default=2, ge=1, le=4, description="transactions that record at once")
     relay_batch_max: int = Field(default=1_000, ge=1, le=1_000, description="events a delivery to the budget service")
     relay_tries_max: int = Field(default=10, ge=1, le=100, description="refusals after which an event is parked")
     relay_timeout_s: float = Field(default=15.0, gt=0, le=60, description="how long one delivery may take")

@@ -303,9 +303,7 @@ def _set_time(target: Timestamp, instant: datetime) -> None:
     target.seconds, target.nanos = _seconds_and_nanos(instant)
 
 
-@lru_cache(maxsize=4_096)
 def _seconds_and_nanos(instant: datetime) -> tuple[int, int]:
-    """Remembered, since a batch has few instants: most events happen when they come."""
     since = instant - _EPOCH
     return since.days * 86_400 + since.seconds, since.microseconds * 1000
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -134,10 +134,6 @@ class Usage(NamedTuple):
         return (self.org, self.source, self.id)
 
 
-_FIRST_COUNT: Final = Usage._fields.index("input_tokens")
-_LAST_COUNT: Final = Usage._fields.index("requests") + 1
-
-
 class Priced(NamedTuple):
     """What a call costs and under which names it was found. `cost_nanos` None is UNRATED, the currency '' then."""
 
@@ -233,26 +229,32 @@ def roll_up(events: Iterable[Usage]) -> tuple[dict[RollupKey, list[int]], set[Se
 
     A sum is: tokens by kind (5), requests, operations, errors, cost in nanos.
     """
-    groups: dict[tuple[str, int, str, str, str, str, str], list[Usage]] = {}
+    sums: dict[tuple[str, int, str, str, str, str, str], list[int]] = {}
     sessions: set[tuple[str, int, str, str, str, str, str]] = set()
     for event in events:
-        bucket_s = bucket_of(event.occurred_at)
-        org, _, _, _, subject, provider, model, _, _, operation, *_ = event
-        groups.setdefault((org, bucket_s, subject, provider, model, operation, event.currency), []).append(event)
-        if event.session:
-            sessions.add((org, bucket_s, subject, provider, model, operation, event.session))
-    sums = {RollupKey(*key): _sum(group) for key, group in groups.items()}
-    return sums, {SessionKey(*key) for key in sessions}
-
-
-def _sum(group: Sequence[Usage]) -> list[int]:
-    columns = list(zip(*(event[_FIRST_COUNT:_LAST_COUNT] for event in group), strict=True))
-    return [
-        *(sum(column) for column in columns),
-        sum(event.operations for event in group),
-        sum(event.operations for event in group if event.failed),
-        sum(event.cost_nanos or 0 for event in group),
-    ]
+        (
+            org, occurred_at, _, _, subject, provider, model, _, _, operation, _,
+            read, cached, written, made, reasoned, requests, cost_nanos, currency, _,
+            session, _, _, failed, _, _, _, _, _, _, operations, _, _,
+        ) = event  # fmt: skip
+        bucket_s = bucket_of(occurred_at)
+        key = (org, bucket_s, subject, provider, model, operation, currency)
+        known = sums.get(key)
+        if known is None:
+            known = sums[key] = [0] * 9
+        known[0] += read
+        known[1] += cached
+        known[2] += written
+        known[3] += made
+        known[4] += reasoned
+        known[5] += requests
+        known[6] += operations
+        if failed:
+            known[7] += operations
+        known[8] += cost_nanos or 0
+        if session:
+            sessions.add((org, bucket_s, subject, provider, model, operation, session))
+    return {RollupKey(*key): known for key, known in sums.items()}, {SessionKey(*key) for key in sessions}
 
 
 class KindKey(NamedTuple):
@@ -295,7 +297,6 @@ def extra_of(text: str | None) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(json.loads(text).items())) if text else ()
 
 
-@lru_cache(maxsize=4_096)
 def bucket_of(instant: datetime) -> int:
     """The start of the 15 minutes that hold an instant, in unix seconds."""
     return int(instant.timestamp() // BUCKET_S) * BUCKET_S

@@ -11,7 +11,7 @@ from services.kit.errors import conflict, not_found, unavailable
 from services.metering.domain.corrections import CORRECTIONS_MAX, Said, adjusting, said_by
 from services.metering.domain.publishing import request_id_reused
 from services.metering.domain.usage import Usage, extra_json, extra_of, key_of
-from services.metering.store.recording import OUTBOX_COLUMNS, add_sums, begin, pointers
+from services.metering.store.recording import add_sums, begin, tell
 
 TRIES_MAX: Final = 5
 """How often a correction that another one overtook is decided again."""
@@ -217,11 +217,7 @@ async def apply(connection: asyncpg.Connection, adjustments: Sequence[Adjustment
         "usage_corrections", records=[_record(one.correction) for one in made], columns=_CORRECTION_COLUMNS
     )
     await connection.copy_records_to_table("usage_events", records=rows, columns=(*_COLUMNS, "seq"))
-    await connection.copy_records_to_table(
-        "outbox",
-        records=pointers([row for row, _ in told], [number for _, number in told]),
-        columns=OUTBOX_COLUMNS,
-    )
+    await tell(connection, [row for row, _ in told], [number for _, number in told])
     priced = [one.known.event for one in made if one.known.last.cost_nanos is None and one.correction.said.currency]
     if priced:
         done = [(e.org, e.given_provider, e.given_model, e.occurred_at, e.source, e.id) for e in priced]

@@ -1,7 +1,8 @@
 """The SQL of recording: keys, events, rollups, sessions, the outbox."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import asyncpg
@@ -9,6 +10,7 @@ import asyncpg
 from services.kit.errors import PurseError, conflict
 from services.kit.groupcommit import Redo
 from services.metering.domain.usage import KindKey, RollupKey, SessionKey, Usage, key_of, roll_up, roll_up_kinds
+from services.metering.store import rows
 from services.metering.store.columns import SUMS
 
 TOPIC: Final = "usage"
@@ -17,6 +19,8 @@ TOPIC: Final = "usage"
 ALERT_TOPIC: Final = "alerts"
 """The outbox topic of what a person should look at."""
 
+SESSIONS_KNOWN_MAX: Final = 200_000
+"""After how many sessions a process forgets which it has written, and begins anew."""
 BLOCK: Final = 8_192
 """The most events a transaction."""
 POINTERS_MAX: Final = 100
@@ -25,9 +29,6 @@ COPY_MIN: Final = 32
 """From how many keys on a savepoint and COPY cost less than INSERT … ON CONFLICT."""
 
 _COLUMNS: Final = Usage._fields
-_EVENT_COLUMNS: Final = (*_COLUMNS, "seq")
-_KEY_COLUMNS: Final = ("org", "key", "payload_hash", "occurred_at", "seq", "recorded_at")
-OUTBOX_COLUMNS: Final = ("org", "topic", "key", "payload", "event_times", "event_seqs")
 _BEGIN: Final = "SELECT begin_usage()"
 _ROLLUP_COLUMNS: Final = ", ".join((*RollupKey._fields, *SUMS)).replace("bucket_s", "bucket")
 _INSERT_KEYS: Final = """
@@ -43,13 +44,18 @@ JOIN usage_keys k USING (org, key)
 LEFT JOIN usage_events e ON e.org = k.org AND e.occurred_at = k.occurred_at AND e.seq = k.seq
 WHERE k.seq < $3 OR k.seq >= $4
 """  # noqa: S608 - of constants
+# Arrays go as text: a driver's encoder looks at every value of them.
+_KEY_ARRAYS: Final = (
+    "$1::text::text[], $2::text::timestamptz[], $3::text::text[], $4::text::text[], $5::text::text[], "
+    "$6::text::text[], $7::text::text[]"
+)
 # Usage of an hour that is closing or closed leaves a mark, so that the hour is summed again (see `store.folding`). That
 # holds because this is never a transaction's first write: whoever has not seen an hour closing is waited for by its id.
 _ADD_ROLLUPS: Final = f"""
 WITH given ({_ROLLUP_COLUMNS}) AS (
     SELECT * FROM unnest(
-        $1::text[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
-        {", ".join(f"${n + 8}::bigint[]" for n in range(len(SUMS) - 1))}, ${len(SUMS) + 7}::numeric[])
+        {_KEY_ARRAYS},
+        {", ".join(f"${n + 8}::text::bigint[]" for n in range(len(SUMS) - 1))}, ${len(SUMS) + 7}::text::numeric[])
 ), late AS (
     INSERT INTO usage_late (org, hour)
     SELECT DISTINCT org, date_bin('1 hour', bucket, 'epoch'::timestamptz) FROM given
@@ -60,20 +66,19 @@ INSERT INTO usage_rollups AS r ({_ROLLUP_COLUMNS}) SELECT * FROM given
 ON CONFLICT (org, bucket, subject, provider, model, operation, currency) DO UPDATE SET
     {", ".join(f"{column} = r.{column} + excluded.{column}" for column in SUMS)}
 """  # noqa: S608 - of constants
-_ADD_SESSIONS: Final = """
+_ADD_SESSIONS: Final = f"""
 INSERT INTO usage_sessions (org, bucket, subject, provider, model, operation, session)
-SELECT * FROM unnest($1::text[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[])
+SELECT * FROM unnest({_KEY_ARRAYS})
 ON CONFLICT DO NOTHING
-"""
+"""  # noqa: S608 - of constants
 
 
-_ADD_KINDS: Final = """
+_ADD_KINDS: Final = f"""
 INSERT INTO usage_kind_rollups AS r (org, bucket, subject, provider, model, operation, kind, quantity)
-SELECT * FROM unnest(
-    $1::text[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::numeric[])
+SELECT * FROM unnest({_KEY_ARRAYS}, $8::text::numeric[])
 ON CONFLICT (org, bucket, subject, provider, model, operation, kind) DO UPDATE SET
     quantity = r.quantity + excluded.quantity
-"""
+"""  # noqa: S608 - of constants
 _ADD_UNRATED: Final = """
 INSERT INTO unrated_usage (org, given_provider, given_model, occurred_at, source, id, subject)
 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::text[], $6::text[], $7::text[])
@@ -118,13 +123,42 @@ class Recorded(NamedTuple):
     duplicate: bool
 
 
+class Answers(list["Recorded | Exception"]):
+    """The answers of a batch, and the sessions that it wrote."""
+
+    sessions: Collection[SessionKey] = ()
+
+
+class SessionsKnown:
+    """Sessions that are in the books for certain, so that most events need not name theirs again.
+
+    A row once written stays as long as its quarter of an hour can get events, so what was committed may be remembered.
+    """
+
+    def __init__(self) -> None:
+        self._keys: set[SessionKey] = set()
+
+    def missing(self, keys: Collection[SessionKey]) -> Collection[SessionKey]:
+        """Those that are not known."""
+        return {key for key in keys if key not in self._keys}
+
+    def committed(self, answers: Sequence[Recorded | Exception]) -> None:
+        """Remembers what a batch wrote, once it is committed."""
+        if isinstance(answers, Answers):
+            if len(self._keys) > SESSIONS_KNOWN_MAX:
+                self._keys.clear()
+            self._keys.update(answers.sessions)
+
+
 async def begin(connection: asyncpg.Connection) -> int:
     """Begins to write events in the caller's transaction; returns the first of `BLOCK` numbers for them."""
     first: int = await connection.fetchval(_BEGIN)
     return first
 
 
-async def record(connection: asyncpg.Connection, items: Sequence[Recording]) -> list[Recorded | Exception]:
+async def record(
+    connection: asyncpg.Connection, items: Sequence[Recording], known: SessionsKnown | None = None
+) -> Answers:
     """Records calls in the caller's transaction; one answer an item, in order. At most `BLOCK` items.
 
     Locks are taken in the order of keys, then of rollups, then of sessions, each sorted, so that replicas cannot
@@ -133,8 +167,8 @@ async def record(connection: asyncpg.Connection, items: Sequence[Recording]) -> 
     firsts: dict[Key, Recording] = {}
     keys = [(item.usage.org, key_of(item.usage.source, item.usage.id)) for item in items]
     for key, item in zip(keys, items, strict=True):
-        known = firsts.setdefault(key, item)
-        if known.refusal is not None and item.refusal is None:
+        first = firsts.setdefault(key, item)
+        if first.refusal is not None and item.refusal is None:
             firsts[key] = item
     first_seq = await begin(connection)
     asked = {key: first_seq + n for n, (key, item) in enumerate(firsts.items()) if item.refusal is None}
@@ -146,95 +180,129 @@ async def record(connection: asyncpg.Connection, items: Sequence[Recording]) -> 
         if len(asked) != made:
             # Somebody's key was forgotten between the two statements.
             raise Redo
-    if asked:
-        await _insert(connection, [firsts[key].usage for key in asked], list(asked.values()))
     if made == len(items):
-        return [Recorded(item.usage, duplicate=False) for item in items]
-    return [_answer(item, firsts[key], stored.get(key)) for key, item in zip(keys, items, strict=True)]
+        answers = Answers(Recorded(item.usage, duplicate=False) for item in items)
+    else:
+        answers = Answers(_answer(item, firsts[key], stored.get(key)) for key, item in zip(keys, items, strict=True))
+    if asked:
+        events = [firsts[key].usage for key in asked]
+        answers.sessions = await _insert(connection, events, list(asked.values()), known)
+    return answers
 
 
 async def _insert_keys(connection: asyncpg.Connection, seqs: dict[Key, int], items: dict[Key, Recording]) -> int:
     """Makes the keys that are not there and returns how many."""
-    rows = []
-    for key in sorted(seqs):
-        usage, payload_hash, _ = items[key]
-        rows.append((*key, payload_hash, usage.occurred_at, seqs[key], usage.recorded_at))
-    if len(rows) >= COPY_MIN and await _copy_keys(connection, rows):
-        return len(rows)
-    if not rows:
+    if not seqs:
         return 0
-    status: str = await connection.execute(_INSERT_KEYS, *(list(column) for column in zip(*rows, strict=True)))
+    keys = sorted(seqs)
+    if len(keys) >= COPY_MIN and await _copy_keys(connection, keys, seqs, items):
+        return len(keys)
+    made = [items[key] for key in keys]
+    status: str = await connection.execute(
+        _INSERT_KEYS,
+        *(list(column) for column in zip(*keys, strict=True)),
+        [item.payload_hash for item in made],
+        [item.usage.occurred_at for item in made],
+        [seqs[key] for key in keys],
+        [item.usage.recorded_at for item in made],
+    )
     return int(status.rpartition(" ")[2])
 
 
-async def _copy_keys(connection: asyncpg.Connection, rows: Sequence[tuple[object, ...]]) -> bool:
+async def _copy_keys(
+    connection: asyncpg.Connection, keys: Sequence[Key], seqs: dict[Key, int], items: dict[Key, Recording]
+) -> bool:
     """Makes all keys, if none is there, at half of what it costs to be ready for one that is."""
+    made = [
+        (*key, item.payload_hash, rows.pg_us(item.usage.occurred_at), seqs[key], item.usage.recorded_at)
+        for key in keys
+        for item in (items[key],)
+    ]
     try:
         async with connection.transaction():
-            await connection.copy_records_to_table("usage_keys", records=rows, columns=_KEY_COLUMNS)
+            await _copy(connection, "usage_keys", rows.key_rows(made), rows.KEY_COLUMNS)
     except asyncpg.UniqueViolationError:
         return False
     return True
 
 
-async def _insert(connection: asyncpg.Connection, events: Sequence[Usage], seqs: Sequence[int]) -> None:
-    rows = [(*event, seq) for event, seq in zip(events, seqs, strict=True)]
+async def _copy(connection: asyncpg.Connection, table: str, data: bytes, columns: Sequence[str]) -> None:
+    await connection.copy_to_table(table, source=rows.source(data), columns=columns, format="binary")
+
+
+async def _insert(
+    connection: asyncpg.Connection, events: Sequence[Usage], seqs: Sequence[int], known: SessionsKnown | None
+) -> Collection[SessionKey]:
+    times_us = [rows.pg_us(event.occurred_at) for event in events]
     try:
-        await connection.copy_records_to_table("usage_events", records=rows, columns=_EVENT_COLUMNS)
+        await _copy(connection, "usage_events", rows.event_rows(events, times_us, seqs), rows.EVENT_COLUMNS)
     except asyncpg.CheckViolationError as error:
         if error.constraint_name is None:
             # A partition was attached after the row had been sent to the default one.
             raise Redo from error
         raise
-    # Written as `kit.outbox` would, but by COPY: many events a row.
-    await connection.copy_records_to_table("outbox", records=pointers(events, seqs), columns=OUTBOX_COLUMNS)
+    await tell(connection, events, seqs)
     unrated = [event for event in events if event.cost_nanos is None]
     if unrated:
         await _note_unrated(connection, unrated)
-    await add_sums(connection, events)
+    return await add_sums(connection, events, known)
 
 
-async def add_sums(connection: asyncpg.Connection, events: Sequence[Usage]) -> None:
-    """Adds events to the rollups; last of all in a transaction, for everyone shares them."""
-    sums, sessions = roll_up(events)
+async def add_sums(
+    connection: asyncpg.Connection, events: Sequence[Usage], known: SessionsKnown | None = None
+) -> Collection[SessionKey]:
+    """Adds events to the rollups; last of all in a transaction, for everyone shares them.
+
+    Returns the sessions that were written.
+    """
+    sums, named = roll_up(events)
+    sessions = named if known is None else known.missing(named)
     keys = sorted(sums)
     values = [sums[key] for key in keys]
-    await connection.execute(_ADD_ROLLUPS, *_key_columns(keys), *([v[n] for v in values] for n in range(len(SUMS))))
+    await connection.execute(_ADD_ROLLUPS, *_key_columns(keys), *map(rows.int_array, zip(*values, strict=True)))
     if sessions:
         await connection.execute(_ADD_SESSIONS, *_key_columns(sorted(sessions)))
     with_kinds = [event for event in events if event.extra is not None]
     if with_kinds:
         kinds = roll_up_kinds(with_kinds)
         ordered = sorted(kinds)
-        await connection.execute(_ADD_KINDS, *_key_columns(ordered), [kinds[key] for key in ordered])
+        await connection.execute(_ADD_KINDS, *_key_columns(ordered), rows.int_array(kinds[key] for key in ordered))
+    return sessions
 
 
 async def _note_unrated(connection: asyncpg.Connection, events: Sequence[Usage]) -> None:
     """Remembers events to be rated once their models have a price."""
-    rows = sorted((e.org, e.given_provider, e.given_model, e.occurred_at, e.source, e.id, e.subject) for e in events)
-    await connection.execute(_ADD_UNRATED, *(list(column) for column in zip(*rows, strict=True)))
-    models = sorted({row[:3] for row in rows})
+    named = sorted((e.org, e.given_provider, e.given_model, e.occurred_at, e.source, e.id, e.subject) for e in events)
+    await connection.execute(_ADD_UNRATED, *(list(column) for column in zip(*named, strict=True)))
+    models = sorted({row[:3] for row in named})
     await connection.execute(_ADD_UNRATED_MODELS, *(list(column) for column in zip(*models, strict=True)))
 
 
-def pointers(events: Sequence[Usage], seqs: Sequence[int]) -> list[tuple[object, ...]]:
+async def tell(connection: asyncpg.Connection, events: Sequence[Usage], seqs: Sequence[int]) -> None:
+    """Puts events that were written into the outbox, as `kit.outbox` would, but many events a row."""
+    await _copy(connection, "outbox", rows.pointer_rows(_pointers(events, seqs)), rows.POINTER_COLUMNS)
+
+
+def _pointers(events: Sequence[Usage], seqs: Sequence[int]) -> Iterator[tuple[str, str, list[int], list[int]]]:
     """The rows of the outbox that point at events: up to `POINTERS_MAX` events of one organisation each."""
-    by_org: dict[str, tuple[list[datetime], list[int]]] = {}
+    by_org: dict[str, tuple[list[int], list[int]]] = {}
     for event, seq in zip(events, seqs, strict=True):
         times, numbers = by_org.setdefault(event.org, ([], []))
-        times.append(event.occurred_at)
+        times.append(rows.pg_us(event.occurred_at))
         numbers.append(seq)
-    return [
-        (org, TOPIC, "", b"", times[n : n + POINTERS_MAX], numbers[n : n + POINTERS_MAX])
-        for org, (times, numbers) in by_org.items()
-        for n in range(0, len(times), POINTERS_MAX)
-    ]
+    for org, (times, numbers) in by_org.items():
+        for n in range(0, len(times), POINTERS_MAX):
+            yield org, TOPIC, times[n : n + POINTERS_MAX], numbers[n : n + POINTERS_MAX]
 
 
-def _key_columns(keys: Sequence[RollupKey] | Sequence[SessionKey] | Sequence[KindKey]) -> list[list[str | datetime]]:
-    columns: list[list[str | datetime]] = [list(column) for column in zip(*keys, strict=True)]
-    columns[1] = [datetime.fromtimestamp(key.bucket_s, UTC) for key in keys]
-    return columns
+def _key_columns(keys: Sequence[RollupKey] | Sequence[SessionKey] | Sequence[KindKey]) -> list[str]:
+    org, bucket_s, *texts = zip(*keys, strict=True)
+    return [rows.text_array(org), rows.text_array([*map(_bucket, bucket_s)]), *map(rows.text_array, texts)]
+
+
+@lru_cache(maxsize=1_024)
+def _bucket(bucket_s: int) -> str:
+    return datetime.fromtimestamp(bucket_s, UTC).isoformat()
 
 
 async def _stored(
@@ -242,8 +310,8 @@ async def _stored(
 ) -> dict[Key, tuple[bytes, Usage | None]]:
     """What was in the books under these keys before this transaction; without the usage where its month is dropped."""
     columns = (list(column) for column in zip(*keys, strict=True))
-    rows = await connection.fetch(_STORED, *columns, first_seq, first_seq + BLOCK)
-    return {(org, key): (known, Usage(*values) if here else None) for org, key, known, here, *values in rows}
+    found = await connection.fetch(_STORED, *columns, first_seq, first_seq + BLOCK)
+    return {(org, key): (known, Usage(*values) if here else None) for org, key, known, here, *values in found}
 
 
 def _answer(item: Recording, first: Recording, stored: tuple[bytes, Usage | None] | None) -> Recorded | Exception:
