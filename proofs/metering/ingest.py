@@ -85,7 +85,7 @@ async def measure(suite: Suite, *, events: int = 100_000, rounds: int = 5) -> In
 
 def make_requests(org: str, number: int, events: int) -> list[metering_pb2.BatchRecordUsageRequest]:
     """Batches of different events of an organisation, as an SDK would send them."""
-    dice = random.Random(number)  # noqa: S311 - reproducible, no secret
+    dice = random.Random(number)
     now = datetime.now(UTC) - timedelta(minutes=1)
     made = [_event(org, f"{number}-{n}-{dice.getrandbits(64):016x}", now, dice) for n in range(events)]
     return [metering_pb2.BatchRecordUsageRequest(events=made[n : n + BATCH]) for n in range(0, events, BATCH)]

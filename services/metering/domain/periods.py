@@ -8,7 +8,7 @@ from services.metering.domain.questions import Span, cut
 
 HOUR: Final = timedelta(hours=1)
 DAY: Final = timedelta(days=1)
-PIECES_MAX: Final = 64
+PIECES_MAX: Final = 2_000
 """The most pieces that a range is read in; one that late usage has cut smaller is read by 15 minutes as a whole."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

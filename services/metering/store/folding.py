@@ -105,7 +105,11 @@ async def fold(pool: asyncpg.Pool) -> bool:
     """
     try:
         async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read"):
-            await connection.execute("SET LOCAL plan_cache_mode = force_custom_plan")
+            # By index, an hour at a time: a join by the organisation alone would compare every hour with every row.
+            await connection.execute(
+                "SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL enable_hashjoin = off; "
+                "SET LOCAL enable_mergejoin = off; SET LOCAL work_mem = '32MB'"
+            )
             row = await connection.fetchrow(_STATE, SETTLE)
             return False if row is None else await _step(connection, _State(*row))
     except asyncpg.PostgresError as error:

@@ -123,18 +123,16 @@ def facts_sql(params: Params, subject: str, parts: Parts, *, by_subject: bool, w
         table = "usage_periods" if by_subject else "usage_scopes"
         owner = within(params, subject) if by_subject else _of_scope(params, subject)
         arms.extend(
-            f"SELECT {columns} FROM {table} "  # noqa: S608 - of constants
-            f"WHERE {owner} AND hours = {hours} AND {_in(params, 'bucket', span)}{matches}"
+            f"SELECT {columns} FROM {_during(params, table, spans)} AND {owner} AND hours = {hours}{matches}"  # noqa: S608
             for hours, spans in ((24, parts.days), (1, parts.hours))
-            for span in spans
+            if spans
         )
     if not (parts.quarters or parts.events):
         return " UNION ALL ".join(arms)
     owner = within(params, subject)
-    arms.extend(
-        f"SELECT {columns} FROM usage_rollups WHERE {owner} AND {_in(params, 'bucket', span)}{matches}"  # noqa: S608
-        for span in parts.quarters
-    )
+    if parts.quarters:
+        rows = _during(params, "usage_rollups", parts.quarters)
+        arms.append(f"SELECT {columns} FROM {rows} AND {owner}{matches}")  # noqa: S608
     arms.extend(event_facts_sql(params, owner, span, matches) for span in parts.events)
     return " UNION ALL ".join(arms)
 
@@ -337,6 +335,18 @@ def _quarters(parts: Parts) -> list[Span]:
         else:
             joined.append(span)
     return joined
+
+
+def _during(params: Params, table: str, spans: Sequence[Span]) -> str:
+    """The rows of a table of sums in some spans, and the condition that they are; more conditions may follow.
+
+    In zones whose hours are no hours of UTC each day has a span of its own, hence the join: an index range a span.
+    """
+    if len(spans) == 1:
+        return f"{table} WHERE {_in(params, 'bucket', spans[0])}"
+    starts = params.put([span.start for span in spans], "timestamptz[]")
+    ends = params.put([span.end for span in spans], "timestamptz[]")
+    return f"unnest({starts}, {ends}) AS span (low, high) JOIN {table} ON bucket >= low AND bucket < high WHERE true"
 
 
 def _in(params: Params, column: str, span: Span) -> str:
