@@ -1,9 +1,10 @@
 """Starts the suite's processes as a cluster would: the manifests' own commands, environment, files and probes.
 
-    unshare --mount --net python -m tests.support.cluster OVERLAY
+    unshare --mount --net python -m tests.support.cluster OVERLAY [PYTHON]
 
-needs a mount and a network namespace of its own, in which it may name hosts, put files where Secrets are mounted and
-make the root read-only. PostgreSQL and Temporal answer under the names and ports that the manifests give them.
+PYTHON is the interpreter that the processes run in, for example of an environment with the image's lock alone. It
+needs a mount and a network namespace of its own, in which it may name hosts, put files where Secrets are mounted
+and make the root read-only. PostgreSQL and Temporal answer under the names and ports that the manifests give them.
 Prints one line a process, and ends with 0 when every probe was answered and every process ended in its grace.
 """
 
@@ -143,12 +144,12 @@ def _mount_secrets(workload: Workload, secrets: Secrets) -> None:
             (directory / key).write_bytes(value)
 
 
-def _argv(container: Mapping[str, Any]) -> list[str]:
+def _argv(container: Mapping[str, Any], python: str) -> list[str]:
     """The container's command, on a root that nothing can be written to."""
-    python, *rest = container["command"]
-    assert python == "python"
+    first, *rest = container["command"]
+    assert first == "python"
     read_only = 'mount -o remount,bind,ro / && exec "$0" "$@"'
-    return ["unshare", "--mount", "sh", "-c", read_only, sys.executable, *rest]
+    return ["unshare", "--mount", "sh", "-c", read_only, python, *rest]
 
 
 def _answers(probe: Mapping[str, Any], ports: Mapping[str, int]) -> bool:
@@ -173,10 +174,12 @@ def _answers(probe: Mapping[str, Any], ports: Mapping[str, int]) -> bool:
     return accepts(ports[probe["tcpSocket"]["port"]])
 
 
-def _start(workload: Workload, environ: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+def _start(workload: Workload, environ: Mapping[str, str], python: str, log: Path) -> subprocess.Popen[bytes]:
     container = workload.pod["containers"][0]
     with log.open("ab") as output:
-        process = subprocess.Popen(_argv(container), env=dict(environ), cwd=CHECKOUT, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            _argv(container, python), env=dict(environ), cwd=CHECKOUT, stdout=output, stderr=output
+        )
     ports = {port["name"]: port["containerPort"] for port in container.get("ports", ())}
     for kind in ("startupProbe", "livenessProbe", "readinessProbe"):
         deadline = time.monotonic() + _READY_TIMEOUT_S
@@ -245,7 +248,7 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-def main(overlay: str) -> None:
+def main(overlay: str, python: str = sys.executable) -> None:
     """Starts everything that the overlay would, asks for a decision, and stops it."""
     manifests = render(CHECKOUT / "k8s/overlays" / overlay)
     workloads = {one.name: one for one in manifests.workloads}
@@ -256,7 +259,7 @@ def main(overlay: str) -> None:
         signing_key, public_key = auth.generate_key()
         secrets = _secrets(pg, signing_key, public_key)
         migrate = workloads["migrate"].pod["containers"][0]
-        subprocess.run(_argv(migrate), env=_environment(manifests, migrate, secrets), cwd=CHECKOUT, check=True)
+        subprocess.run(_argv(migrate, python), env=_environment(manifests, migrate, secrets), cwd=CHECKOUT, check=True)
         started: dict[str, subprocess.Popen[bytes]] = {}
         try:
             for name in wanted:
@@ -264,9 +267,9 @@ def main(overlay: str) -> None:
                 _mount_secrets(workload, secrets)
                 for first in workload.pod.get("initContainers", ()):
                     environ = _environment(manifests, first, secrets)
-                    subprocess.run(_argv(first), env=environ, cwd=CHECKOUT, check=True, timeout=60)
+                    subprocess.run(_argv(first, python), env=environ, cwd=CHECKOUT, check=True, timeout=60)
                 environ = _environment(manifests, workload.pod["containers"][0], secrets)
-                started[name] = _start(workload, environ, Path(kept) / f"{name}.log")
+                started[name] = _start(workload, environ, python, Path(kept) / f"{name}.log")
                 _say(f"{name}: every probe is answered, {_resident_mib(started[name].pid)} MiB resident")
             asyncio.run(_spend(_environment(manifests, workloads["budget"].pod["containers"][0], secrets), signing_key))
             for name in reversed(wanted):
@@ -279,4 +282,4 @@ def main(overlay: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
