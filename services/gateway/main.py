@@ -8,10 +8,11 @@ from typing import Final
 
 import uvicorn
 
+from services.gateway.events import events_router
 from services.gateway.protocol import PatientProtocol
 from services.gateway.service import create_app
 from services.gateway.settings import GatewaySettings
-from services.kit.channel import is_loopback, service_channel
+from services.kit.channel import channel, is_loopback, service_channel
 from services.kit.server import run
 from services.kit.telemetry import configure_logging
 
@@ -31,9 +32,17 @@ async def serving(settings: GatewaySettings) -> AsyncIterator[uvicorn.Server]:
             "or PURSE_ALLOW_PLAINTEXT=true behind a proxy that speaks TLS"
         )
     wallet = service_channel(settings, settings.wallet_address)
+    # Callers' own tokens pass through it.
+    metering = channel(
+        settings.metering_address, None, ca_file=settings.tls_ca_file, allow_plaintext=settings.allow_plaintext
+    )
+    app = create_app(wallet, timeout_s=settings.wallet_timeout_s, requests_max=settings.requests_max)
+    app.include_router(
+        events_router(metering, timeout_s=settings.metering_timeout_s, requests_max=settings.event_requests_max)
+    )
     host, _, port = settings.bind.rpartition(":")
     config = uvicorn.Config(
-        create_app(wallet, timeout_s=settings.wallet_timeout_s, requests_max=settings.requests_max),
+        app,
         host=host,
         port=int(port),
         log_config=None,
@@ -52,6 +61,7 @@ async def serving(settings: GatewaySettings) -> AsyncIterator[uvicorn.Server]:
         yield uvicorn.Server(config)
     finally:
         await wallet.close()
+        await metering.close()
 
 
 def _told(_number: int, _frame: FrameType | None) -> None:

@@ -19,4 +19,8 @@ class GatewaySettings(ServiceSettings):
     connections_max: int = Field(
         default=5_000, ge=10, le=50_000, description="connections; beyond, all is answered 503"
     )
+    event_requests_max: int = Field(
+        default=20, ge=1, le=1_000, description="requests with usage taken in at once; more are answered 503"
+    )
+    metering_timeout_s: float = Field(default=15.0, gt=0, le=60, description="how long the metering service may take")
     wallet_timeout_s: float = Field(default=10.0, gt=0, le=60, description="how long the wallet service may take")

@@ -89,11 +89,13 @@ class Metering:
         address: Where it answers.
         budget: What it relays to.
         stub_for: A client as (subject, role).
+        keys: What signs its tokens.
     """
 
     address: str
     budget: FakeBudget
     stub_for: Callable[..., "metering_pb2_grpc.MeteringServiceAsyncStub"]
+    keys: "Keys"
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,7 @@ async def running_metering(database: Database, directory: Path, **more: Any) -> 
                 channels[subject + role] = channel(address, keys.token(subject, role))
             return metering_pb2_grpc.MeteringServiceStub(channels[subject + role])
 
-        yield Metering(address, budget, stub_for)
+        yield Metering(address, budget, stub_for, keys)
         await asyncio.gather(*(one.close() for one in channels.values()))
 
 
