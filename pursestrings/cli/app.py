@@ -7,7 +7,23 @@ from typing import Annotated
 import typer
 
 from pursestrings import __version__
-from pursestrings.cli import audit, budget, budget_limits, demo, replay, reservations, status, token, up, usage, wallet
+from pursestrings.cli import (
+    alerts,
+    audit,
+    budget,
+    budget_limits,
+    demo,
+    org,
+    pauses,
+    replay,
+    reservations,
+    status,
+    subscriptions,
+    token,
+    up,
+    usage,
+    wallet,
+)
 from pursestrings.cli.connection import DEFAULT_DATA, TIMEOUT_S, Where
 from pursestrings.cli.failures import INTERRUPTED, report
 from pursestrings.cli.options import State
@@ -29,7 +45,13 @@ budget.app.command("status")(budget_limits.status)
 budget.app.command("allocate")(budget_limits.allocate)
 budget.app.command("override")(budget_limits.override)
 budget.app.command("overrides")(budget_limits.overrides)
+app.command("pause")(pauses.pause)
+app.command("resume")(pauses.resume)
+app.command("paused")(pauses.paused)
 app.add_typer(budget.app, name="budget")
+app.add_typer(alerts.app, name="alerts")
+app.add_typer(subscriptions.app, name="subscriptions")
+app.add_typer(org.app, name="org")
 app.add_typer(reservations.app, name="reservations")
 app.add_typer(wallet.app, name="wallet")
 app.add_typer(usage.app, name="usage")

@@ -6,7 +6,7 @@ import typer
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from pursestrings._money import Money
-from pursestrings.budget.v1 import budget_pb2
+from pursestrings.budget.v1 import budget_pb2, pauses_pb2
 from pursestrings.budget.v1.limits_pb2 import OverAllocation
 from pursestrings.cli.connection import Suite, pages, with_suite
 from pursestrings.cli.failures import CliError
@@ -26,9 +26,15 @@ WindowText = Annotated[str | None, typer.Option("--window", help="day, week, mon
 ZoneText = Annotated[
     str | None, typer.Option("--time-zone", help="IANA zone of the window, for example Europe/Berlin.")
 ]
-ExceedText = Annotated[str | None, typer.Option("--on-exceed", help="block, warn, alert or pause.")]
+ExceedText = Annotated[
+    str | None, typer.Option("--on-exceed", help="block, warn, alert or pause. Default: the organisation's.")
+]
+ResumeText = Annotated[
+    str | None, typer.Option("--resume", help="How a pause by this budget ends: manual or window-end.")
+]
 ThresholdList = Annotated[
-    list[int] | None, typer.Option("--threshold", help="Percent that alerts; may be repeated. Default 50, 80, 95, 100.")
+    list[int] | None,
+    typer.Option("--threshold", help="Percent that alerts; may be repeated. Default: the organisation's."),
 ]
 DisplayName = Annotated[str | None, typer.Option("--display-name", help="For people.")]
 ModelList = Annotated[list[str] | None, typer.Option("--model", help="Count only these models; globs work.")]
@@ -49,7 +55,8 @@ def create(
     dimension: DimensionText = "cost",
     window: WindowText = "month",
     time_zone: ZoneText = None,
-    on_exceed: ExceedText = "block",
+    on_exceed: ExceedText = None,
+    resume: ResumeText = None,
     threshold: ThresholdList = None,
     display_name: DisplayName = None,
     model: ModelList = None,
@@ -67,11 +74,12 @@ def create(
     parent, budget_id = split_name(name, "budgets")
     budget = budget_pb2.Budget(
         display_name=display_name or "",
-        dimension=_enum(budget_pb2.Dimension, "DIMENSION_", dimension, "--dimension"),
+        dimension=enum_value(budget_pb2.Dimension, "DIMENSION_", dimension, "--dimension"),
         window=_window(window, time_zone),
-        on_exceed=_enum(budget_pb2.OnExceed, "ON_EXCEED_", on_exceed or "block", "--on-exceed"),
+        on_exceed=_said(budget_pb2.OnExceed, "ON_EXCEED_", on_exceed, "--on-exceed"),
+        resume=_said(pauses_pb2.ResumeMode, "RESUME_MODE_", resume, "--resume"),
         thresholds_percent=threshold or [],
-        over_allocation=_enum(OverAllocation, "OVER_ALLOCATION_", over_allocation, "--over-allocation"),
+        over_allocation=enum_value(OverAllocation, "OVER_ALLOCATION_", over_allocation, "--over-allocation"),
     )
     budget.window.week_start_day, budget.window.month_anchor_day = week_start, anchor_day
     _set_limit(budget, limit)
@@ -143,6 +151,7 @@ def update(
     window: WindowText = None,
     time_zone: ZoneText = None,
     on_exceed: ExceedText = None,
+    resume: ResumeText = None,
     threshold: ThresholdList = None,
     display_name: DisplayName = None,
     model: ModelList = None,
@@ -171,8 +180,11 @@ def update(
             budget.window.CopyFrom(_window(kind, seen.window.time_zone if time_zone is None else time_zone))
             mask.append("window")
         if on_exceed is not None:
-            budget.on_exceed = _enum(budget_pb2.OnExceed, "ON_EXCEED_", on_exceed, "--on-exceed")
+            budget.on_exceed = enum_value(budget_pb2.OnExceed, "ON_EXCEED_", on_exceed, "--on-exceed")
             mask.append("on_exceed")
+        if resume is not None:
+            budget.resume = enum_value(pauses_pb2.ResumeMode, "RESUME_MODE_", resume, "--resume")
+            mask.append("resume")
         if threshold:
             budget.thresholds_percent[:] = threshold
             mask.append("thresholds_percent")
@@ -211,7 +223,8 @@ def delete(
     output.object({"deleted": name}) if output.as_json else output.say(f"deleted {name}")
 
 
-def _enum(enum: Any, prefix: str, text: str, option: str) -> Any:
+def enum_value(enum: Any, prefix: str, text: str, option: str) -> Any:
+    """The number of an enum's value by its bare name, in any case, with hyphens or underscores."""
     known = [name.removeprefix(prefix) for name in enum.keys() if not name.endswith("_UNSPECIFIED")]  # noqa: SIM118
     wanted = text.upper().replace("-", "_")
     if wanted not in known:
@@ -220,8 +233,13 @@ def _enum(enum: Any, prefix: str, text: str, option: str) -> Any:
     return enum.Value(prefix + wanted)
 
 
+def _said(enum: Any, prefix: str, text: str | None, option: str) -> Any:
+    """The number of what is said; 0, which leaves it to the organisation's default, where nothing is."""
+    return enum_value(enum, prefix, text, option) if text is not None else 0
+
+
 def _window(kind: str | None, time_zone: str | None) -> budget_pb2.Window:
-    value = _enum(budget_pb2.WindowKind, "WINDOW_KIND_", kind or "month", "--window")
+    value = enum_value(budget_pb2.WindowKind, "WINDOW_KIND_", kind or "month", "--window")
     return budget_pb2.Window(kind=value, time_zone=time_zone or "")
 
 

@@ -171,7 +171,7 @@ class Binder:
                 self.until_us = min(self.until_us, counter.end_us)
                 counters.append(counter)
         lease = self._lease(found.org, found.wallet, found.currency) if found.wallet is not None else None
-        item.binding = Binding(tuple(counters), lease)
+        item.binding = self._guard(Binding(tuple(counters), lease), item.subject, policy)
         item.dimensions = {no: int(policy.by_no[no].dimension) for no in held if no in policy.by_no}
 
     def _bind_correction(self, item: ApplyItem, corrects: tuple[str, str], directory: Directory) -> None:

@@ -1707,7 +1707,7 @@ class BudgetStatus(google.protobuf.message.Message):
 
     @property
     def crossed_percent(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """Thresholds that this window's use has reached."""
+        """Thresholds that this window has alerted of: 100 after a first denial, too."""
 
     def __init__(
         self,

@@ -23,10 +23,15 @@ if TYPE_CHECKING:
 
 def stopped(batch: "Batch", item: ReserveItem, binding: Binding) -> Decision | None:
     """The denial of a spend whose subject, or one above it, is paused, or that no budget counts; None: it may go on."""
-    found = [pause for no in binding.pausing for pause in batch.pauses.get(no, ()) if pause.is_active(batch.now_us)]
-    if binding.paused or found:
-        return _denied(item, DeniedReason.PAUSED, (*binding.paused, *found)[:SHOWN_MAX])
+    if pauses := pauses_on(batch, binding):
+        return _denied(item, DeniedReason.PAUSED, pauses)
     return _denied(item, DeniedReason.UNBUDGETED, ()) if binding.unbudgeted else None
+
+
+def pauses_on(batch: "Batch", binding: Binding) -> tuple[Pause, ...]:
+    """The pauses that stop a subject now, at most as many as an answer names: persons' first."""
+    found = [pause for no in binding.pausing for pause in batch.pauses.get(no, ()) if pause.is_active(batch.now_us)]
+    return (*binding.paused, *found)[:SHOWN_MAX]
 
 
 def _denied(item: ReserveItem, reason: DeniedReason, pauses: Sequence[Pause]) -> Decision:

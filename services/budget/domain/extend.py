@@ -3,6 +3,7 @@
 from typing import Final
 
 from services.budget.domain.decide import Batch
+from services.budget.domain.exceed import pauses_on
 from services.budget.domain.model import (
     AMOUNT_MAX,
     Counter,
@@ -75,6 +76,10 @@ def _closed(found: Reservation, now_us: int) -> PurseError | None:
 
 def _place(batch: Batch, found: Reservation, item: ExtendItem) -> tuple[Decision | None, list[str]]:
     """Moves the holds, all or none: why not, and the budgets whose share is not known."""
+    if item.binding.guarded and (pauses := pauses_on(batch, item.binding)):
+        denial = _decision(found, DeniedReason.PAUSED)
+        denial.pauses = pauses
+        return denial, []
     places = _places(found, item)
     violations: list[Use] = []
     unchecked: list[str] = []

@@ -64,6 +64,30 @@ def test_status_lists_every_endpoint(purse: Purse) -> None:
     assert "NO" not in purse.text("status")
 
 
+def test_pauses_alerts_subscriptions_and_settings(purse: Purse, org: str) -> None:
+    paused = purse("pause", f"{org}/teams/support", "--reason", "it loops")
+    assert ["it loops"] == [one["reason"] for one in purse("paused", f"{org}/teams/support/agents/bot")["pauses"]]
+    assert [] == purse("paused", f"{org}/agents/other")["pauses"]
+    ended = purse("resume", f"{org}/teams/support", "--note", "mended")["ended"]
+    assert [(paused["name"], "mended")] == [(one["name"], one["end_note"]) for one in ended]
+    assert "NOT_PAUSED" == purse("resume", org, code=2)["error"]["reason"]
+    assert [] == purse("alerts", "list", org, "--state", "open", "--severity", "critical")["alerts"]
+    name = f"{org}/subscriptions/ops"
+    made = purse("subscriptions", "create", name, "--webhook", "https://example.com/x", "--event", "paused")
+    assert made["secret"].startswith("whsec_")
+    [listed] = purse("subscriptions", "list", org)["subscriptions"]
+    assert (listed["events"], listed["secret"]) == (["PAUSED"], "")
+    assert made["secret"] != purse("subscriptions", "rotate", name)["secret"]
+    purse("subscriptions", "delete", name)
+    purse("org", "set", org, "--resume", "window-end", "--threshold", "70", "--on-exceed", "pause")
+    settings = purse("org", "settings", org)
+    assert ("WINDOW_END", [70], "PAUSE") == (
+        settings["default_resume"], settings["default_thresholds_percent"], settings["default_on_exceed"],
+    )  # fmt: skip
+    budget = purse("budget", "create", f"{org}/budgets/b", "--limit", "5 USD")
+    assert ("PAUSE", "WINDOW_END") == (budget["on_exceed"], budget["resume"])
+
+
 def test_budgets(purse: Purse, org: str) -> None:
     name = f"{org}/teams/support/budgets/daily"
     made = purse(

@@ -38,6 +38,9 @@ async def test_a_person_pauses_a_subtree_and_resumes_it(database: Any, tmp_path:
         assert (why.subject, why.reason, why.cause) == (TEAM, "it loops", pauses_pb2.PAUSE_CAUSE_PERSON)
         assert (why.pause_time, why.HasField("until_time")) == (made.pause_time, False)
         assert (await budget.reserve(subject=f"{ORG}/agents/other")).outcome == ALLOW
+        extend = budget_pb2.ExtendReservationRequest(name=held.reservation, request_id="x1")
+        extended = (await budget.admin.ExtendReservation(extend)).decision
+        assert (extended.denied_reason, [p.name for p in extended.pauses]) == (PAUSED, [made.name])
         # What was allowed before still settles, and a request sent again gets its reservation.
         assert (await budget.get(held.reservation)).state == budget_pb2.RESERVATION_STATE_OPEN
         assert not (await budget.apply(usage(reservation=held.reservation)))[0].applied.unreserved

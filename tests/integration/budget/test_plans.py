@@ -15,6 +15,7 @@ STATEMENTS = {
     "hold epochs": (batch._EPOCHS, {"org_policy_pkey"}),
     "lock leases": (batch._LEASES, {"leases_pkey"}),
     "lock counters": (batch._COUNTERS, {"counters_pkey"}),
+    "lock counters and find pauses": (batch._COUNTERS_AND_PAUSES, {"counters_pkey", "pauses_active"}),
     "write decisions": (batch._WRITE, {"counters_pkey", "leases_pkey"}),
     "change reservations": (batch._CHANGE_RESERVATIONS, {"reservations_pkey"}),
     "overdue holds": (reservations._OVERDUE, {"reservations_expiry"}),
