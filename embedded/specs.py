@@ -165,6 +165,14 @@ VARIABLES = (
         "where Stripe's API answers; empty means Stripe itself",
     ),
     _row(
+        "PURSE_PAYMENTS_RETURN_URL",
+        "wallet worker",
+        lambda c, _: c.host_environ.get(
+            "PURSE_PAYMENTS_RETURN_URL", f"http://{c.ports.address('gateway')}/payments/done"
+        ),
+        "where Stripe's pages go on to",
+    ),
+    _row(
         "PURSE_STRIPE_WEBHOOK_SECRET",
         "wallet gateway twin",
         lambda c, _: c.webhook_secret(),

@@ -7,6 +7,7 @@ import typer
 
 from pursestrings._errors import Rejected
 from pursestrings._money import Money, format_nanos
+from pursestrings.cli import payments
 from pursestrings.cli.connection import Suite, pages, with_suite
 from pursestrings.cli.failures import CHECK_FAILED, CliError
 from pursestrings.cli.options import Json, Limit, RequestId, amount, begin, instant, seconds, split_name
@@ -14,6 +15,7 @@ from pursestrings.cli.output import Output, money, to_plain, when
 from pursestrings.wallet.v1 import wallet_pb2
 
 app = typer.Typer(help="Prepaid money, its ledger, and how it refills.", no_args_is_help=True)
+payments.add_to(app)
 
 Name = Annotated[str, typer.Argument(help="The wallet, for example orgs/acme/wallets/main.")]
 
@@ -131,24 +133,6 @@ def grant(
 
     granted = with_suite(where, work)
     output.object(granted) if output.as_json else output.say(f"granted {money(granted.amount)} as {granted.name}")
-
-
-@app.command()
-def card(
-    context: typer.Context,
-    *,
-    name: Name,
-    payment_method: Annotated[str, typer.Argument(help="As Stripe names it; pm_card_visa is a test card.")],
-    request_id: RequestId = None,
-    as_json: Json = False,
-) -> None:
-    """Put a payment method on file; recharges charge it."""
-    where, output = begin(context, as_json=as_json)
-    request = wallet_pb2.SetupPaymentMethodRequest(
-        wallet=name, payment_method=payment_method, request_id=request_id or str(uuid.uuid4())
-    )
-    answer = with_suite(where, lambda suite: suite.wallet("SetupPaymentMethod", request))
-    output.object(answer) if output.as_json else output.say(f"{answer.wallet.payment_method} is on file for {name}")
 
 
 @app.command()

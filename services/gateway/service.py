@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Final
 
 import grpc
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from pursestrings.wallet.v1 import wallet_pb2 as pb
@@ -29,6 +29,14 @@ _READY_TIMEOUT_S: Final = 2.0
 # What the sender can do something about; everything else it should send again later.
 _STATUS: Final = {Code.INVALID_ARGUMENT: 400, Code.FAILED_PRECONDITION: 409}
 _RETRY_AFTER_S: Final = 5
+_DONE: Final = """<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Thank you</title></head>
+<body><main><h1>Thank you</h1>
+<p>You may close this page. What you paid or saved reaches the wallet within moments.</p></main></body>
+</html>
+"""
 
 _log = get_logger(__name__)
 
@@ -51,7 +59,7 @@ def create_app(wallet: grpc.aio.Channel, *, timeout_s: float, requests_max: int)
         """Takes one event of Stripe: 2xx only once it is stored; Stripe sends everything else again, for days."""
         signature = request.headers.get("stripe-signature", "")
         if not signature or len(signature) > SIGNATURE_CHARS_MAX:
-            return _error(400, "BAD_SIGNATURE", "the Stripe-Signature header is missing or too long")
+            return _refused(400, "BAD_SIGNATURE", "the Stripe-Signature header is missing or too long")
         if room.locked():
             return _error(503, "TOO_MANY_REQUESTS", f"{requests_max} events are being taken in; send it again later")
         async with room:
@@ -62,9 +70,9 @@ def create_app(wallet: grpc.aio.Channel, *, timeout_s: float, requests_max: int)
             async with asyncio.timeout(BODY_TIMEOUT_S):
                 payload = await _body(request)
         except TimeoutError:
-            return _error(408, "BODY_TIMEOUT", f"the body did not come within {BODY_TIMEOUT_S:g} s")
+            return _refused(408, "BODY_TIMEOUT", f"the body did not come within {BODY_TIMEOUT_S:g} s")
         if payload is None:
-            return _error(413, "PAYLOAD_TOO_LARGE", f"an event is at most {PAYLOAD_BYTES_MAX} bytes")
+            return _refused(413, "PAYLOAD_TOO_LARGE", f"an event is at most {PAYLOAD_BYTES_MAX} bytes")
         try:
             answer = await stub.IngestStripeEvent(
                 pb.IngestStripeEventRequest(payload=payload, signature=signature), timeout=timeout_s
@@ -72,6 +80,8 @@ def create_app(wallet: grpc.aio.Channel, *, timeout_s: float, requests_max: int)
         except grpc.aio.AioRpcError as error:
             return _refusal(from_rpc_error(error))
         return JSONResponse({"event": answer.event_id, "duplicate": answer.duplicate})
+
+    app.add_api_route("/payments/done", _done, methods=["GET"])
 
     @app.get("/health")
     async def live() -> Response:
@@ -92,6 +102,11 @@ def create_app(wallet: grpc.aio.Channel, *, timeout_s: float, requests_max: int)
     return app
 
 
+async def _done() -> Response:
+    """Where Stripe's pages go on to: whatever its visitor says, Stripe tells the wallet what was paid."""
+    return HTMLResponse(_DONE)
+
+
 async def _body(request: Request) -> bytes | None:
     """The raw body, untouched, since its signature covers every byte; None where it is too large."""
     parts: list[bytes] = []
@@ -106,9 +121,13 @@ async def _body(request: Request) -> bytes | None:
 
 def _refusal(error: PurseError) -> Response:
     status = _STATUS.get(error.code, 503)
-    if status == 503:
-        _log.warning("a webhook event was not stored", reason=error.reason, error=error.message)
-    return _error(status, error.reason, error.message)
+    return _refused(status, error.reason, error.message)
+
+
+def _refused(status: int, reason: str, message: str) -> Response:
+    """An event that was not stored, which somebody who looks for it finds in the log."""
+    _log.warning("a webhook event was not stored", status=status, reason=reason, error=message)
+    return _error(status, reason, message)
 
 
 def _error(status: int, reason: str, message: str) -> Response:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import httpx
 import pytest
 
 from embedded.postgres import Cluster
@@ -215,6 +216,33 @@ def test_wallets(purse: Purse, org: str) -> None:
     assert "grant" in purse.text("wallet", "transactions", name)
     assert purse("wallet", "trial-balance", org)["balanced"]
     assert "balanced" in purse.text("wallet", "trial-balance")
+
+
+def test_payments_by_a_person(purse: Purse, org: str) -> None:
+    name = f"{org}/wallets/main"
+    purse("wallet", "create", name)
+    asked = purse("wallet", "top-up", name, "12", "--request-id", "t-1")
+    assert asked["url"] in purse.text("wallet", "top-up", name, "12", "--request-id", "t-1")
+    paid = httpx.post(asked["url"], data={"number": "4242424242424242", "expiry": "12/49"})
+    assert paid.headers["location"].endswith("/payments/done")
+    assert "Thank you" in httpx.get(paid.headers["location"]).text
+    assert "SUCCEEDED" == purse("wallet", "cancel-top-up", asked["name"])["state"]
+    assert "12.00 USD" in purse.text("wallet", "top-ups", name)
+    assert 12_000_000_000 == purse("wallet", "balance", name)["balance_nanos"]
+    assert "/c/pay/cs_test_" in purse.text("wallet", "card", name)
+    assert "NO_PAYMENT_METHOD" == purse("wallet", "top-up", name, "5", "--charge", code=2)["error"]["reason"]
+    purse("wallet", "card", name, "pm_card_authenticationRequired")
+    waits = purse("wallet", "top-up", name, "5", "--charge")
+    assert "authentication_required" == waits["decline_code"]
+    assert "/_twin/authenticate/" in purse.text("wallet", "authenticate", waits["name"])
+    purse("wallet", "card", name, "pm_card_chargeCustomerFail")
+    assert "declined" in purse.text("wallet", "top-up", name, "5", "--charge", code=1)
+    method = next(one for one in purse("wallet", "cards", name)["payment_methods"] if one["is_default"])
+    assert "0341" in purse.text("wallet", "cards", name)
+    assert "none" in purse.text("wallet", "detach", name, method["payment_method"])
+    assert [] == purse("wallet", "events")["events"]
+    assert 0 == purse("wallet", "events", "--requeue")["requeued"]
+    assert "lost" in purse.text("wallet", "events", "--state", "lost", code=2)
 
 
 def test_usage(purse: Purse, org: str) -> None:

@@ -27,6 +27,13 @@ def signed(payload: str, secret: str = WEBHOOK_SECRET) -> dict[str, str]:
     return {"stripe-signature": str(stripe.WebhookSignature.generate_signature_header(payload, secret))}
 
 
+async def _outcome(rig: Rig, event_id: str) -> str:
+    async with asyncio.timeout(20):
+        while not (said := await rig.sql.fetchval("SELECT outcome FROM stripe_events WHERE id = $1", event_id)):
+            await asyncio.sleep(0.02)
+    return str(said)
+
+
 async def test_an_event_is_stored_before_it_is_acknowledged(rig: Rig) -> None:
     async with running_gateway(rig) as url, httpx.AsyncClient(base_url=url) as http:
         first = await http.post("/webhooks/stripe", content=EVENT, headers=signed(EVENT))
@@ -37,7 +44,22 @@ async def test_an_event_is_stored_before_it_is_acknowledged(rig: Rig) -> None:
         changed = EVENT.replace("created", "deleted")
         reused = await http.post("/webhooks/stripe", content=changed, headers=signed(changed))
         large = await http.post("/webhooks/stripe", content=b"x" * (PAYLOAD_BYTES_MAX + 1), headers=signed(EVENT))
+        huge = await http.post("/webhooks/stripe", content=b"x" * 10_000_000, headers=signed(EVENT))
+        other = EVENT.replace('"evt_1"', '"evt_2", "account": "acct_other"')
+        foreign = await http.post("/webhooks/stripe", content=other, headers=signed(other))
+        old = stripe.WebhookSignature.generate_signature_header(EVENT, WEBHOOK_SECRET, timestamp=1_000_000)
+        stale = await http.post("/webhooks/stripe", content=EVENT, headers={"stripe-signature": str(old)})
+        unknown = EVENT.replace('"evt_1"', '"evt_3"').replace("customer.created", "mystery.happened")
+        strange = await http.post("/webhooks/stripe", content=unknown, headers=signed(unknown))
         health, ready = await http.get("/health"), await http.get("/ready")
+        done = await http.get("/payments/done")
+        outcome = await _outcome(rig, "evt_3")
+    assert (huge.status_code, huge.json()["error"]["reason"]) == (413, "PAYLOAD_TOO_LARGE")
+    assert (foreign.status_code, foreign.json()["error"]["reason"]) == (400, "OTHER_ACCOUNT")
+    assert (stale.status_code, stale.json()["error"]["reason"]) == (400, "BAD_SIGNATURE")
+    assert (strange.status_code, outcome) == (200, "stored: nothing is done about its type")
+    assert await rig.sql.fetchval("SELECT count(*) FROM stripe_events") == 2
+    assert (done.status_code, "Thank you" in done.text) == (200, True)
     assert (first.status_code, first.json()) == (200, {"event": "evt_1", "duplicate": False})
     assert stored == 1
     assert (again.status_code, again.json()["duplicate"]) == (200, True)

@@ -6,6 +6,7 @@ import json
 import pytest
 import stripe
 
+from pursestrings.wallet.v1 import payments_pb2 as payments
 from pursestrings.wallet.v1 import wallet_pb2 as pb
 from services.kit.errors import Code
 from services.wallet.recharge.store.inbox import FAILURES_MAX
@@ -81,6 +82,19 @@ async def test_an_event_that_always_fails_is_put_aside_and_shown(rig: Rig) -> No
     (failure,) = await rig.audit_failures()
     assert failure.startswith("I8.events_processed")
     assert "evt_1" in failure
+    listed = await rig.stub.ListStripeEvents(payments.ListStripeEventsRequest())
+    assert [(one.event, one.failures, one.org) for one in listed.events] == [("evt_1", FAILURES_MAX, f"orgs/{rig.org}")]
+    assert "broken" in listed.events[0].outcome
+    await rig.sql.execute("ALTER TABLE recharge_intents DROP CONSTRAINT broken")
+    assert (await rig.stub.RequeueStripeEvents(payments.RequeueStripeEventsRequest(event="evt_none"))).requeued == 0
+    assert (await rig.stub.RequeueStripeEvents(payments.RequeueStripeEventsRequest(event="evt_1"))).requeued == 1
+    assert await outcome(rig, "evt_1") == f"{name} is PENDING"
+    done = payments.ListStripeEventsRequest(state=payments.STRIPE_EVENT_STATE_DONE, page_size=1)
+    first = await rig.stub.ListStripeEvents(done)
+    done.page_token = first.next_page_token
+    second = await rig.stub.ListStripeEvents(done)
+    assert {first.events[0].event, second.events[0].event} == {"evt_1", "evt_2"}
+    assert await rig.audit_failures() == []
 
 
 async def test_what_is_not_ours_is_stored_and_done(rig: Rig) -> None:
