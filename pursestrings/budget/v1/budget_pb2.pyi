@@ -325,7 +325,7 @@ class _ExpiredHoldEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     EXPIRED_HOLD_RELEASE: _ExpiredHold.ValueType  # 1
     """It is released and reported."""
     EXPIRED_HOLD_CHARGE_ESTIMATE: _ExpiredHold.ValueType  # 2
-    """What is left of the estimate counts as used."""
+    """What is left of the estimate counts as used. Refused for now: NOT_SUPPORTED."""
 
 class ExpiredHold(_ExpiredHold, metaclass=_ExpiredHoldEnumTypeWrapper):
     """What becomes of a hold that expires and was never settled."""
@@ -335,7 +335,7 @@ EXPIRED_HOLD_UNSPECIFIED: ExpiredHold.ValueType  # 0
 EXPIRED_HOLD_RELEASE: ExpiredHold.ValueType  # 1
 """It is released and reported."""
 EXPIRED_HOLD_CHARGE_ESTIMATE: ExpiredHold.ValueType  # 2
-"""What is left of the estimate counts as used."""
+"""What is left of the estimate counts as used. Refused for now: NOT_SUPPORTED."""
 Global___ExpiredHold: typing_extensions.TypeAlias = ExpiredHold
 
 class _UnratedModel:
@@ -349,7 +349,7 @@ class _UnratedModelEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._E
     UNRATED_MODEL_ALLOW: _UnratedModel.ValueType  # 1
     """It may; its use counts as the estimate until a price arrives."""
     UNRATED_MODEL_BLOCK: _UnratedModel.ValueType  # 2
-    """It may not."""
+    """It may not. Refused for now: NOT_SUPPORTED."""
 
 class UnratedModel(_UnratedModel, metaclass=_UnratedModelEnumTypeWrapper):
     """Whether a model that no rate card prices may be used."""
@@ -359,7 +359,7 @@ UNRATED_MODEL_UNSPECIFIED: UnratedModel.ValueType  # 0
 UNRATED_MODEL_ALLOW: UnratedModel.ValueType  # 1
 """It may; its use counts as the estimate until a price arrives."""
 UNRATED_MODEL_BLOCK: UnratedModel.ValueType  # 2
-"""It may not."""
+"""It may not. Refused for now: NOT_SUPPORTED."""
 Global___UnratedModel: typing_extensions.TypeAlias = UnratedModel
 
 @typing.final

@@ -189,8 +189,8 @@ def changed(mask: list[str], etag: str = "", **fields: Any) -> OrgSettings:
 
 
 def test_settings_change_what_the_mask_names() -> None:
-    found = changed(["deny_unbudgeted", "expired_hold"], deny_unbudgeted=True, require_wallet=True, expired_hold=2)
-    assert (found.deny_unbudgeted, found.require_wallet, found.expired_hold) == (True, False, 2)
+    found = changed(["deny_unbudgeted", "default_resume"], deny_unbudgeted=True, require_wallet=True, default_resume=2)
+    assert (found.deny_unbudgeted, found.require_wallet, found.default_resume) == (True, False, 2)
     assert (found.etag, found.updated_by, found.updated_us) == ("s.1", "me", 7)
 
 
@@ -202,6 +202,8 @@ def test_settings_change_what_the_mask_names() -> None:
         (["default_on_exceed"], {"default_on_exceed": 9}, "settings.default_on_exceed"),
         (["default_resume"], {"default_resume": 9}, "settings.default_resume"),
         (["unrated_model"], {"unrated_model": 9}, "settings.unrated_model"),
+        (["unrated_model"], {"unrated_model": 2}, "settings.unrated_model"),
+        (["expired_hold"], {"expired_hold": 2}, "settings.expired_hold"),
         (["default_thresholds_percent"], {"default_thresholds": (2, 1)}, "settings.default_thresholds_percent"),
         (["default_thresholds_percent"], {"default_thresholds": (1, 1)}, "settings.default_thresholds_percent"),
         (["default_thresholds_percent"], {"default_thresholds": (1001,)}, "settings.default_thresholds_percent"),
