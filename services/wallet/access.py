@@ -15,6 +15,18 @@ def _by_payment(request: Any) -> Iterable[str]:
     return by_name("name", "topUps" if "/topUps/" in request.name else "recharges")(request)
 
 
+def _both_wallets(request: Any) -> Iterable[str]:
+    return (*by_name("from_wallet", "wallets")(request), *by_name("to_wallet", "wallets")(request))
+
+
+def _charged(request: Any) -> Iterable[str]:
+    return by_name("source", "topUps" if "/topUps/" in request.source else "recharges")(request)
+
+
+def _wallet_or_org(request: Any) -> Iterable[str]:
+    return by_name("wallet", "wallets")(request) if request.wallet else by_org("org")(request)
+
+
 ACCESS: Final[Mapping[str, Rule]] = {
     f"{_SERVICE}/CreateWallet": rule(by_field("parent"), "operator"),
     f"{_SERVICE}/GetWallet": rule(by_name("name", "wallets"), *_READERS),
@@ -22,6 +34,13 @@ ACCESS: Final[Mapping[str, Rule]] = {
     f"{_SERVICE}/SetWalletState": rule(by_name("name", "wallets"), "operator"),
     f"{_SERVICE}/GetBalance": rule(by_name("name", "wallets"), *_READERS),
     f"{_SERVICE}/CreateGrant": rule(by_name("wallet", "wallets"), "operator"),
+    f"{_SERVICE}/Transfer": rule(_both_wallets, "operator"),
+    f"{_SERVICE}/Refund": rule(_charged, "operator"),
+    f"{_SERVICE}/GetRefund": rule(by_name("name", "refunds"), *_BOOKKEEPERS),
+    f"{_SERVICE}/ListRefunds": rule(by_name("wallet", "wallets"), *_BOOKKEEPERS),
+    f"{_SERVICE}/ListDisputes": rule(by_name("wallet", "wallets"), *_BOOKKEEPERS),
+    f"{_SERVICE}/GetStatement": rule(by_name("wallet", "wallets"), *_READERS),
+    f"{_SERVICE}/Reconcile": rule(_wallet_or_org, *_BOOKKEEPERS),
     f"{_SERVICE}/ListTransactions": rule(by_name("wallet", "wallets"), *_BOOKKEEPERS),
     f"{_SERVICE}/TrialBalance": rule(by_org("org"), *_BOOKKEEPERS),
     # A lease is between services: it moves money that calls of any subject may spend.

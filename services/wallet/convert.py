@@ -18,8 +18,8 @@ from services.kit import money, subject, windows
 from services.kit.errors import PurseError, invalid, unavailable
 from services.kit.status import to_rpc_status
 from services.wallet.domain import leases
-from services.wallet.domain.commands import DEFAULT_PRIORITY, PutGrant, RequestKey
-from services.wallet.ledger import GrantAnswer, LeaseAnswer
+from services.wallet.domain.commands import DEFAULT_PRIORITY, Move, PutGrant, RequestKey
+from services.wallet.ledger import GrantAnswer, LeaseAnswer, MoveAnswer
 from services.wallet.store.reads import GrantRow, TransferRow
 from services.wallet.store.wallets import WalletRow
 
@@ -39,8 +39,11 @@ _STATES: Final = {
     "OPEN": pb.WALLET_STATE_OPEN,
     "FROZEN": pb.WALLET_STATE_FROZEN,
     "CLOSED": pb.WALLET_STATE_CLOSED,
+    "CLOSING": pb.WALLET_STATE_CLOSING,
 }
-_STATE_NAMES: Final[dict[int, str]] = {number: name for name, number in _STATES.items()}
+# A budget database needs to know of a wallet that is being closed only that it pays for nothing new.
+_STATES_FOR_BUDGET: Final = {**_STATES, "CLOSING": pb.WALLET_STATE_CLOSED}
+_STATE_NAMES: Final[dict[int, str]] = {_STATES[name]: name for name in ("OPEN", "FROZEN", "CLOSED")}
 _KINDS: Final = {"PAID": pb.GRANT_KIND_PAID, "PROMOTIONAL": pb.GRANT_KIND_PROMOTIONAL}
 _KIND_NAMES: Final[dict[int, str]] = {number: name for name, number in _KINDS.items()}
 
@@ -183,6 +186,13 @@ def wallet_message(row: WalletRow) -> pb.Wallet:
     )
 
 
+def directory_message(row: WalletRow) -> pb.Wallet:
+    """A wallet for a budget database."""
+    message = wallet_message(row)
+    message.state = _STATES_FOR_BUDGET[row.state]
+    return message
+
+
 def state_name(number: int) -> str:
     """OPEN, FROZEN or CLOSED."""
     if number not in _STATE_NAMES:
@@ -228,16 +238,49 @@ def new_grant(request: pb.CreateGrantRequest) -> PutGrant:
         amount=asked.amount.amount_nanos,
         currency=asked.amount.currency_code,
         priority=asked.priority or DEFAULT_PRIORITY[kind],
-        expires_at=_expiry(asked) if asked.HasField("expire_time") else None,
+        expires_at=_instant(asked, "expire_time", "grant"),
         reference=f"grants/{key.id}",
         key=key,
+        effective_at=_instant(asked, "effective_time", "grant"),
     )
+
+
+def new_move(request: pb.TransferRequest) -> Move:
+    """The transfer that a request asks for."""
+    org, giver = wallet_key(request.from_wallet, "from_wallet")
+    to_org, taker = wallet_key(request.to_wallet, "to_wallet")
+    above, below = sorted((giver.rpartition("/wallets/")[0], taker.rpartition("/wallets/")[0]), key=len)
+    if giver == taker or org != to_org or not f"{below}/".startswith(f"{above}/"):
+        raise invalid(
+            "to_wallet",
+            "money moves between two wallets of which one's subject lies above the other's, or is the same",
+            "NOT_RELATED",
+        )
+    if request.amount.amount_nanos <= 0:
+        raise invalid("amount.amount_nanos", "a transfer is more than nothing", "AMOUNT_OUT_OF_RANGE")
+    currency(request.amount.currency_code, "amount.currency_code")
+    key = request_key(org, "Transfer", request.request_id, request)
+    return Move(org, giver, taker, request.amount.amount_nanos, request.amount.currency_code, key.id, key)
+
+
+def encode(answer: GrantAnswer | MoveAnswer) -> bytes:
+    """The answer to CreateGrant or Transfer, to be stored under its request id."""
+    if isinstance(answer, GrantAnswer):
+        return encode_grant(answer)
+    grants = [_grant_row(grant, answer.moved_at, grant.amount) for grant in answer.grants]
+    return pb.TransferResponse(
+        grants=[grant_message(grant) for grant in grants], post_time=timestamp(answer.moved_at)
+    ).SerializeToString()
 
 
 def encode_grant(answer: GrantAnswer) -> bytes:
     """The answer to CreateGrant, to be stored under its request id."""
-    grant = answer.grant
-    row = GrantRow(
+    row = _grant_row(answer.grant, answer.created_at, answer.remaining)
+    return pb.CreateGrantResponse(grant=grant_message(row)).SerializeToString()
+
+
+def _grant_row(grant: PutGrant, created_at: datetime, remaining: int) -> GrantRow:
+    return GrantRow(
         name=grant.name,
         wallet=grant.wallet,
         kind=grant.kind,
@@ -245,11 +288,12 @@ def encode_grant(answer: GrantAnswer) -> bytes:
         amount=grant.amount,
         priority=grant.priority,
         expires_at=grant.expires_at,
-        created_at=answer.created_at,
-        remaining=answer.remaining,
+        created_at=created_at,
+        remaining=remaining,
         recharge=grant.recharge,
+        effective_at=grant.effective_at,
+        origin=grant.origin,
     )
-    return pb.CreateGrantResponse(grant=grant_message(row)).SerializeToString()
 
 
 def grant_message(row: GrantRow) -> pb.Grant:
@@ -264,6 +308,8 @@ def grant_message(row: GrantRow) -> pb.Grant:
         create_time=timestamp(row.created_at),
         remaining_nanos=row.remaining,
         recharge=row.recharge or "",
+        effective_time=timestamp(row.effective_at) if row.effective_at else None,
+        origin=row.origin or "",
     )
 
 
@@ -359,7 +405,7 @@ def lease_message(answer: LeaseAnswer) -> pb.LeaseStatus:
     return pb.LeaseStatus(
         totals=totals_message(answer.wallet, answer.holder, answer.totals),
         target_nanos=answer.target,
-        wallet_state=_STATES[answer.state],
+        wallet_state=_STATES_FOR_BUDGET[answer.state],
         available_nanos=answer.available,
         quarantined=answer.quarantined,
     )
@@ -424,11 +470,20 @@ def _check_text(text: str, field: str) -> None:
         raise invalid(field, "holds a zero byte, which cannot be stored; remove it")
 
 
-def _expiry(grant: pb.Grant) -> datetime:
+def _instant(message: Message, name: str, within: str = "") -> datetime | None:
+    """An optional instant of a message."""
+    if not message.HasField(name):
+        return None
     try:
-        return grant.expire_time.ToDatetime(tzinfo=UTC)
+        found: datetime = getattr(message, name).ToDatetime(tzinfo=UTC)
     except (ValueError, OverflowError) as error:
-        raise _bad_time("grant.expire_time", error) from None
+        raise _bad_time(f"{within}.{name}" if within else name, error) from None
+    return found
+
+
+def as_of(message: Message) -> datetime | None:
+    """The instant that a question is about; None: now."""
+    return _instant(message, "as_of")
 
 
 def _bad_time(field: str, error: Exception) -> PurseError:

@@ -4,6 +4,7 @@
 of someone else's, such as the one that completes a recharge.
 """
 
+import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
@@ -19,7 +20,7 @@ from services.kit.groupcommit import Redo
 from services.wallet.domain import commands, leases, sizing
 from services.wallet.domain.accounts import TransferKind
 from services.wallet.domain.book import Book, Lot
-from services.wallet.domain.commands import Command, PutGrant, Reclaim, RequestKey, SetState
+from services.wallet.domain.commands import Command, Move, PutGrant, Reclaim, RequestKey, SetState
 from services.wallet.domain.leases import AnyOp, Extend, Reverse, StoredOp, Totals
 from services.wallet.domain.refusals import Refusal
 from services.wallet.store import books as books_store
@@ -73,9 +74,18 @@ class Replayed:
     answer: bytes
 
 
-Answer = LeaseAnswer | GrantAnswer | Replayed | None
+@dataclass(frozen=True, slots=True)
+class MoveAnswer:
+    """Money as it was moved."""
+
+    order: Move
+    grants: Sequence[PutGrant]
+    moved_at: datetime
+
+
+Answer = LeaseAnswer | GrantAnswer | MoveAnswer | Replayed | None
 """None for a command that has nothing to tell."""
-Encode = Callable[[GrantAnswer], bytes]
+Encode = Callable[[GrantAnswer | MoveAnswer], bytes]
 
 
 @dataclass(slots=True)
@@ -100,7 +110,7 @@ class Ledger:
 
     Args:
         on_balance_change: Evaluates recharges.
-        encode_grant: Makes a grant's answer storable under its request id.
+        encode: Makes the answer to a grant or a transfer storable under its request id.
         lease_floor: What a lease without history may hold, in nano-units.
         on_unblocked: Called before that for wallets whose state, or whose money without being spent, has changed: what
             a recharge that is under way waited for may have happened, or it is not needed any more.
@@ -109,13 +119,13 @@ class Ledger:
     def __init__(
         self,
         on_balance_change: OnBalanceChange,
-        encode_grant: Encode,
+        encode: Encode,
         *,
         lease_floor: int = sizing.FLOOR_NANOS,
         on_unblocked: OnBalanceChange | None = None,
     ) -> None:
         self._on_balance_change = on_balance_change
-        self._encode_grant = encode_grant
+        self._encode = encode
         self._lease_floor = lease_floor
         self._on_unblocked = on_unblocked
 
@@ -133,7 +143,7 @@ class Ledger:
             except PurseError as refusal:
                 answers.append(refusal)
             except Refusal as refusal:
-                answers.append(_to_error(refusal))
+                answers.append(to_error(refusal))
         await self._save(conn, batch)
         return answers
 
@@ -156,6 +166,8 @@ class Ledger:
             raise wallet_unknown(item.wallet)
         if isinstance(item, PutGrant):
             return self._put_grant(batch, book, item)
+        if isinstance(item, Move):
+            return self._move(batch, book, item)
         if isinstance(item, SetState):
             if commands.set_state(book, item):
                 batch.bumped.add(item.org)
@@ -218,19 +230,35 @@ class Ledger:
 
     def _put_grant(self, batch: _Batch, book: Book, grant: PutGrant) -> Answer:
         key = grant.key
-        if key is not None and (known := batch.keys.get((key.org, key.method, key.id))) is not None:
-            if known.payload != key.payload:
-                raise request_id_reused(key)
-            return Replayed(known.answer)
+        if key is not None and (known := _known(batch, key)) is not None:
+            return known
         if (grant.org, grant.name) in batch.taken:
             raise already_exists(grant.name)
         lot = _put(batch, book, grant)
         answer = GrantAnswer(grant, batch.now, lot.free + lot.leased)
         if key is not None:
-            stored = StoredAnswer(key.payload, self._encode_grant(answer))
-            batch.keys[key.org, key.method, key.id] = stored
-            batch.new_keys.append((key, stored.answer))
+            self._keep(batch, key, answer)
         return answer
+
+    def _move(self, batch: _Batch, giver: Book, order: Move) -> Answer:
+        if (known := _known(batch, order.key)) is not None:
+            return known
+        taker = batch.books.get((order.org, order.to_wallet))
+        if taker is None:
+            raise wallet_unknown(order.to_wallet)
+        made = commands.move(giver, taker, order, batch.now)
+        batch.additions.grants.extend(made)
+        # What is moved in ends a block there, and what is moved out lowers a balance.
+        batch.touched.update({(order.org, order.wallet), (order.org, order.to_wallet)})
+        batch.unblocked.add((order.org, order.to_wallet))
+        answer = MoveAnswer(order, made, batch.now)
+        self._keep(batch, order.key, answer)
+        return answer
+
+    def _keep(self, batch: _Batch, key: RequestKey, answer: GrantAnswer | MoveAnswer) -> None:
+        stored = StoredAnswer(key.payload, self._encode(answer))
+        batch.keys[key.org, key.method, key.id] = stored
+        batch.new_keys.append((key, stored.answer))
 
     def _lease_answer(self, book: Book, holder: str, now: datetime, moved: int, totals: Totals) -> LeaseAnswer:
         lease = book.leases.get(holder)
@@ -318,7 +346,7 @@ async def grant(
     try:
         _put(batch, book, item)
     except Refusal as refusal:
-        raise _to_error(refusal) from None
+        raise to_error(refusal) from None
     await books_store.save(conn, books.values(), batch.additions, now)
     return name
 
@@ -332,15 +360,27 @@ def request_id_reused(key: RequestKey) -> PurseError:
     )
 
 
+def _known(batch: _Batch, key: RequestKey) -> Replayed | None:
+    """The stored answer of a repeated request."""
+    known = batch.keys.get((key.org, key.method, key.id))
+    if known is None:
+        return None
+    if known.payload != key.payload:
+        raise request_id_reused(key)
+    return Replayed(known.answer)
+
+
 async def _load(conn: asyncpg.Connection, items: Sequence[Command]) -> _Batch:
     give_back: dict[Key, int] = defaultdict(int)
     for item in items:
         if isinstance(item, Reverse):
             give_back[item.org, item.wallet] += item.amount
-    books = await books_store.load(conn, {(item.org, item.wallet) for item in items}, give_back)
-    ops = [item for item in items if not isinstance(item, PutGrant | SetState | Reclaim)]
+    moves = [item for item in items if isinstance(item, Move)]
+    wallets = {(item.org, item.wallet) for item in items} | {(item.org, item.to_wallet) for item in moves}
+    books = await books_store.load(conn, wallets, give_back)
+    ops = [item for item in items if not isinstance(item, PutGrant | Move | SetState | Reclaim)]
     grants = [item for item in items if isinstance(item, PutGrant)]
-    keys = [item.key for item in grants if item.key is not None]
+    keys = [item.key for item in grants if item.key is not None] + [item.key for item in moves]
     return _Batch(
         books=books,
         stored=await books_store.stored_ops(conn, ops),
@@ -359,10 +399,16 @@ def _put(batch: _Batch, book: Book, item: PutGrant) -> Lot:
     return lot
 
 
-def _to_error(refusal: Refusal) -> PurseError:
+def to_error(refusal: Refusal) -> PurseError:
+    """A refusal as callers see it."""
     if refusal.reason in _INVALID:
         return invalid(refusal.field or "amount", refusal.message, refusal.reason, **refusal.facts)
     return conflict(refusal.reason, refusal.message, field=refusal.field, **refusal.facts)
+
+
+def digest(name: str) -> str:
+    """A short stand-in for a name, the same for ever."""
+    return hashlib.sha256(name.encode()).hexdigest()[:40]
 
 
 def _quarantined(op: AnyOp, refusal: Refusal) -> outbox.OutboxRow:

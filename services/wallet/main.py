@@ -14,20 +14,26 @@ from services.kit.server import GrpcServer, run
 from services.kit.settings import secret
 from services.kit.telemetry import configure_logging
 from services.wallet.access import ACCESS
-from services.wallet.convert import encode_grant
+from services.wallet.changes import finish_closing
+from services.wallet.convert import encode
 from services.wallet.ledger import Ledger
 from services.wallet.recharge import audit as recharge_audit
 from services.wallet.recharge.loops import recharge_loops
 from services.wallet.recharge.store import evaluate_low, wake_pending_of
 from services.wallet.recharge.stripe import Stripe
+from services.wallet.refunds.disputes import Disputes
+from services.wallet.refunds.loops import money_back_loops
+from services.wallet.refunds.refunds import Refunds
+from services.wallet.refunds.stripe import MoneyBack
 from services.wallet.service import WalletService
 from services.wallet.settings import WalletSettings
 from services.wallet.store import clock
-from services.wallet.store.wallets import KEYS_KEPT, forget_keys
+from services.wallet.store.wallets import KEYS_KEPT, forget_keys, settled_closing
 
 NAME: Final = "pursestrings.wallet.v1.WalletService"
 _FORGET_INTERVAL_S: Final = 600.0
 _FORGET_MAX: Final = 1_000
+_CLOSED_MAX: Final = 100
 
 
 @asynccontextmanager
@@ -39,9 +45,7 @@ async def serving(settings: WalletSettings) -> AsyncIterator[GrpcServer]:
         size_max=settings.connections_max,
     )
     async with pool:
-        ledger = Ledger(
-            evaluate_low, encode_grant, lease_floor=settings.lease_floor_nanos, on_unblocked=wake_pending_of
-        )
+        ledger = Ledger(evaluate_low, encode, lease_floor=settings.lease_floor_nanos, on_unblocked=wake_pending_of)
         commits = GroupCommit(
             pool,
             ledger.run_batch,
@@ -51,18 +55,29 @@ async def serving(settings: WalletSettings) -> AsyncIterator[GrpcServer]:
             queue_max=settings.queue_items_max,
         )
         stripe = Stripe(settings)
-        recharges = recharge_loops(settings, pool, stripe)
+        money_back = MoneyBack(stripe)
+        refunds, disputes = Refunds(pool, money_back), Disputes(pool, money_back)
+        by_event = {
+            "charge.dispute.": disputes.observe_charge,
+            "refund.": refunds.observe_charge,
+            "charge.refund": refunds.observe_charge,
+        }
+        recharges = recharge_loops(settings, pool, stripe, by_event)
         service = WalletService(
             pool,
             commits,
             stripe,
             recharge_audit.checks,
+            refunds=refunds,
+            disputes=disputes,
             wake=recharges.wake,
             lease_floor=settings.lease_floor_nanos,
         )
         server = GrpcServer(settings, access=ACCESS, ready=lambda: is_reachable(pool))
         server.add(wallet_pb2_grpc.add_WalletServiceServicer_to_server, service, NAME)
-        async with Loops([*housekeeping(settings, pool, ledger), *recharges.loops]):
+        async with Loops(
+            [*housekeeping(settings, pool, ledger), *recharges.loops, *money_back_loops(refunds, disputes)]
+        ):
             await server.start()
             try:
                 yield server
@@ -79,6 +94,13 @@ def housekeeping(settings: WalletSettings, pool: asyncpg.Pool, ledger: Ledger) -
         looked_at = await transact(pool, lambda conn: ledger.expire_due(conn, settings.expiry_wallets_max))
         return looked_at > 0
 
+    async def close() -> bool:
+        async with pool.acquire() as conn:
+            settled = await settled_closing(conn, _CLOSED_MAX)
+        for org, wallet, above in settled:
+            await transact(pool, lambda conn, o=org, w=wallet, a=above: finish_closing(conn, o, w, a))  # type: ignore[misc]
+        return len(settled) == _CLOSED_MAX
+
     async def forget() -> bool:
         async with pool.acquire() as conn:
             now = await clock(conn)
@@ -86,6 +108,7 @@ def housekeeping(settings: WalletSettings, pool: asyncpg.Pool, ledger: Ledger) -
 
     return [
         Loop("expire grants", expire, settings.expiry_interval_s),
+        Loop("close wallets", close, settings.expiry_interval_s),
         Loop("forget request keys", forget, _FORGET_INTERVAL_S),
     ]
 

@@ -17,9 +17,14 @@ from services.wallet import convert
 from services.wallet.audit import MoreChecks, audit
 from services.wallet.domain import leases, sizing
 from services.wallet.domain.commands import Command, Reclaim, RequestKey, SetState
-from services.wallet.ledger import Answer, GrantAnswer, LeaseAnswer, Replayed, request_id_reused
+from services.wallet.ledger import Answer, GrantAnswer, LeaseAnswer, MoveAnswer, Replayed, request_id_reused
 from services.wallet.recharge.service import RechargeMethods
 from services.wallet.recharge.stripe import Stripe
+from services.wallet.refunds.disputes import Disputes
+from services.wallet.refunds.refunds import Refunds
+from services.wallet.refunds.service import RefundMethods
+from services.wallet.refunds.stripe import MoneyBack
+from services.wallet.statements.service import StatementMethods
 from services.wallet.store import reads, wallets
 from services.wallet.store.wallets import WalletRow
 
@@ -108,10 +113,14 @@ class LedgerMethods:
     async def GetBalance(self, request: pb.GetBalanceRequest, _context: Context) -> pb.GetBalanceResponse:
         """What a wallet has, in one snapshot."""
         org, name = convert.wallet_key(request.name, "name")
+        at = convert.as_of(request)
         async with self._pool.acquire() as conn, conn.transaction(isolation="repeatable_read", readonly=True):
             wallet = await wallets.get_wallet(conn, org, name)
-            balance = await wallets.wallet_balance(conn, org, name)
-            grants = await reads.list_grants(conn, org, name)
+            if at is None:
+                balance = await wallets.wallet_balance(conn, org, name)
+                grants = await reads.list_grants(conn, org, name)
+            else:
+                balance, grants = await reads.balance_as_of(conn, org, name, at), []
         return pb.GetBalanceResponse(
             name=name,
             currency_code=wallet.currency,
@@ -131,6 +140,15 @@ class LedgerMethods:
             return pb.CreateGrantResponse.FromString(answer.answer)
         assert isinstance(answer, GrantAnswer)
         return pb.CreateGrantResponse.FromString(convert.encode_grant(answer))
+
+    async def Transfer(self, request: pb.TransferRequest, _context: Context) -> pb.TransferResponse:
+        """Moves free money between wallets."""
+        answer = await self._commits.submit(convert.new_move(request))
+        self._wake()
+        if isinstance(answer, Replayed):
+            return pb.TransferResponse.FromString(answer.answer)
+        assert isinstance(answer, MoveAnswer)
+        return pb.TransferResponse.FromString(convert.encode(answer))
 
     async def ListTransactions(
         self, request: pb.ListTransactionsRequest, _context: Context
@@ -153,8 +171,14 @@ class LedgerMethods:
     async def TrialBalance(self, request: pb.TrialBalanceRequest, _context: Context) -> pb.TrialBalanceResponse:
         """The sums of all accounts."""
         org = convert.optional_org(request.org)
+        at = convert.as_of(request)
+        if at is not None and org is None:
+            raise invalid("org", "name one organisation: a past time is added up from the ledger")
         async with self._pool.acquire() as conn:
-            rows = await reads.trial_balance(conn, org)
+            if at is None or org is None:
+                rows = await reads.trial_balance(conn, org)
+            else:
+                rows = await reads.trial_balance_as_of(conn, org, at)
         if len(rows) > reads.TRIAL_ROWS_MAX or any(max(row.debits, row.credits) > MAX_NANOS for row in rows):
             raise PurseError(
                 Code.OUT_OF_RANGE,
@@ -259,7 +283,9 @@ class LedgerMethods:
         )
 
 
-class WalletService(LedgerMethods, RechargeMethods, wallet_pb2_grpc.WalletServiceServicer):
+class WalletService(
+    LedgerMethods, RechargeMethods, RefundMethods, StatementMethods, wallet_pb2_grpc.WalletServiceServicer
+):
     """The whole `pursestrings.wallet.v1.WalletService`.
 
     Args:
@@ -267,6 +293,8 @@ class WalletService(LedgerMethods, RechargeMethods, wallet_pb2_grpc.WalletServic
         commits: Runs commands in shared transactions.
         stripe: The payment provider.
         more_checks: What an audit checks beside the books.
+        refunds: Moves refunds.
+        disputes: Moves disputes.
         wake: Called after something was written that a relay or a loop should look at.
         lease_floor: What a lease without history may hold, in nano-units.
     """
@@ -278,11 +306,16 @@ class WalletService(LedgerMethods, RechargeMethods, wallet_pb2_grpc.WalletServic
         stripe: Stripe,
         more_checks: MoreChecks,
         *,
+        refunds: Refunds | None = None,
+        disputes: Disputes | None = None,
         wake: Callable[[], None] = lambda: None,
         lease_floor: int = sizing.FLOOR_NANOS,
     ) -> None:
         LedgerMethods.__init__(self, pool, commits, more_checks, wake=wake, lease_floor=lease_floor)
         RechargeMethods.__init__(self, pool, stripe, wake=wake)
+        back = MoneyBack(stripe)
+        RefundMethods.__init__(self, pool, refunds or Refunds(pool, back), disputes or Disputes(pool, back), wake=wake)
+        StatementMethods.__init__(self, pool, back)
 
 
 async def _create_wallet(conn: asyncpg.Connection, key: RequestKey, wallet: WalletRow) -> pb.CreateWalletResponse:
@@ -314,7 +347,7 @@ async def _directories(conn: asyncpg.Connection, known: Sequence[tuple[str, int]
         fitting.append(changed)
     directories = {c.org: pb.OrgDirectory(org=f"orgs/{c.org}", version=c.version) for c in fitting}
     for wallet in await wallets.directory_wallets(conn, list(directories)) if directories else []:
-        directories[wallet.org].wallets.append(convert.wallet_message(wallet))
+        directories[wallet.org].wallets.append(convert.directory_message(wallet))
     return list(directories.values())
 
 

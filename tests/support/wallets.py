@@ -19,7 +19,7 @@ from services.kit.database import transact
 from services.kit.errors import PurseError
 from services.kit.status import from_rpc_error
 from services.wallet.audit import audit
-from services.wallet.convert import encode_grant
+from services.wallet.convert import encode
 from services.wallet.domain.commands import Command, PutGrant
 from services.wallet.domain.leases import AnyOp, Capture, Extend, Line, Return, Reverse
 from services.wallet.ledger import Answer, Ledger
@@ -48,7 +48,7 @@ class Books:
     ledger: Ledger = field(init=False)
 
     def __post_init__(self) -> None:
-        self.ledger = Ledger(self._note, encode_grant, lease_floor=self.floor)
+        self.ledger = Ledger(self._note, encode, lease_floor=self.floor)
 
     async def _note(self, _conn: asyncpg.Connection, wallets: Sequence[tuple[str, str]], _now: datetime) -> None:
         self.hooked.append(list(wallets))

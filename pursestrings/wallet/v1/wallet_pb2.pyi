@@ -37,6 +37,8 @@ class _WalletStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """It pays for nothing new; what was held before settles."""
     WALLET_STATE_CLOSED: _WalletState.ValueType  # 3
     """It is closed for good; late captures become debt."""
+    WALLET_STATE_CLOSING: _WalletState.ValueType  # 4
+    """It is being closed: what is leased settles first, then what is left moves to the nearest wallet above."""
 
 class WalletState(_WalletState, metaclass=_WalletStateEnumTypeWrapper):
     """Whether a wallet pays."""
@@ -49,6 +51,8 @@ WALLET_STATE_FROZEN: WalletState.ValueType  # 2
 """It pays for nothing new; what was held before settles."""
 WALLET_STATE_CLOSED: WalletState.ValueType  # 3
 """It is closed for good; late captures become debt."""
+WALLET_STATE_CLOSING: WalletState.ValueType  # 4
+"""It is being closed: what is leased settles first, then what is left moves to the nearest wallet above."""
 Global___WalletState: typing_extensions.TypeAlias = WalletState
 
 class _GrantKind:
@@ -409,14 +413,21 @@ class GetBalanceRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     NAME_FIELD_NUMBER: builtins.int
+    AS_OF_FIELD_NUMBER: builtins.int
     name: builtins.str
     """`{subject}/wallets/{id}`."""
+    @property
+    def as_of(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """As of when, from the ledger; then without grants. Absent: now."""
+
     def __init__(
         self,
         *,
         name: builtins.str = ...,
+        as_of: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["name", b"name"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["as_of", b"as_of"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["as_of", b"as_of", "name", b"name"]) -> None: ...
 
 Global___GetBalanceRequest: typing_extensions.TypeAlias = GetBalanceRequest
 
@@ -483,6 +494,8 @@ class Grant(google.protobuf.message.Message):
     CREATE_TIME_FIELD_NUMBER: builtins.int
     REMAINING_NANOS_FIELD_NUMBER: builtins.int
     RECHARGE_FIELD_NUMBER: builtins.int
+    EFFECTIVE_TIME_FIELD_NUMBER: builtins.int
+    ORIGIN_FIELD_NUMBER: builtins.int
     name: builtins.str
     """`{subject}/grants/{id}`."""
     wallet: builtins.str
@@ -495,6 +508,8 @@ class Grant(google.protobuf.message.Message):
     """What is left of it, leased parts included, in nano-units."""
     recharge: builtins.str
     """The recharge it came from. Empty: none."""
+    origin: builtins.str
+    """The grant that it was in the wallet that it was moved from. Empty: it was not moved."""
     @property
     def amount(self) -> pursestrings.type.v1.type_pb2.Money:
         """What was put in."""
@@ -506,6 +521,10 @@ class Grant(google.protobuf.message.Message):
     @property
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When it was put in."""
+
+    @property
+    def effective_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """It may be spent from then on. Absent: at once."""
 
     def __init__(
         self,
@@ -519,9 +538,11 @@ class Grant(google.protobuf.message.Message):
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         remaining_nanos: builtins.int = ...,
         recharge: builtins.str = ...,
+        effective_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        origin: builtins.str = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["amount", b"amount", "create_time", b"create_time", "expire_time", b"expire_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["amount", b"amount", "create_time", b"create_time", "expire_time", b"expire_time", "kind", b"kind", "name", b"name", "priority", b"priority", "recharge", b"recharge", "remaining_nanos", b"remaining_nanos", "wallet", b"wallet"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["amount", b"amount", "create_time", b"create_time", "effective_time", b"effective_time", "expire_time", b"expire_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["amount", b"amount", "create_time", b"create_time", "effective_time", b"effective_time", "expire_time", b"expire_time", "kind", b"kind", "name", b"name", "origin", b"origin", "priority", b"priority", "recharge", b"recharge", "remaining_nanos", b"remaining_nanos", "wallet", b"wallet"]) -> None: ...
 
 Global___Grant: typing_extensions.TypeAlias = Grant
 
@@ -540,7 +561,7 @@ class CreateGrantRequest(google.protobuf.message.Message):
     """The caller's id of this request, and of the grant; required."""
     @property
     def grant(self) -> Global___Grant:
-        """kind, amount, and optionally priority and expire_time; the rest is ignored."""
+        """kind, amount, and optionally priority, effective_time and expire_time; the rest is ignored."""
 
     def __init__(
         self,
@@ -576,6 +597,66 @@ class CreateGrantResponse(google.protobuf.message.Message):
 Global___CreateGrantResponse: typing_extensions.TypeAlias = CreateGrantResponse
 
 @typing.final
+class TransferRequest(google.protobuf.message.Message):
+    """Asks to move money."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FROM_WALLET_FIELD_NUMBER: builtins.int
+    TO_WALLET_FIELD_NUMBER: builtins.int
+    AMOUNT_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    from_wallet: builtins.str
+    """The wallet that gives, `{subject}/wallets/{id}`."""
+    to_wallet: builtins.str
+    """The wallet that gets; one of the two subjects lies on the way of the other to the root."""
+    request_id: builtins.str
+    """The caller's id of this request, required."""
+    @property
+    def amount(self) -> pursestrings.type.v1.type_pb2.Money:
+        """How much, in the currency of both; only what is free is moved."""
+
+    def __init__(
+        self,
+        *,
+        from_wallet: builtins.str = ...,
+        to_wallet: builtins.str = ...,
+        amount: pursestrings.type.v1.type_pb2.Money | None = ...,
+        request_id: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["amount", b"amount"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["amount", b"amount", "from_wallet", b"from_wallet", "request_id", b"request_id", "to_wallet", b"to_wallet"]) -> None: ...
+
+Global___TransferRequest: typing_extensions.TypeAlias = TransferRequest
+
+@typing.final
+class TransferResponse(google.protobuf.message.Message):
+    """The money is moved."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    GRANTS_FIELD_NUMBER: builtins.int
+    POST_TIME_FIELD_NUMBER: builtins.int
+    @property
+    def grants(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Grant]:
+        """What it became in the wallet that got it: the kind, priority and expiry stay as they were."""
+
+    @property
+    def post_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        grants: collections.abc.Iterable[Global___Grant] | None = ...,
+        post_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["post_time", b"post_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["grants", b"grants", "post_time", b"post_time"]) -> None: ...
+
+Global___TransferResponse: typing_extensions.TypeAlias = TransferResponse
+
+@typing.final
 class Transfer(google.protobuf.message.Message):
     """One row of the ledger: a transfer of a positive amount between two accounts."""
 
@@ -594,7 +675,9 @@ class Transfer(google.protobuf.message.Message):
     sequence: builtins.int
     """Its place in the ledger of its organisation, growing with time."""
     kind: builtins.str
-    """What happened: grant, extend, capture, return, reverse, expire, debt, repay."""
+    """What happened: grant, extend, capture, return, reverse, expire, debt, repay, refund, refund_failed, dispute,
+    reinstate, move.
+    """
     from_account: builtins.str
     """The account that gives."""
     to_account: builtins.str
@@ -683,14 +766,21 @@ class TrialBalanceRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     ORG_FIELD_NUMBER: builtins.int
+    AS_OF_FIELD_NUMBER: builtins.int
     org: builtins.str
     """`orgs/{id}`. Empty: all that the credential covers."""
+    @property
+    def as_of(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """As of when, from the ledger; then one organisation must be named. Absent: now."""
+
     def __init__(
         self,
         *,
         org: builtins.str = ...,
+        as_of: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["org", b"org"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["as_of", b"as_of"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["as_of", b"as_of", "org", b"org"]) -> None: ...
 
 Global___TrialBalanceRequest: typing_extensions.TypeAlias = TrialBalanceRequest
 
@@ -708,7 +798,9 @@ class AccountTotal(google.protobuf.message.Message):
     org: builtins.str
     """The organisation."""
     account_kind: builtins.str
-    """The kind of account: funding, promotion, available, escrow, spent, debt, expired."""
+    """The kind of account: funding, promotion, available, escrow, spent, debt, expired, refunded, disputed, moved_in,
+    moved_out.
+    """
     currency_code: builtins.str
     """ISO 4217 code."""
     debits_nanos: builtins.int

@@ -4,6 +4,8 @@ import grpc
 import warnings
 
 from pursestrings.wallet.v1 import payments_pb2 as pursestrings_dot_wallet_dot_v1_dot_payments__pb2
+from pursestrings.wallet.v1 import refunds_pb2 as pursestrings_dot_wallet_dot_v1_dot_refunds__pb2
+from pursestrings.wallet.v1 import statements_pb2 as pursestrings_dot_wallet_dot_v1_dot_statements__pb2
 from pursestrings.wallet.v1 import wallet_pb2 as pursestrings_dot_wallet_dot_v1_dot_wallet__pb2
 
 GRPC_GENERATED_VERSION = '1.71.2'
@@ -65,6 +67,41 @@ class WalletServiceStub(object):
                 '/pursestrings.wallet.v1.WalletService/CreateGrant',
                 request_serializer=pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.CreateGrantRequest.SerializeToString,
                 response_deserializer=pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.CreateGrantResponse.FromString,
+                _registered_method=True)
+        self.Transfer = channel.unary_unary(
+                '/pursestrings.wallet.v1.WalletService/Transfer',
+                request_serializer=pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.TransferRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.TransferResponse.FromString,
+                _registered_method=True)
+        self.Refund = channel.unary_unary(
+                '/pursestrings.wallet.v1.WalletService/Refund',
+                request_serializer=pursestrings_dot_wallet_dot_v1_dot_refunds__pb2.RefundRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_wallet_dot_v1_dot_refunds__pb2.RefundResponse.FromString,
+                _registered_method=True)
+        self.GetRefund = channel.unary_unary(
+                '/pursestrings.wallet.v1.WalletService/GetRefund',
+                request_serializer=pursestrings_dot_wallet_dot_v1_dot_refunds__pb2.GetRefundRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_wallet_dot_v1_dot_refunds__pb2.GetRefundResponse.FromString,
+                _registered_method=True)
+        self.ListRefunds = channel.unary_unary(
+                '/pursestrings.wallet.v1.WalletService/ListRefunds',
+                request_serializer=pursestrings_dot_wallet_dot_v1_dot_refunds__pb2.ListRefundsRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_wallet_dot_v1_dot_refunds__pb2.ListRefundsResponse.FromString,
+                _registered_method=True)
+        self.ListDisputes = channel.unary_unary(
+                '/pursestrings.wallet.v1.WalletService/ListDisputes',
+                request_serializer=pursestrings_dot_wallet_dot_v1_dot_refunds__pb2.ListDisputesRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_wallet_dot_v1_dot_refunds__pb2.ListDisputesResponse.FromString,
+                _registered_method=True)
+        self.GetStatement = channel.unary_unary(
+                '/pursestrings.wallet.v1.WalletService/GetStatement',
+                request_serializer=pursestrings_dot_wallet_dot_v1_dot_statements__pb2.GetStatementRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_wallet_dot_v1_dot_statements__pb2.GetStatementResponse.FromString,
+                _registered_method=True)
+        self.Reconcile = channel.unary_unary(
+                '/pursestrings.wallet.v1.WalletService/Reconcile',
+                request_serializer=pursestrings_dot_wallet_dot_v1_dot_statements__pb2.ReconcileRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_wallet_dot_v1_dot_statements__pb2.ReconcileResponse.FromString,
                 _registered_method=True)
         self.ListTransactions = channel.unary_unary(
                 '/pursestrings.wallet.v1.WalletService/ListTransactions',
@@ -249,6 +286,55 @@ class WalletServiceServicer(object):
 
     def CreateGrant(self, request, context):
         """Puts money into a wallet.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Transfer(self, request, context):
+        """Moves free money between wallets of a path of the tree: from parent to child, or back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Refund(self, request, context):
+        """Gives money of a charge back to its payment method.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRefund(self, request, context):
+        """One refund.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRefunds(self, request, context):
+        """The refunds of a wallet, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDisputes(self, request, context):
+        """The disputes about charges of a wallet, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetStatement(self, request, context):
+        """A month of a wallet: what came in, what was spent on which model, what went out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Reconcile(self, request, context):
+        """Compares Stripe, recharges, grants, the ledger and captures, and names each difference. Changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -482,6 +568,41 @@ def add_WalletServiceServicer_to_server(servicer, server):
                     servicer.CreateGrant,
                     request_deserializer=pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.CreateGrantRequest.FromString,
                     response_serializer=pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.CreateGrantResponse.SerializeToString,
+            ),
+            'Transfer': grpc.unary_unary_rpc_method_handler(
+                    servicer.Transfer,
+                    request_deserializer=pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.TransferRequest.FromString,
+                    response_serializer=pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.TransferResponse.SerializeToString,
+            ),
+            'Refund': grpc.unary_unary_rpc_method_handler(
+                    servicer.Refund,
+                    request_deserializer=pursestrings_dot_wallet_dot_v1_dot_refunds__pb2.RefundRequest.FromString,
+                    response_serializer=pursestrings_dot_wallet_dot_v1_dot_refunds__pb2.RefundResponse.SerializeToString,
+            ),
+            'GetRefund': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRefund,
+                    request_deserializer=pursestrings_dot_wallet_dot_v1_dot_refunds__pb2.GetRefundRequest.FromString,
+                    response_serializer=pursestrings_dot_wallet_dot_v1_dot_refunds__pb2.GetRefundResponse.SerializeToString,
+            ),
+            'ListRefunds': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRefunds,
+                    request_deserializer=pursestrings_dot_wallet_dot_v1_dot_refunds__pb2.ListRefundsRequest.FromString,
+                    response_serializer=pursestrings_dot_wallet_dot_v1_dot_refunds__pb2.ListRefundsResponse.SerializeToString,
+            ),
+            'ListDisputes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDisputes,
+                    request_deserializer=pursestrings_dot_wallet_dot_v1_dot_refunds__pb2.ListDisputesRequest.FromString,
+                    response_serializer=pursestrings_dot_wallet_dot_v1_dot_refunds__pb2.ListDisputesResponse.SerializeToString,
+            ),
+            'GetStatement': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStatement,
+                    request_deserializer=pursestrings_dot_wallet_dot_v1_dot_statements__pb2.GetStatementRequest.FromString,
+                    response_serializer=pursestrings_dot_wallet_dot_v1_dot_statements__pb2.GetStatementResponse.SerializeToString,
+            ),
+            'Reconcile': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reconcile,
+                    request_deserializer=pursestrings_dot_wallet_dot_v1_dot_statements__pb2.ReconcileRequest.FromString,
+                    response_serializer=pursestrings_dot_wallet_dot_v1_dot_statements__pb2.ReconcileResponse.SerializeToString,
             ),
             'ListTransactions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListTransactions,
@@ -787,6 +908,195 @@ class WalletService(object):
             '/pursestrings.wallet.v1.WalletService/CreateGrant',
             pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.CreateGrantRequest.SerializeToString,
             pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.CreateGrantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Transfer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.wallet.v1.WalletService/Transfer',
+            pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.TransferRequest.SerializeToString,
+            pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.TransferResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Refund(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.wallet.v1.WalletService/Refund',
+            pursestrings_dot_wallet_dot_v1_dot_refunds__pb2.RefundRequest.SerializeToString,
+            pursestrings_dot_wallet_dot_v1_dot_refunds__pb2.RefundResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRefund(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.wallet.v1.WalletService/GetRefund',
+            pursestrings_dot_wallet_dot_v1_dot_refunds__pb2.GetRefundRequest.SerializeToString,
+            pursestrings_dot_wallet_dot_v1_dot_refunds__pb2.GetRefundResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRefunds(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.wallet.v1.WalletService/ListRefunds',
+            pursestrings_dot_wallet_dot_v1_dot_refunds__pb2.ListRefundsRequest.SerializeToString,
+            pursestrings_dot_wallet_dot_v1_dot_refunds__pb2.ListRefundsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDisputes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.wallet.v1.WalletService/ListDisputes',
+            pursestrings_dot_wallet_dot_v1_dot_refunds__pb2.ListDisputesRequest.SerializeToString,
+            pursestrings_dot_wallet_dot_v1_dot_refunds__pb2.ListDisputesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStatement(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.wallet.v1.WalletService/GetStatement',
+            pursestrings_dot_wallet_dot_v1_dot_statements__pb2.GetStatementRequest.SerializeToString,
+            pursestrings_dot_wallet_dot_v1_dot_statements__pb2.GetStatementResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reconcile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.wallet.v1.WalletService/Reconcile',
+            pursestrings_dot_wallet_dot_v1_dot_statements__pb2.ReconcileRequest.SerializeToString,
+            pursestrings_dot_wallet_dot_v1_dot_statements__pb2.ReconcileResponse.FromString,
             options,
             channel_credentials,
             insecure,

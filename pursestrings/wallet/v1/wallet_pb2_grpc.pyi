@@ -8,6 +8,8 @@ import collections.abc
 import grpc
 import grpc.aio
 import pursestrings.wallet.v1.payments_pb2
+import pursestrings.wallet.v1.refunds_pb2
+import pursestrings.wallet.v1.statements_pb2
 import pursestrings.wallet.v1.wallet_pb2
 import sys
 import typing
@@ -119,6 +121,118 @@ _WalletServiceCreateGrantType = typing_extensions.TypeVar(
     default=grpc.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.wallet_pb2.CreateGrantRequest,
         pursestrings.wallet.v1.wallet_pb2.CreateGrantResponse,
+    ],
+)
+
+_WalletServiceTransferType = typing_extensions.TypeVar(
+    '_WalletServiceTransferType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.TransferRequest,
+        pursestrings.wallet.v1.wallet_pb2.TransferResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.TransferRequest,
+        pursestrings.wallet.v1.wallet_pb2.TransferResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.TransferRequest,
+        pursestrings.wallet.v1.wallet_pb2.TransferResponse,
+    ],
+)
+
+_WalletServiceRefundType = typing_extensions.TypeVar(
+    '_WalletServiceRefundType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.refunds_pb2.RefundRequest,
+        pursestrings.wallet.v1.refunds_pb2.RefundResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.refunds_pb2.RefundRequest,
+        pursestrings.wallet.v1.refunds_pb2.RefundResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.refunds_pb2.RefundRequest,
+        pursestrings.wallet.v1.refunds_pb2.RefundResponse,
+    ],
+)
+
+_WalletServiceGetRefundType = typing_extensions.TypeVar(
+    '_WalletServiceGetRefundType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.refunds_pb2.GetRefundRequest,
+        pursestrings.wallet.v1.refunds_pb2.GetRefundResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.refunds_pb2.GetRefundRequest,
+        pursestrings.wallet.v1.refunds_pb2.GetRefundResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.refunds_pb2.GetRefundRequest,
+        pursestrings.wallet.v1.refunds_pb2.GetRefundResponse,
+    ],
+)
+
+_WalletServiceListRefundsType = typing_extensions.TypeVar(
+    '_WalletServiceListRefundsType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.refunds_pb2.ListRefundsRequest,
+        pursestrings.wallet.v1.refunds_pb2.ListRefundsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.refunds_pb2.ListRefundsRequest,
+        pursestrings.wallet.v1.refunds_pb2.ListRefundsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.refunds_pb2.ListRefundsRequest,
+        pursestrings.wallet.v1.refunds_pb2.ListRefundsResponse,
+    ],
+)
+
+_WalletServiceListDisputesType = typing_extensions.TypeVar(
+    '_WalletServiceListDisputesType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.refunds_pb2.ListDisputesRequest,
+        pursestrings.wallet.v1.refunds_pb2.ListDisputesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.refunds_pb2.ListDisputesRequest,
+        pursestrings.wallet.v1.refunds_pb2.ListDisputesResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.refunds_pb2.ListDisputesRequest,
+        pursestrings.wallet.v1.refunds_pb2.ListDisputesResponse,
+    ],
+)
+
+_WalletServiceGetStatementType = typing_extensions.TypeVar(
+    '_WalletServiceGetStatementType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.statements_pb2.GetStatementRequest,
+        pursestrings.wallet.v1.statements_pb2.GetStatementResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.statements_pb2.GetStatementRequest,
+        pursestrings.wallet.v1.statements_pb2.GetStatementResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.statements_pb2.GetStatementRequest,
+        pursestrings.wallet.v1.statements_pb2.GetStatementResponse,
+    ],
+)
+
+_WalletServiceReconcileType = typing_extensions.TypeVar(
+    '_WalletServiceReconcileType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.statements_pb2.ReconcileRequest,
+        pursestrings.wallet.v1.statements_pb2.ReconcileResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.statements_pb2.ReconcileRequest,
+        pursestrings.wallet.v1.statements_pb2.ReconcileResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.statements_pb2.ReconcileRequest,
+        pursestrings.wallet.v1.statements_pb2.ReconcileResponse,
     ],
 )
 
@@ -570,7 +684,7 @@ _WalletServiceAuditType = typing_extensions.TypeVar(
     ],
 )
 
-class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletServiceGetWalletType, _WalletServiceListWalletsType, _WalletServiceSetWalletStateType, _WalletServiceGetBalanceType, _WalletServiceCreateGrantType, _WalletServiceListTransactionsType, _WalletServiceTrialBalanceType, _WalletServiceExtendLeaseType, _WalletServiceCaptureLeaseType, _WalletServiceReturnLeaseType, _WalletServiceReverseCaptureType, _WalletServiceBatchLeaseOperationsType, _WalletServiceSyncLeasesType, _WalletServiceReclaimLeaseType, _WalletServiceSetupPaymentMethodType, _WalletServiceListPaymentMethodsType, _WalletServiceDetachPaymentMethodType, _WalletServiceTopUpType, _WalletServiceGetTopUpType, _WalletServiceListTopUpsType, _WalletServiceCancelTopUpType, _WalletServiceAuthenticatePaymentType, _WalletServiceSetRechargePolicyType, _WalletServiceGetRechargePolicyType, _WalletServiceGetRechargeType, _WalletServiceListRechargesType, _WalletServiceAuthorizeAttemptType, _WalletServiceReportAttemptType, _WalletServiceFailRechargeType, _WalletServiceIngestStripeEventType, _WalletServiceListStripeEventsType, _WalletServiceRequeueStripeEventsType, _WalletServiceAuditType]):
+class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletServiceGetWalletType, _WalletServiceListWalletsType, _WalletServiceSetWalletStateType, _WalletServiceGetBalanceType, _WalletServiceCreateGrantType, _WalletServiceTransferType, _WalletServiceRefundType, _WalletServiceGetRefundType, _WalletServiceListRefundsType, _WalletServiceListDisputesType, _WalletServiceGetStatementType, _WalletServiceReconcileType, _WalletServiceListTransactionsType, _WalletServiceTrialBalanceType, _WalletServiceExtendLeaseType, _WalletServiceCaptureLeaseType, _WalletServiceReturnLeaseType, _WalletServiceReverseCaptureType, _WalletServiceBatchLeaseOperationsType, _WalletServiceSyncLeasesType, _WalletServiceReclaimLeaseType, _WalletServiceSetupPaymentMethodType, _WalletServiceListPaymentMethodsType, _WalletServiceDetachPaymentMethodType, _WalletServiceTopUpType, _WalletServiceGetTopUpType, _WalletServiceListTopUpsType, _WalletServiceCancelTopUpType, _WalletServiceAuthenticatePaymentType, _WalletServiceSetRechargePolicyType, _WalletServiceGetRechargePolicyType, _WalletServiceGetRechargeType, _WalletServiceListRechargesType, _WalletServiceAuthorizeAttemptType, _WalletServiceReportAttemptType, _WalletServiceFailRechargeType, _WalletServiceIngestStripeEventType, _WalletServiceListStripeEventsType, _WalletServiceRequeueStripeEventsType, _WalletServiceAuditType]):
     """Keeps the money: wallets, grants, the ledger, leases granted, recharges and what Stripe says of them."""
 
     @typing.overload
@@ -598,6 +712,34 @@ class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletSe
         grpc.UnaryUnaryMultiCallable[
             pursestrings.wallet.v1.wallet_pb2.CreateGrantRequest,
             pursestrings.wallet.v1.wallet_pb2.CreateGrantResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.TransferRequest,
+            pursestrings.wallet.v1.wallet_pb2.TransferResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.refunds_pb2.RefundRequest,
+            pursestrings.wallet.v1.refunds_pb2.RefundResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.refunds_pb2.GetRefundRequest,
+            pursestrings.wallet.v1.refunds_pb2.GetRefundResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.refunds_pb2.ListRefundsRequest,
+            pursestrings.wallet.v1.refunds_pb2.ListRefundsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.refunds_pb2.ListDisputesRequest,
+            pursestrings.wallet.v1.refunds_pb2.ListDisputesResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.statements_pb2.GetStatementRequest,
+            pursestrings.wallet.v1.statements_pb2.GetStatementResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.statements_pb2.ReconcileRequest,
+            pursestrings.wallet.v1.statements_pb2.ReconcileResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             pursestrings.wallet.v1.wallet_pb2.ListTransactionsRequest,
@@ -740,6 +882,34 @@ class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletSe
             pursestrings.wallet.v1.wallet_pb2.CreateGrantResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.wallet_pb2.TransferRequest,
+            pursestrings.wallet.v1.wallet_pb2.TransferResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.refunds_pb2.RefundRequest,
+            pursestrings.wallet.v1.refunds_pb2.RefundResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.refunds_pb2.GetRefundRequest,
+            pursestrings.wallet.v1.refunds_pb2.GetRefundResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.refunds_pb2.ListRefundsRequest,
+            pursestrings.wallet.v1.refunds_pb2.ListRefundsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.refunds_pb2.ListDisputesRequest,
+            pursestrings.wallet.v1.refunds_pb2.ListDisputesResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.statements_pb2.GetStatementRequest,
+            pursestrings.wallet.v1.statements_pb2.GetStatementResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.statements_pb2.ReconcileRequest,
+            pursestrings.wallet.v1.statements_pb2.ReconcileResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             pursestrings.wallet.v1.wallet_pb2.ListTransactionsRequest,
             pursestrings.wallet.v1.wallet_pb2.ListTransactionsResponse,
         ],
@@ -871,6 +1041,27 @@ class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletSe
     CreateGrant: _WalletServiceCreateGrantType
     """Puts money into a wallet."""
 
+    Transfer: _WalletServiceTransferType
+    """Moves free money between wallets of a path of the tree: from parent to child, or back."""
+
+    Refund: _WalletServiceRefundType
+    """Gives money of a charge back to its payment method."""
+
+    GetRefund: _WalletServiceGetRefundType
+    """One refund."""
+
+    ListRefunds: _WalletServiceListRefundsType
+    """The refunds of a wallet, newest first."""
+
+    ListDisputes: _WalletServiceListDisputesType
+    """The disputes about charges of a wallet, newest first."""
+
+    GetStatement: _WalletServiceGetStatementType
+    """A month of a wallet: what came in, what was spent on which model, what went out."""
+
+    Reconcile: _WalletServiceReconcileType
+    """Compares Stripe, recharges, grants, the ledger and captures, and names each difference. Changes nothing."""
+
     ListTransactions: _WalletServiceListTransactionsType
     """The ledger's transfers of a wallet, newest first."""
 
@@ -979,6 +1170,34 @@ WalletServiceAsyncStub: typing_extensions.TypeAlias = WalletServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.wallet_pb2.CreateGrantRequest,
         pursestrings.wallet.v1.wallet_pb2.CreateGrantResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.wallet_pb2.TransferRequest,
+        pursestrings.wallet.v1.wallet_pb2.TransferResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.refunds_pb2.RefundRequest,
+        pursestrings.wallet.v1.refunds_pb2.RefundResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.refunds_pb2.GetRefundRequest,
+        pursestrings.wallet.v1.refunds_pb2.GetRefundResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.refunds_pb2.ListRefundsRequest,
+        pursestrings.wallet.v1.refunds_pb2.ListRefundsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.refunds_pb2.ListDisputesRequest,
+        pursestrings.wallet.v1.refunds_pb2.ListDisputesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.statements_pb2.GetStatementRequest,
+        pursestrings.wallet.v1.statements_pb2.GetStatementResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.statements_pb2.ReconcileRequest,
+        pursestrings.wallet.v1.statements_pb2.ReconcileResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.wallet_pb2.ListTransactionsRequest,
@@ -1144,6 +1363,62 @@ class WalletServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[pursestrings.wallet.v1.wallet_pb2.CreateGrantResponse, collections.abc.Awaitable[pursestrings.wallet.v1.wallet_pb2.CreateGrantResponse]]:
         """Puts money into a wallet."""
+
+    @abc.abstractmethod
+    def Transfer(
+        self,
+        request: pursestrings.wallet.v1.wallet_pb2.TransferRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.wallet.v1.wallet_pb2.TransferResponse, collections.abc.Awaitable[pursestrings.wallet.v1.wallet_pb2.TransferResponse]]:
+        """Moves free money between wallets of a path of the tree: from parent to child, or back."""
+
+    @abc.abstractmethod
+    def Refund(
+        self,
+        request: pursestrings.wallet.v1.refunds_pb2.RefundRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.wallet.v1.refunds_pb2.RefundResponse, collections.abc.Awaitable[pursestrings.wallet.v1.refunds_pb2.RefundResponse]]:
+        """Gives money of a charge back to its payment method."""
+
+    @abc.abstractmethod
+    def GetRefund(
+        self,
+        request: pursestrings.wallet.v1.refunds_pb2.GetRefundRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.wallet.v1.refunds_pb2.GetRefundResponse, collections.abc.Awaitable[pursestrings.wallet.v1.refunds_pb2.GetRefundResponse]]:
+        """One refund."""
+
+    @abc.abstractmethod
+    def ListRefunds(
+        self,
+        request: pursestrings.wallet.v1.refunds_pb2.ListRefundsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.wallet.v1.refunds_pb2.ListRefundsResponse, collections.abc.Awaitable[pursestrings.wallet.v1.refunds_pb2.ListRefundsResponse]]:
+        """The refunds of a wallet, newest first."""
+
+    @abc.abstractmethod
+    def ListDisputes(
+        self,
+        request: pursestrings.wallet.v1.refunds_pb2.ListDisputesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.wallet.v1.refunds_pb2.ListDisputesResponse, collections.abc.Awaitable[pursestrings.wallet.v1.refunds_pb2.ListDisputesResponse]]:
+        """The disputes about charges of a wallet, newest first."""
+
+    @abc.abstractmethod
+    def GetStatement(
+        self,
+        request: pursestrings.wallet.v1.statements_pb2.GetStatementRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.wallet.v1.statements_pb2.GetStatementResponse, collections.abc.Awaitable[pursestrings.wallet.v1.statements_pb2.GetStatementResponse]]:
+        """A month of a wallet: what came in, what was spent on which model, what went out."""
+
+    @abc.abstractmethod
+    def Reconcile(
+        self,
+        request: pursestrings.wallet.v1.statements_pb2.ReconcileRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.wallet.v1.statements_pb2.ReconcileResponse, collections.abc.Awaitable[pursestrings.wallet.v1.statements_pb2.ReconcileResponse]]:
+        """Compares Stripe, recharges, grants, the ledger and captures, and names each difference. Changes nothing."""
 
     @abc.abstractmethod
     def ListTransactions(

@@ -11,6 +11,10 @@ balances by itself. What may not go below zero is said here and, as constraints,
     reverse    spent → debt, then spent → available
     expire     available → expired
     repay      available → debt
+    refund     available → refunded             refund_failed: back
+    dispute    available → disputed, then debt → disputed
+    reinstate  disputed → available, and disputed → debt
+    move       available → moved_out, and in the other wallet moved_in → available
 """
 
 from dataclasses import dataclass
@@ -33,11 +37,22 @@ class AccountKind(StrEnum):
     SPENT = "spent"
     DEBT = "debt"
     EXPIRED = "expired"
+    REFUNDED = "refunded"
+    DISPUTED = "disputed"
+    MOVED_IN = "moved_in"
+    MOVED_OUT = "moved_out"
 
 
-WALLET_KINDS: Final = tuple(kind for kind in AccountKind if kind is not AccountKind.ESCROW)
-"""The accounts that every wallet has from the start; escrow accounts come with leases."""
-_SOURCES: Final = frozenset({AccountKind.FUNDING, AccountKind.PROMOTION, AccountKind.DEBT})
+WALLET_KINDS: Final = (
+    AccountKind.FUNDING,
+    AccountKind.PROMOTION,
+    AccountKind.AVAILABLE,
+    AccountKind.SPENT,
+    AccountKind.DEBT,
+    AccountKind.EXPIRED,
+)
+"""The accounts that every wallet has from the start; others come with their first transfer."""
+_SOURCES: Final = frozenset({AccountKind.FUNDING, AccountKind.PROMOTION, AccountKind.DEBT, AccountKind.MOVED_IN})
 
 
 class TransferKind(StrEnum):
@@ -51,6 +66,11 @@ class TransferKind(StrEnum):
     EXPIRE = "expire"
     DEBT = "debt"
     REPAY = "repay"
+    REFUND = "refund"
+    REFUND_FAILED = "refund_failed"
+    DISPUTE = "dispute"
+    REINSTATE = "reinstate"
+    MOVE = "move"
 
 
 @dataclass(slots=True)

@@ -3,9 +3,9 @@
 A **lot** is what is left of a grant. A **tag** says how much of a lot is leased to a holder or was spent, in the order
 of tagging. After every movement, to the nano:
 
-    lot:      amount = free + leased + spent + expired
+    lot:      amount = pending + free + leased + spent + expired + gone
     wallet:   Σ free = available      Σ leased of a holder = its escrow
-              Σ spent + debt = spent of the ledger
+              Σ (spent + gone) + debt = spent + refunded + disputed + moved_out of the ledger
 
 Movements check nothing about requests; `leases` and `commands` decide, and ask `Book.check_room` first.
 """
@@ -27,6 +27,8 @@ from services.wallet.domain.refusals import Refusal
 
 NOBODY: Final = ""
 """The holder of tags that paid off debt."""
+SOURCES: Final = {"PAID": AccountKind.FUNDING, "PROMOTIONAL": AccountKind.PROMOTION}
+"""Where a grant's money comes from, by its kind."""
 
 
 @dataclass(slots=True)
@@ -37,6 +39,11 @@ class Lot:
         name: The grant's resource name.
         priority: Lower burns first.
         expires_at: What is free expires then; None: never.
+        pending: Not in effect yet, and in no account until then.
+        gone: Refunded, disputed or moved to another wallet.
+        kind: PAID or PROMOTIONAL.
+        effective_at: When `pending` takes effect; None: it did from the start.
+        reference: What the ledger says of it.
     """
 
     name: str
@@ -48,6 +55,11 @@ class Lot:
     leased: int = 0
     spent: int = 0
     expired: int = 0
+    pending: int = 0
+    gone: int = 0
+    kind: str = "PAID"
+    effective_at: datetime | None = None
+    reference: str = ""
 
     @property
     def burn_key(self) -> tuple[int, bool, float, datetime, str]:
@@ -205,8 +217,27 @@ class Book:
         """Starts a transaction of linked transfers: all until the next call belong together."""
         self._transaction += 1
 
+    def mature(self, now: datetime) -> int:
+        """Puts in what takes effect by now; it pays debt first. Returns how much."""
+        total = 0
+        for lot in self.lots.values():
+            if lot.pending and lot.effective_at is not None and lot.effective_at <= now:
+                source = self._id(SOURCES[lot.kind])
+                self._post(TransferKind.GRANT, source, self._id(AccountKind.AVAILABLE), lot.pending, lot.reference)
+                total += lot.pending
+                lot.free += lot.pending
+                lot.pending = 0
+                self.changes.lots.add(lot.name)
+        if total:
+            self.repay("effective")
+        return total
+
     def expire(self, now: datetime) -> int:
-        """Expires what is free of every lot that is due; leased money is not touched. Returns how much."""
+        """Puts in what takes effect, and expires what is free of every lot that is due; leased money is not touched.
+
+        Returns how much has expired.
+        """
+        self.mature(now)
         available, expired = self._id(AccountKind.AVAILABLE), self._id(AccountKind.EXPIRED)
         total = 0
         for lot in self.lots.values():
@@ -222,7 +253,10 @@ class Book:
         """Puts a grant in; it pays debt first."""
         self.lots[lot.name] = lot
         self.changes.new_lots.add(lot.name)
-        self._post(TransferKind.GRANT, self._id(source), self._id(AccountKind.AVAILABLE), lot.free, reference)
+        if not lot.free:
+            return
+        kind = TransferKind.MOVE if source is AccountKind.MOVED_IN else TransferKind.GRANT
+        self._post(kind, self._id(source), self._id(AccountKind.AVAILABLE), lot.free, reference)
         self.repay(reference)
 
     def repay(self, reference: str) -> None:
@@ -231,7 +265,7 @@ class Book:
         if not due:
             return
         self._post(TransferKind.REPAY, self._id(AccountKind.AVAILABLE), self._id(AccountKind.DEBT), due, reference)
-        for lot, part in self._free_parts(due):
+        for lot, part in self.free_parts(due):
             lot.free -= part
             lot.spent += part
             self._tag(NOBODY, lot, leased=0, spent=part)
@@ -242,7 +276,7 @@ class Book:
             return
         escrow = self._escrow_id(lease.holder)
         self._post(TransferKind.EXTEND, self._id(AccountKind.AVAILABLE), escrow, amount, reference)
-        for lot, part in self._free_parts(amount):
+        for lot, part in self.free_parts(amount):
             lot.free -= part
             lot.leased += part
             self._tag(lease.holder, lot, leased=part, spent=0)
@@ -301,22 +335,106 @@ class Book:
             return
         self._post(TransferKind.REVERSE, spent, self._id(AccountKind.AVAILABLE), left, reference)
         # What this lease spent as debt was paid by tags of nobody, or never, when another lease gave its part back.
-        rank = {lease.holder: 0, NOBODY: 1}
-        own_first = sorted(self.tags, key=lambda tag: (rank.get(tag.holder, 2), -tag.position))
-        for tag in own_first:
-            if not left:
-                break
-            part = min(tag.spent, left)
-            if part:
-                self._move(tag, spent=-part, free=part)
-                left -= part
-        assert left == 0, "captures and tags differ"
+        self._unspend(left, lease.holder)
         self.expire(now)
+
+    def withdraw(
+        self, to: AccountKind, amount: int, reference: str, *, first: str, paid_only: bool
+    ) -> list[tuple[str, int]]:
+        """Takes money out for good; what is short is taken as debt. Returns which lots gave how much of it.
+
+        Args:
+            to: REFUNDED or DISPUTED.
+            amount: How much.
+            reference: A refund or a dispute.
+            first: The lot that gives first; then the others that were paid for, those that would burn last before
+                others, then what was given away.
+            paid_only: Whether what was given away must stay; then `amount` is at most what else is free.
+        """
+        kind = TransferKind.REFUND if to is AccountKind.REFUNDED else TransferKind.DISPUTE
+        free = [lot for lot in self.lots.values() if lot.free and (lot.kind == "PAID" or not paid_only)]
+        free.sort(key=lambda lot: lot.burn_key, reverse=True)
+        free.sort(key=lambda lot: (lot.name != first, lot.kind != "PAID"))
+        given = []
+        left = amount
+        for lot in free:
+            part = min(lot.free, left)
+            if part:
+                lot.free -= part
+                lot.gone += part
+                left -= part
+                given.append((lot.name, part))
+                self.changes.lots.add(lot.name)
+        assert not (left and paid_only), "more is refunded than is free"
+        if amount > left:
+            self._post(kind, self._id(AccountKind.AVAILABLE), self._id(to), amount - left, reference)
+        if left:
+            self._post(kind, self._id(AccountKind.DEBT), self._id(to), left, reference)
+        return given
+
+    def restore(
+        self, source: AccountKind, amount: int, given: list[tuple[str, int]], reference: str, now: datetime
+    ) -> None:
+        """Gives back what `withdraw` took: to the lots that gave it, the last of them first; the rest was debt.
+
+        Args:
+            source: REFUNDED or DISPUTED.
+            amount: How much.
+            given: What lots gave and did not get back yet, in the order of giving.
+            reference: The refund or the dispute.
+            now: The deciding clock.
+        """
+        kind = TransferKind.REFUND_FAILED if source is AccountKind.REFUNDED else TransferKind.REINSTATE
+        left = amount
+        for name, gave in reversed(given):
+            part = min(gave, left)
+            lot = self.lots[name]
+            lot.gone -= part
+            lot.free += part
+            left -= part
+            self.changes.lots.add(name)
+        to_debt = min(left, self.debt)
+        if amount > to_debt:
+            self._post(kind, self._id(source), self._id(AccountKind.AVAILABLE), amount - to_debt, reference)
+        if to_debt:
+            self._post(kind, self._id(source), self._id(AccountKind.DEBT), to_debt, reference)
+        # Debt that was paid since was paid by lots: they get it back.
+        self._unspend(left - to_debt, NOBODY)
+        self.expire(now)
+        self.repay(reference)
+
+    def move_out(self, amount: int, reference: str) -> list[tuple[Lot, int]]:
+        """Takes free money out for another wallet, in burn order; returns which lots gave how much of it."""
+        given = self.free_parts(amount)
+        self._post(
+            TransferKind.MOVE, self._id(AccountKind.AVAILABLE), self._id(AccountKind.MOVED_OUT), amount, reference
+        )
+        for lot, part in given:
+            lot.free -= part
+            lot.gone += part
+            self.changes.lots.add(lot.name)
+        return given
 
     # Parts of movements.
 
     def _id(self, kind: AccountKind) -> str:
-        return account_id(self.wallet, kind)
+        id_ = account_id(self.wallet, kind)
+        if id_ not in self.accounts:
+            self.accounts[id_] = Account(id_, kind)
+        return id_
+
+    def _unspend(self, amount: int, holder: str) -> None:
+        """Frees spent money of lots: of this holder first, then what paid off debt, the newest before others."""
+        rank = {holder: 0, NOBODY: 1}
+        own_first = sorted(self.tags, key=lambda tag: (rank.get(tag.holder, 2), -tag.position))
+        for tag in own_first:
+            if not amount:
+                break
+            part = min(tag.spent, amount)
+            if part:
+                self._move(tag, spent=-part, free=part)
+                amount -= part
+        assert amount == 0, "captures and tags differ"
 
     def _escrow_id(self, holder: str) -> str:
         id_ = account_id(self.wallet, AccountKind.ESCROW, holder)
@@ -333,7 +451,7 @@ class Book:
         assert taker.holds(), f"{taker.id} would hold {taker.balance}"
         self.changes.transfers.append(Transfer(self._transaction, kind, from_account, to_account, amount, reference))
 
-    def _free_parts(self, amount: int) -> list[tuple[Lot, int]]:
+    def free_parts(self, amount: int) -> list[tuple[Lot, int]]:
         """Which lots an amount comes from, in burn order."""
         parts = []
         for lot in sorted((lot for lot in self.lots.values() if lot.free), key=lambda lot: lot.burn_key):

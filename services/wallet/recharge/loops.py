@@ -4,7 +4,7 @@ All are safe with several replicas, and none is needed for the truth: Temporal o
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -46,11 +46,17 @@ _TRY_LATER: Final = frozenset({Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.D
 _log = get_logger(__name__)
 
 
-def recharge_loops(settings: StripeSettings, pool: asyncpg.Pool, stripe: Stripe) -> "RechargeLoops":
+OnEvent = Callable[[str], Awaitable[str]]
+"""Called with the PaymentIntent that an event is about; returns what became of it, for people."""
+
+
+def recharge_loops(
+    settings: StripeSettings, pool: asyncpg.Pool, stripe: Stripe, others: Mapping[str, OnEvent] | None = None
+) -> "RechargeLoops":
     """The loops as the wallet service runs them."""
     temporal = Temporal(settings)
     payments = Payments(TopUps(pool, stripe), Cards(pool, stripe))
-    return RechargeLoops(pool, Recharges(pool, stripe), payments, temporal)
+    return RechargeLoops(pool, Recharges(pool, stripe), payments, temporal, others=others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,7 @@ class RechargeLoops:
         payments: Moves top-ups, and looks after cards.
         temporal: Where the workflows run.
         clock: The deciding clock.
+        others: Who is told of events whose type begins so, instead of recharges.
     """
 
     def __init__(
@@ -80,10 +87,12 @@ class RechargeLoops:
         temporal: Temporal,
         *,
         clock: Clock = wallets_store.clock,
+        others: Mapping[str, OnEvent] | None = None,
     ) -> None:
         self._pool = pool
         self._recharges = recharges
         self._payments = payments
+        self._others = others or {}
         self._clock = clock
         self._start = Relay(pool, TOPIC_START, temporal.start, batch_max=_RELAY_BATCH_MAX)
         self._signal = Relay(pool, TOPIC_SIGNAL, temporal.signal, batch_max=_RELAY_BATCH_MAX)
@@ -136,6 +145,9 @@ class RechargeLoops:
             return "stored: nothing is done about its type"
         if event.livemode != self._recharges.livemode:
             return "stored: it is of another mode than the Stripe key"
+        for prefix, other in self._others.items():
+            if event.type.startswith(prefix) and event.payment_intent is not None:
+                return await other(event.payment_intent)
         about = event.recharge or ""
         if "/topUps/" in about or "/cardSetups/" in about:
             return await self._payment_outcome(event, about)

@@ -19,6 +19,8 @@ from services.wallet.recharge.store import policies
 from services.wallet.recharge.store import recharges as rows
 from services.wallet.recharge.store.policies import Facts
 from services.wallet.recharge.store.recharges import AttemptRow, RechargeRow
+from services.wallet.refunds.store import charges
+from services.wallet.refunds.store.charges import NewCharge
 
 _PAID_PRIORITY: Final = 100
 
@@ -108,6 +110,8 @@ async def succeed(connection: asyncpg.Connection, row: RechargeRow, intent: Inte
     await rows.end_attempt(connection, row, AttemptState.SUCCEEDED, "", now)
     grant = await _grant(connection, row, received_nanos, now)
     await rows.succeed(connection, row, received_nanos, grant, now)
+    charge = NewCharge(intent.payment_intent, row.wallet, row.name, grant, row.currency, received_nanos)
+    await charges.put(connection, row.org, charge, now)
     if received_nanos < row.amount_nanos:
         rest_nanos = row.amount_nanos - received_nanos
         await policies.release(connection, row.org, row.wallet, row.month, rest_nanos, count=0)

@@ -14,7 +14,7 @@ from services.kit.auth import identity
 from services.kit.database import transact
 from services.kit.errors import conflict, invalid, not_found
 from services.wallet import convert, ledger
-from services.wallet.domain.commands import RequestKey
+from services.wallet.domain.commands import ENDING, RequestKey
 from services.wallet.recharge import names
 from services.wallet.recharge.cards import make_default
 from services.wallet.recharge.convert import (
@@ -79,7 +79,7 @@ class RechargeMethods(PaymentMethods):
             stored = await _stored_answer(connection, key)
         if stored is not None:
             return stored
-        if wallet.state == "CLOSED":
+        if wallet.state in ENDING:
             raise conflict("WALLET_CLOSED", f"{wallet.name} is closed for good; create another wallet", field="wallet")
         installation = await self.recharges.installation()
         customer = wallet.stripe_customer or await self._stripe.create_customer(

@@ -118,6 +118,14 @@ class Stripe:
         """Closes the connections."""
         await self._http.close_async()  # type: ignore[no-untyped-call]
 
+    async def call(self, run: Callable[[stripe.StripeClient], Awaitable[T]]) -> T:
+        """Runs a call of the SDK for a room that has calls of its own.
+
+        Raises:
+            PurseError: UNAVAILABLE, or STRIPE_REFUSED: Stripe has not done it for certain.
+        """
+        return await ask_or_refuse(lambda: run(self._client))
+
     async def create_customer(self, installation: str, org: str, wallet: str, key: str) -> str:
         """A customer that holds a wallet's payment methods; returns its id."""
         metadata = metadata_of(installation=installation, org=org, wallet=wallet)

@@ -19,6 +19,7 @@ from services.wallet.recharge import names
 from services.wallet.recharge.domain import outcome as outcomes
 from services.wallet.recharge.domain import top_up as rules
 from services.wallet.recharge.domain.attempts import AUTHENTICATION, WalletState
+from services.wallet.recharge.domain.outcome import Intent
 from services.wallet.recharge.domain.policy import over_cap
 from services.wallet.recharge.domain.top_up import Asks, Cancel, Open, Over, Paid, Problem, Seen, State
 from services.wallet.recharge.observe import Clock
@@ -29,6 +30,8 @@ from services.wallet.recharge.store import top_ups as rows
 from services.wallet.recharge.store.policies import Facts
 from services.wallet.recharge.store.top_ups import TopUpRow
 from services.wallet.recharge.stripe import MISSING, REFUSED, Stripe
+from services.wallet.refunds.store import charges
+from services.wallet.refunds.store.charges import NewCharge
 from services.wallet.store import wallets as wallets_store
 
 _LOOKS_MAX: Final = 4
@@ -228,7 +231,7 @@ class TopUps:
             await rows.set_intent(connection, row, intent.payment_intent, intent.status, code)
         match result:
             case Paid(paid):
-                await self._grant(connection, row, paid.amount_received_minor, now)
+                await self._grant(connection, row, paid, now)
             case Problem(problem):
                 await _note_problem(connection, row, problem)
             case Over(reason, code):
@@ -237,9 +240,9 @@ class TopUps:
                 await rows.check_again(connection, row, now + rows.LOOK_AGAIN)
         return _known(await rows.get(connection, row.org, row.name), row.name)
 
-    async def _grant(self, connection: asyncpg.Connection, row: TopUpRow, received_minor: int, now: datetime) -> None:
+    async def _grant(self, connection: asyncpg.Connection, row: TopUpRow, paid: Intent, now: datetime) -> None:
         """Pending → succeeded and the grant, in this one transaction."""
-        received_nanos = money.from_minor_units(received_minor, row.currency)
+        received_nanos = money.from_minor_units(paid.amount_received_minor, row.currency)
         grant = ""
         for grant_id in names.grant_ids(row.name):
             try:
@@ -262,6 +265,8 @@ class TopUps:
                     raise
         assert grant, f"{row.name}: both names of its grant are taken"
         await rows.succeed(connection, row, received_nanos, grant, now)
+        charge = NewCharge(paid.payment_intent, row.wallet, row.name, grant, row.currency, received_nanos)
+        await charges.put(connection, row.org, charge, now)
         if row.month is not None and received_nanos < row.amount_nanos:
             rest = row.amount_nanos - received_nanos
             await policies.release(connection, row.org, row.wallet, row.month, rest, count=0)
@@ -270,7 +275,7 @@ class TopUps:
 
 
 def _check(known: Facts, asked: TopUpRow) -> None:
-    if known.wallet_state is WalletState.CLOSED:
+    if known.wallet_state in {WalletState.CLOSING, WalletState.CLOSED}:
         raise conflict("WALLET_CLOSED", f"{asked.wallet} is closed for good; create another wallet", field="wallet")
     if known.moved_nanos + 2 * asked.amount_nanos > LEDGER_MAX_NANOS:
         raise conflict(

@@ -57,21 +57,55 @@ WITH kinds AS (
            sum(credits_nanos - debits_nanos) FILTER (WHERE kind = 'escrow') AS escrow,
            sum(credits_nanos - debits_nanos) FILTER (WHERE kind = 'spent') AS spent,
            sum(debits_nanos - credits_nanos) FILTER (WHERE kind = 'debt') AS debt,
-           sum(credits_nanos - debits_nanos) FILTER (WHERE kind = 'expired') AS expired
+           sum(credits_nanos - debits_nanos) FILTER (WHERE kind = 'expired') AS expired,
+           coalesce(sum(credits_nanos - debits_nanos) FILTER (
+               WHERE kind IN ('refunded', 'disputed', 'moved_out')), 0) AS gone,
+           coalesce(sum(debits_nanos - credits_nanos) FILTER (
+               WHERE kind IN ('funding', 'promotion', 'moved_in')), 0) AS put_in
     FROM accounts WHERE {_ONLY} GROUP BY org, wallet
 ), lots AS (
     SELECT org, wallet, sum(free_nanos) AS free, sum(leased_nanos) AS leased, sum(spent_nanos) AS spent,
-           sum(expired_nanos) AS expired
+           sum(expired_nanos) AS expired, sum(gone_nanos) AS gone, sum(amount_nanos - pending_nanos) AS put_in
     FROM grants WHERE {_ONLY} GROUP BY org, wallet
 )
 SELECT k.wallet || ': available ' || k.available || ' free ' || coalesce(l.free, 0)
        || ', escrow ' || coalesce(k.escrow, 0) || ' leased ' || coalesce(l.leased, 0)
-       || ', spent ' || k.spent || ' less debt ' || k.debt || ' from lots ' || coalesce(l.spent, 0)
+       || ', spent ' || k.spent || ' and gone ' || k.gone || ' less debt ' || k.debt || ' from lots '
+       || coalesce(l.spent, 0) || ' and ' || coalesce(l.gone, 0)
+       || ', put in ' || k.put_in || ' as lots ' || coalesce(l.put_in, 0)
        || ', expired ' || k.expired || ' of lots ' || coalesce(l.expired, 0)
 FROM kinds k LEFT JOIN lots l USING (org, wallet)
 WHERE k.available <> coalesce(l.free, 0) OR coalesce(k.escrow, 0) <> coalesce(l.leased, 0)
-   OR k.spent - k.debt <> coalesce(l.spent, 0) OR k.expired <> coalesce(l.expired, 0)
+   OR k.spent + k.gone - k.debt <> coalesce(l.spent + l.gone, 0) OR k.put_in <> coalesce(l.put_in, 0)
+   OR k.expired <> coalesce(l.expired, 0)
 ORDER BY k.wallet
+"""
+_MOVES_EQUAL = f"""
+SELECT org || ' ' || currency || ': moved out and in differ by ' || sum(credits_nanos - debits_nanos)
+FROM accounts WHERE kind IN ('moved_in', 'moved_out') AND {_ONLY}
+GROUP BY org, currency HAVING sum(credits_nanos - debits_nanos) <> 0 ORDER BY 1
+"""
+_BACK_EQUALS_ACCOUNTS = f"""
+WITH kinds AS (
+    SELECT org, wallet, coalesce(sum(credits_nanos - debits_nanos) FILTER (WHERE kind = 'refunded'), 0) AS refunded,
+           coalesce(sum(credits_nanos - debits_nanos) FILTER (WHERE kind = 'disputed'), 0) AS disputed
+    FROM accounts WHERE {_ONLY} GROUP BY org, wallet
+), refunds AS (
+    SELECT org, wallet, sum(amount_nanos) AS nanos FROM refunds WHERE state <> 'FAILED' AND {_ONLY} GROUP BY org, wallet
+), disputes AS (
+    SELECT org, wallet, sum(withdrawn_nanos - restored_nanos) AS nanos FROM disputes WHERE {_ONLY} GROUP BY org, wallet
+), charges AS (
+    SELECT org, wallet, sum(refunded_nanos) AS refunded, sum(disputed_nanos) AS disputed FROM charges WHERE {_ONLY}
+    GROUP BY org, wallet
+)
+SELECT k.wallet || ': refunded ' || k.refunded || ', refunds ' || coalesce(r.nanos, 0) || ', of charges '
+       || coalesce(c.refunded, 0) || '; disputed ' || k.disputed || ', disputes ' || coalesce(d.nanos, 0)
+       || ', of charges ' || coalesce(c.disputed, 0)
+FROM kinds k LEFT JOIN refunds r USING (org, wallet) LEFT JOIN disputes d USING (org, wallet)
+LEFT JOIN charges c USING (org, wallet)
+WHERE k.refunded <> coalesce(r.nanos, 0) OR k.refunded <> coalesce(c.refunded, 0)
+   OR k.disputed <> coalesce(d.nanos, 0) OR k.disputed <> coalesce(c.disputed, 0)
+ORDER BY 1
 """
 _TAGS_EQUAL_LOTS = f"""
 WITH by_lot AS (
@@ -143,6 +177,8 @@ CHECKS: Final = {
     "I4.ledger_is_append_only": _APPEND_ONLY,
     "I5.escrow_equals_leases": _ESCROW_EQUALS_LEASES,
     "I5.lots_equal_accounts": _LOTS_EQUAL_ACCOUNTS,
+    "I4.moves_are_equal": _MOVES_EQUAL,
+    "I8.money_back_is_in_the_ledger": _BACK_EQUALS_ACCOUNTS,
     "I5.tags_equal_lots": _TAGS_EQUAL_LOTS,
     "I5.tags_equal_leases": _TAGS_EQUAL_LEASES,
     "I2.lease_numbers_are_whole": _NUMBERS_WHOLE,

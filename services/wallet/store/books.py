@@ -60,10 +60,11 @@ WHERE t.newer < t.amount
 """
 _LOT_COLUMNS = """
 g.org, g.wallet, g.name, g.amount_nanos, g.priority, g.expires_at, g.created_at, g.free_nanos, g.leased_nanos,
-g.spent_nanos, g.expired_nanos
+g.spent_nanos, g.expired_nanos, g.pending_nanos, g.gone_nanos, g.kind, g.effective_at, g.reference
 """
 _LOTS = f"""
-SELECT {_LOT_COLUMNS} FROM grants g JOIN {_KEYS} USING (org, wallet) WHERE g.free_nanos > 0 OR g.leased_nanos > 0
+SELECT {_LOT_COLUMNS} FROM grants g JOIN {_KEYS} USING (org, wallet)
+WHERE g.free_nanos > 0 OR g.leased_nanos > 0 OR g.pending_nanos > 0
 """
 _LOTS_BY_NAME = f"""
 SELECT {_LOT_COLUMNS} FROM grants g JOIN unnest($1::text[], $2::text[]) AS k(org, name) USING (org, name)
@@ -89,16 +90,18 @@ SELECT t.*, $10::timestamptz FROM unnest(
 """
 _SAVE_LOTS = """
 UPDATE grants g
-SET free_nanos = l.free, leased_nanos = l.leased, spent_nanos = l.spent, expired_nanos = l.expired
-FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[])
-AS l(org, name, free, leased, spent, expired)
+SET free_nanos = l.free, leased_nanos = l.leased, spent_nanos = l.spent, expired_nanos = l.expired,
+    pending_nanos = l.pending, gone_nanos = l.gone
+FROM unnest(
+    $1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[]
+) AS l(org, name, free, leased, spent, expired, pending, gone)
 WHERE g.org = l.org AND g.name = l.name
 """
 _INSERT_GRANT = """
 INSERT INTO grants
 (org, name, wallet, kind, currency, amount_nanos, priority, expires_at, reference, recharge, created_at,
- free_nanos, leased_nanos, spent_nanos, expired_nanos)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+ free_nanos, leased_nanos, spent_nanos, expired_nanos, pending_nanos, gone_nanos, effective_at, origin)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
 """
 _SAVE_TAGS = """
 INSERT INTO tags (org, wallet, position, holder, lot, leased_nanos, spent_nanos)
@@ -154,9 +157,12 @@ SELECT g.org, g.name FROM grants g JOIN unnest($1::text[], $2::text[]) AS k(org,
 _LOCK_EXPIRING = """
 SELECT w.org, w.name FROM wallets w
 WHERE (w.org, w.name) IN (
-    SELECT g.org, g.wallet FROM grants g
-    WHERE g.free_nanos > 0 AND g.expires_at IS NOT NULL AND g.expires_at <= clock_timestamp()
-    ORDER BY g.expires_at LIMIT $1
+    (SELECT g.org, g.wallet FROM grants g
+     WHERE g.free_nanos > 0 AND g.expires_at IS NOT NULL AND g.expires_at <= clock_timestamp()
+     ORDER BY g.expires_at LIMIT $1)
+    UNION
+    (SELECT g.org, g.wallet FROM grants g
+     WHERE g.pending_nanos > 0 AND g.effective_at <= clock_timestamp() ORDER BY g.effective_at LIMIT $1)
 )
 ORDER BY w.org, w.name FOR NO KEY UPDATE SKIP LOCKED
 """
@@ -184,14 +190,18 @@ class Additions:
 
 
 async def load(
-    conn: asyncpg.Connection, wallets: Iterable[Key], give_back: Mapping[Key, int] | None = None
+    conn: asyncpg.Connection,
+    wallets: Iterable[Key],
+    give_back: Mapping[Key, int] | None = None,
+    lots: Sequence[Key] = (),
 ) -> dict[Key, Book]:
     """Locks wallets in their order and loads their books; unknown ones are missing from the answer.
 
     Args:
         conn: In a READ COMMITTED transaction, so that what is read after the locks is what is true under them.
         wallets: Which.
-        give_back: How much of captures may be given back, in nano-units by wallet.
+        give_back: How much of captures, or of debt that was paid, may be given back, in nano-units by wallet.
+        lots: Names (org, grant) of lots that are needed even if nothing is left of them.
     """
     keys = sorted(set(wallets))
     args = ([org for org, _ in keys], [name for _, name in keys])
@@ -204,7 +214,7 @@ async def load(
     leases = defaultdict(list)
     for row in await conn.fetch(_LEASES, *args):
         leases[row[0], row[1]].append(Lease(*row[2:]))
-    tags, lots = await _load_lots(conn, args, give_back or {})
+    tags, found = await _load_lots(conn, args, give_back or {}, lots)
     return {
         (org, name): Book(
             org,
@@ -213,7 +223,7 @@ async def load(
             state=state,
             state_reason=reason,
             accounts=accounts[org, name],
-            lots=lots[org, name],
+            lots=found[org, name],
             tags=tags[org, name],
             leases=leases[org, name],
         )
@@ -222,7 +232,7 @@ async def load(
 
 
 async def _load_lots(
-    conn: asyncpg.Connection, args: tuple[list[str], list[str]], give_back: Mapping[Key, int]
+    conn: asyncpg.Connection, args: tuple[list[str], list[str]], give_back: Mapping[Key, int], named: Sequence[Key]
 ) -> tuple[Mapping[Key, list[Tag]], Mapping[Key, list[Lot]]]:
     tags: dict[Key, dict[int, Tag]] = defaultdict(dict)
     lots: dict[Key, dict[str, Lot]] = defaultdict(dict)
@@ -230,6 +240,7 @@ async def _load_lots(
         tags[row[0], row[1]][row[2]] = Tag(*row[2:])
     for row in await conn.fetch(_LOTS, *args):
         lots[row[0], row[1]][row[2]] = Lot(*row[2:])
+    names = set(named)
     if give_back:
         by_wallet = sorted(give_back.items())
         rows = await conn.fetch(
@@ -240,8 +251,10 @@ async def _load_lots(
         )
         for row in rows:
             tags[row[0], row[1]].setdefault(row[2], Tag(*row[2:]))
-        names = sorted({(row[0], row[4]) for row in rows})
-        for row in await conn.fetch(_LOTS_BY_NAME, [org for org, _ in names], [name for _, name in names]):
+        names |= {(row[0], row[4]) for row in rows}
+    if names:
+        wanted = sorted(names)
+        for row in await conn.fetch(_LOTS_BY_NAME, [org for org, _ in wanted], [name for _, name in wanted]):
             lots[row[0], row[1]].setdefault(row[2], Lot(*row[2:]))
     return (
         defaultdict(list, {key: list(found.values()) for key, found in tags.items()}),
@@ -323,13 +336,13 @@ async def _save_lots(conn: asyncpg.Connection, books: list[Book], additions: Add
             _INSERT_GRANT,
             *(grant.org, grant.name, grant.wallet, grant.kind, grant.currency, grant.amount, grant.priority),
             *(grant.expires_at, grant.reference, grant.recharge, now),
-            *(lot.free, lot.leased, lot.spent, lot.expired),
+            *(lot.free, lot.leased, lot.spent, lot.expired, lot.pending, lot.gone, grant.effective_at, grant.origin),
         )
     rows = []
     for book in books:
         for name in sorted(book.changes.lots - book.changes.new_lots):
             lot = book.lots[name]
-            rows.append((book.org, name, lot.free, lot.leased, lot.spent, lot.expired))
+            rows.append((book.org, name, lot.free, lot.leased, lot.spent, lot.expired, lot.pending, lot.gone))
     await _execute(conn, _SAVE_LOTS, rows)
 
 

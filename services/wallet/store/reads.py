@@ -8,6 +8,7 @@ from uuid import UUID
 import asyncpg
 
 from services.wallet.domain.book import Lease
+from services.wallet.store.wallets import Balance
 
 GRANTS_SHOWN = 100
 """The most grants that a balance lists."""
@@ -15,9 +16,10 @@ TRIAL_ROWS_MAX = 50_000
 """The most rows of a trial balance; more organisations must be asked for one by one."""
 
 _GRANTS = """
-SELECT name, wallet, kind, currency, amount_nanos, priority, expires_at, created_at, free_nanos + leased_nanos,
-       recharge
-FROM grants WHERE org = $1 AND wallet = $2 AND (free_nanos > 0 OR leased_nanos > 0)
+SELECT name, wallet, kind, currency, amount_nanos, priority, expires_at, created_at,
+       free_nanos + leased_nanos + pending_nanos,
+       recharge, effective_at, origin
+FROM grants WHERE org = $1 AND wallet = $2 AND (free_nanos > 0 OR leased_nanos > 0 OR pending_nanos > 0)
 ORDER BY priority, expires_at NULLS LAST, created_at, name LIMIT $3
 """
 _TRANSFERS = """
@@ -29,6 +31,30 @@ _TRIAL = """
 SELECT org, kind, currency, sum(debits_nanos)::text AS debits, sum(credits_nanos)::text AS credits
 FROM accounts WHERE $1::text IS NULL OR org = $1 GROUP BY org, kind, currency ORDER BY org, kind, currency LIMIT $2
 """
+# A wallet's accounts as its transfers until then leave them; the kind is the second part of an account's id.
+_SIDES_AS_OF = """
+SELECT a.org, a.wallet, a.kind, a.currency, coalesce(sum(s.debits), 0) AS debits, coalesce(sum(s.credits), 0) AS credits
+FROM accounts a
+LEFT JOIN (
+    SELECT from_account AS id, amount_nanos AS debits, 0 AS credits FROM transfers
+    WHERE org = $1 AND ($2::text IS NULL OR wallet = $2) AND posted_at <= $3
+    UNION ALL
+    SELECT to_account, 0, amount_nanos FROM transfers
+    WHERE org = $1 AND ($2::text IS NULL OR wallet = $2) AND posted_at <= $3
+) AS s ON s.id = a.id
+WHERE a.org = $1 AND ($2::text IS NULL OR a.wallet = $2) GROUP BY a.org, a.wallet, a.kind, a.currency
+"""
+_TRIAL_AS_OF = f"""
+SELECT org, kind, currency, sum(debits)::text, sum(credits)::text FROM ({_SIDES_AS_OF}) AS k
+GROUP BY org, kind, currency ORDER BY org, kind, currency
+"""  # noqa: S608 - a constant
+_BALANCE_AS_OF = f"""
+SELECT coalesce(sum(credits - debits) FILTER (WHERE kind = 'available'), 0)::bigint,
+       coalesce(sum(credits - debits) FILTER (WHERE kind = 'escrow'), 0)::bigint,
+       coalesce(sum(debits - credits) FILTER (WHERE kind = 'debt'), 0)::bigint,
+       coalesce(sum(credits - debits) FILTER (WHERE kind = 'spent'), 0)::bigint
+FROM ({_SIDES_AS_OF}) AS k
+"""  # noqa: S608 - a constant
 _LEASES = """
 SELECT w.org, w.name, w.state, a.credits_nanos - a.debits_nanos AS available, clock_timestamp() AS now,
        l.flow_at, l.epoch, l.n, l.extended_nanos, l.captured_nanos, l.returned_nanos, l.reversed_nanos,
@@ -61,6 +87,8 @@ class GrantRow:
     created_at: datetime
     remaining: int
     recharge: str | None
+    effective_at: datetime | None = None
+    origin: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +154,17 @@ async def trial_balance(conn: asyncpg.Connection, org: str | None) -> list[Trial
     """Sums by organisation, kind and currency, sorted; one more than `TRIAL_ROWS_MAX` shows that there are more."""
     rows = await conn.fetch(_TRIAL, org, TRIAL_ROWS_MAX + 1)
     return [TrialRow(row[0], row[1], row[2], int(row[3]), int(row[4])) for row in rows]
+
+
+async def trial_balance_as_of(conn: asyncpg.Connection, org: str, at: datetime) -> list[TrialRow]:
+    """An organisation's sums as its ledger stood at that instant, sorted."""
+    rows = await conn.fetch(_TRIAL_AS_OF, org, None, at)
+    return [TrialRow(row[0], row[1], row[2], int(row[3]), int(row[4])) for row in rows]
+
+
+async def balance_as_of(conn: asyncpg.Connection, org: str, wallet: str, at: datetime) -> Balance:
+    """What a wallet had at that instant, from its ledger."""
+    return Balance(*await conn.fetchrow(_BALANCE_AS_OF, org, wallet, at))
 
 
 async def lease_views(conn: asyncpg.Connection, holder: str, wallets: Sequence[tuple[str, str]]) -> list[LeaseView]:

@@ -64,6 +64,22 @@ DELETE FROM request_keys WHERE (org, method, id) IN (
 )
 """
 
+_SET_STATE = "UPDATE wallets SET state = $3, state_reason = $4 WHERE org = $1 AND name = $2"
+_CLOSING = """
+SELECT w.org, w.name, (
+    SELECT p.name FROM wallets p
+    WHERE p.org = w.org AND p.currency = w.currency AND p.state = 'OPEN' AND p.name <> w.name
+      AND starts_with(w.subject || '/', p.subject || '/')
+    ORDER BY length(p.subject) DESC, p.name LIMIT 1
+)
+FROM wallets w
+WHERE w.state = 'CLOSING' AND NOT EXISTS (
+    SELECT FROM accounts a
+    WHERE a.org = w.org AND a.wallet = w.name AND a.kind = 'escrow' AND a.credits_nanos > a.debits_nanos
+)
+ORDER BY w.org, w.name LIMIT $1
+"""
+
 KEYS_KEPT = timedelta(days=7)
 """How long a request id protects."""
 
@@ -237,3 +253,14 @@ async def forget_keys(conn: asyncpg.Connection, before: datetime, limit: int) ->
     """Deletes request keys older than `before`, at most `limit`; returns how many."""
     status: str = await conn.execute(_FORGET_KEYS, before, limit)
     return int(status.rpartition(" ")[2])
+
+
+async def set_state(conn: asyncpg.Connection, org: str, wallet: str, state: str, reason: str) -> None:
+    """Changes a locked wallet's state, and has budget databases told."""
+    await conn.execute(_SET_STATE, org, wallet, state, reason)
+    await bump_directory(conn, [org])
+
+
+async def settled_closing(conn: asyncpg.Connection, limit: int) -> list[tuple[str, str, str | None]]:
+    """Wallets that are being closed with nothing leased any more: (org, name, nearest open one above, if any)."""
+    return [(row[0], row[1], row[2]) for row in await conn.fetch(_CLOSING, limit)]

@@ -18,7 +18,7 @@ from services.kit.groupcommit import GroupCommit
 from services.kit.server import GrpcServer
 from services.kit.settings import secret
 from services.wallet.access import ACCESS
-from services.wallet.convert import encode_grant
+from services.wallet.convert import encode
 from services.wallet.ledger import Ledger
 from services.wallet.recharge import audit as recharge_audit
 from services.wallet.recharge.service import RechargeMethods
@@ -58,9 +58,7 @@ async def rig(
     async def serving(settings: WalletSettings) -> AsyncIterator[GrpcServer]:
         pool = await create_pool(secret(settings.wallet_dsn, "PURSE_WALLET_DSN"), application_name="wallet")
         async with pool:
-            commits = GroupCommit(
-                pool, Ledger(evaluate_low, encode_grant).run_batch, org_of=lambda c: c.org, name="ledger"
-            )
+            commits = GroupCommit(pool, Ledger(evaluate_low, encode).run_batch, org_of=lambda c: c.org, name="ledger")
             provider = Stripe(settings)
             service = WalletService(pool, commits, provider, recharge_audit.checks)
             RechargeMethods.__init__(service, pool, provider, clock=clock)

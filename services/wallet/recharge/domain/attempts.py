@@ -110,6 +110,7 @@ class WalletState(StrEnum):
 
     OPEN = "OPEN"
     FROZEN = "FROZEN"
+    CLOSING = "CLOSING"
     CLOSED = "CLOSED"
 
 
@@ -213,7 +214,7 @@ def exhausted(recharge: Standing, now: datetime) -> bool:
 def _not_needed(world: Circumstances) -> str:
     if world.policy is None or not world.policy.enabled:
         return "the policy is not in force any more"
-    if world.wallet_state is WalletState.CLOSED:
+    if world.wallet_state in {WalletState.CLOSING, WalletState.CLOSED}:
         return "the wallet is closed"
     if world.balance_nanos >= world.policy.threshold_nanos:
         return "the balance is at its threshold again, so the charge is not needed any more"
