@@ -39,7 +39,7 @@ ACCESS: Final[Mapping[str, Rule]] = {
     f"{_SERVICE}/GetRefund": rule(by_name("name", "refunds"), *_BOOKKEEPERS),
     f"{_SERVICE}/ListRefunds": rule(by_name("wallet", "wallets"), *_BOOKKEEPERS),
     f"{_SERVICE}/ListDisputes": rule(by_name("wallet", "wallets"), *_BOOKKEEPERS),
-    f"{_SERVICE}/GetStatement": rule(by_name("wallet", "wallets"), *_READERS),
+    f"{_SERVICE}/GetStatement": rule(by_name("wallet", "wallets"), *_BOOKKEEPERS),
     f"{_SERVICE}/Reconcile": rule(_wallet_or_org, *_BOOKKEEPERS),
     f"{_SERVICE}/ListTransactions": rule(by_name("wallet", "wallets"), *_BOOKKEEPERS),
     f"{_SERVICE}/TrialBalance": rule(by_org("org"), *_BOOKKEEPERS),
