@@ -10,10 +10,15 @@ from pursestrings._usage import token_counts
 from pursestrings.cli.connection import Suite, pages, with_suite
 from pursestrings.cli.failures import CliError
 from pursestrings.cli.options import Json, Limit, amount, begin, instant, labels
-from pursestrings.cli.output import Output, money, to_plain
+from pursestrings.cli.output import Output, bar, money, to_plain
+from pursestrings.cli.usage_views import burn, forecast, runs
 from pursestrings.metering.v1 import metering_pb2
 
 app = typer.Typer(help="What was used, what it cost, and what a call would cost.", no_args_is_help=True)
+
+app.command()(runs)
+app.command()(burn)
+app.command()(forecast)
 
 Subject = Annotated[str, typer.Argument(help="Whose, those below it included.")]
 TimeZone = Annotated[str, typer.Option("--time-zone", help="IANA zone of the days. Default: UTC.")]
@@ -40,9 +45,11 @@ def query(
     context: typer.Context,
     *,
     subject: Subject,
-    by: Annotated[str, typer.Option("--by", help="day, model, subject, provider, operation; up to three.")] = "model",
+    by: Annotated[str, typer.Option("--by", help="day, hour, model, team, agent, run, …; up to three.")] = "model",
     start: Annotated[str | None, typer.Option("--from", help="From this day or instant. Default: this month.")] = None,
     end: Annotated[str | None, typer.Option("--to", help="To this day or instant, not included. Default: now.")] = None,
+    label_key: Annotated[str, typer.Option("--label-key", help="The label whose values '--by label' shows.")] = "",
+    zeros: Annotated[bool, typer.Option("--zeros", help="Also hours, days or months without usage.")] = False,
     time_zone: TimeZone = "",
     limit: Limit = 1000,
     as_json: Json = False,
@@ -58,6 +65,9 @@ def query(
         subject=subject,
         group_by=[metering_pb2.UsageDimension.Value(f"USAGE_DIMENSION_{one}") for one in dimensions],
         time_zone=time_zone,
+        label_key=label_key,
+        fill_zeros=zeros,
+        count_sessions=True,
     )
     if start is not None:
         request.start_time.CopyFrom(instant(start))
@@ -204,8 +214,12 @@ def _print_groups(
 ) -> None:
     names = [one.lower() for one in dimensions]
     rows = [
-        (*group.keys, *_totals(group.totals), ", ".join(f"{share / 100:.1f} %" for share in group.cost_share_bps))
+        (*group.keys, *_totals(group.totals), ", ".join(_share(share) for share in group.cost_share_bps))
         for group in groups
     ]
     last = (*("all" if n == 0 else "" for n in range(len(names))), *_totals(totals), "")
     output.table((*names, *_TOTALS, "share"), [*rows, last], right=(*_TOTALS, "share"))
+
+
+def _share(bps: int) -> str:
+    return f"{bar(bps / 10_000)} {bps / 100:5.1f} %"

@@ -209,10 +209,12 @@ async def answer(pool: asyncpg.Pool, question: Question) -> Page:
     steps = steps_of(question)
     async with snapshot(pool) as connection:
         if question.from_events:
-            parts = Parts((), (), (), (question.span,))
+            parts = whole = Parts((), (), (), (question.span,))
         else:
             parts = await _parts(connection, question.subject, question.span, steps.starts)
-        totals = await _totals(connection, question.subject, parts, question.wanted)
+            # The whole has no borders inside, so it is read in larger pieces.
+            whole = await _parts(connection, question.subject, question.span, ())
+        totals = await _totals(connection, question.subject, whole, question.wanted)
         if question.count_sessions:
             totals.sessions = await _count_sessions(connection, question.subject, parts, question.wanted)
         if not question.group_by:

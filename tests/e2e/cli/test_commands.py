@@ -257,6 +257,20 @@ def test_usage(purse: Purse, org: str) -> None:
     today = purse("usage", "today", org)["today"]
     assert (1000, 1) == (today["tokens"]["input_tokens"], today["requests"])
     assert "0.00021 USD" in purse.text("usage", "today", org)
+    [call] = purse("usage", "runs", org, "--calls")["rows"]
+    assert ("1", 1100, False) == (call["id"], call["total_tokens"], call["unusual"])
+    assert "0.00021 USD" in purse.text("usage", "runs", org, "--calls", "--sort", "cost")
+    assert [] == purse("usage", "runs", org)["rows"]
+    [rate] = purse("usage", "burn", org)["rates"]
+    assert 210_000 == rate["last_hour_nanos"]
+    assert "0.00021 USD" in purse.text("usage", "burn", org)
+    assert "nothing was spent" in purse.text("usage", "burn", f"{org}/agents/idle")
+    told = purse("usage", "forecast", org, "--amount", "5")
+    assert ("USD", 24) == (told["currency_code"], told["horizon_hours"])
+    assert "used up" in purse.text("usage", "forecast", org, "--amount", "5")
+    assert 24 <= len(
+        purse("usage", "query", org, "--by", "hour", "--zeros", "--from", "2026-01-01", "--to", "2026-01-02")["groups"]
+    )
     [group] = purse("usage", "query", org, "--by", "subject,model")["groups"]
     assert [bot, "openai/gpt-4o-mini"] == group["keys"]
     assert "100.0 %" in purse.text("usage", "query", org, "--by", "day")

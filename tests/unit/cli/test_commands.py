@@ -88,6 +88,7 @@ def test_a_suite_out_of_reach_ends_with_3(
         (["usage", "query", "orgs/a", "--by", "mood"], "choose from day"),
         (["usage", "query", "orgs/a", "--from", "someday"], "no instant"),
         (["usage", "record", "orgs/a"], "nothing to record"),
+        (["usage", "runs", "orgs/a", "--sort", "mood"], "choose from time, cost, tokens"),
         (["usage", "estimate", "orgs/a", "--model", "m", "--input", "-1"], "--input"),
         (["replay", "absent.csv"], "absent.csv: No such file"),
         (["replay", "log.csv", "--speed", "soon"], "no speed"),
