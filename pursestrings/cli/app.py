@@ -15,6 +15,7 @@ from pursestrings.cli import (
     demo,
     org,
     pauses,
+    rates,
     replay,
     reservations,
     status,
@@ -55,6 +56,7 @@ app.add_typer(org.app, name="org")
 app.add_typer(reservations.app, name="reservations")
 app.add_typer(wallet.app, name="wallet")
 app.add_typer(usage.app, name="usage")
+app.add_typer(rates.app, name="rates")
 app.add_typer(token.app, name="token")
 
 

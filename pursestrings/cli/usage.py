@@ -7,6 +7,7 @@ import typer
 
 from pursestrings._call import CallContext, attributes, usage_event
 from pursestrings._usage import token_counts
+from pursestrings.cli import corrections
 from pursestrings.cli.connection import Suite, pages, with_suite
 from pursestrings.cli.failures import CliError
 from pursestrings.cli.options import Json, Limit, amount, begin, instant, labels
@@ -15,6 +16,8 @@ from pursestrings.cli.usage_views import burn, forecast, runs
 from pursestrings.metering.v1 import metering_pb2
 
 app = typer.Typer(help="What was used, what it cost, and what a call would cost.", no_args_is_help=True)
+app.command()(corrections.correct)
+app.command()(corrections.unrated)
 
 app.command()(runs)
 app.command()(burn)
