@@ -6,8 +6,9 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from functools import partial
+from typing import Any, NoReturn
 
 import grpc
 import uvloop
@@ -15,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
-from services.kit import auth
+from services.kit import auth, streams
 from services.kit.channel import is_loopback
 from services.kit.database import is_connection_lost
 from services.kit.errors import Code, PurseError, too_many, unavailable
@@ -52,6 +53,7 @@ class _Gate(grpc.aio.ServerInterceptor):
         self._in_flight_max = in_flight_max
         self._timeout_max_s = timeout_max_s
         self._in_flight = 0
+        self._streams = 0
         self._wrapped: dict[str, Any] = {}
 
     async def intercept_service(
@@ -66,13 +68,17 @@ class _Gate(grpc.aio.ServerInterceptor):
         handler = await continuation(details)
         if handler is None or method.startswith(_OPEN_METHODS):
             return handler
-        if not handler.unary_unary:
-            raise TypeError(f"{method}: streaming methods have no gate yet, so none is served")
-        wrapped = grpc.unary_unary_rpc_method_handler(
-            self._around(method, handler.unary_unary),
-            handler.request_deserializer,
-            handler.response_serializer,
-        )
+        codecs = (handler.request_deserializer, handler.response_serializer)
+        if handler.unary_unary:
+            wrapped = grpc.unary_unary_rpc_method_handler(self._around(method, handler.unary_unary), *codecs)
+        elif handler.unary_stream:
+            run = self._around_stream(method, handler.unary_stream, is_many=False)
+            wrapped = grpc.unary_stream_rpc_method_handler(run, *codecs)
+        elif handler.stream_stream:
+            run = self._around_stream(method, handler.stream_stream, is_many=True)
+            wrapped = grpc.stream_stream_rpc_method_handler(run, *codecs)
+        else:
+            raise TypeError(f"{method}: a stream with one answer has no gate, so none is served")
         self._wrapped[method] = wrapped
         return wrapped
 
@@ -94,11 +100,46 @@ class _Gate(grpc.aio.ServerInterceptor):
             except Exception as error:
                 refusal = _explain(method, error)
                 code = refusal.code.name
-                status = to_rpc_status(refusal)
-                await context.abort(_STATUS_CODES[int(refusal.code)], refusal.message, trailing_metadata(status))
-                raise AssertionError("unreachable: abort raises") from None
+                await _refuse(refusal, context)
             finally:
                 self._in_flight -= 1
+                RPC_IN_FLIGHT.dec()
+                RPC_SECONDS.labels(name, code).observe(time.perf_counter() - began_s)
+
+        return answer
+
+    def _around_stream(self, method: str, run: Callable[[Any, Any], AsyncIterator[Any]], *, is_many: bool) -> Handler:
+        """Around a method that answers many times, to one request or, `is_many`, to a stream of them."""
+        name = method.rpartition("/")[2]
+
+        async def answer(given: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+            began_s = time.perf_counter()
+            code = "OK"
+            age = asyncio.timeout(streams.AGE_MAX_S)
+            self._streams += 1
+            RPC_IN_FLIGHT.inc()
+            try:
+                if self._streams > streams.STREAMS_MAX:
+                    raise too_many(f"{streams.STREAMS_MAX} streams are open, which is the limit", 1.0, "BUSY")
+                who = self._identify(context)
+                authorize = partial(auth.authorize, self._access, method, who=who)
+                if is_many:
+                    given = streams.checked(given, who, authorize, streams.IDLE_MAX_S)
+                else:
+                    authorize(given)
+                async with age:
+                    async for response in run(given, context):
+                        await context.write(response)
+            except asyncio.CancelledError:
+                code = "CANCELLED"
+                raise
+            except Exception as error:
+                is_old = isinstance(error, TimeoutError) and age.expired()
+                refusal = streams.too_old(streams.AGE_MAX_S) if is_old else _explain(method, error)
+                code = refusal.code.name
+                await _refuse(refusal, context)
+            finally:
+                self._streams -= 1
                 RPC_IN_FLIGHT.dec()
                 RPC_SECONDS.labels(name, code).observe(time.perf_counter() - began_s)
 
@@ -107,14 +148,23 @@ class _Gate(grpc.aio.ServerInterceptor):
     def _admit(self, method: str, request: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         if self._in_flight > self._in_flight_max:
             raise too_many(f"{self._in_flight_max} calls are being answered, which is the limit", 0.2, "BUSY")
+        auth.authorize(self._access, method, request, self._identify(context))
+
+    def _identify(self, context: grpc.aio.ServicerContext[Any, Any]) -> auth.Identity:
         token = auth.bearer(context.invocation_metadata() or ())
         who = self._verifier.verify(token, time.time())
-        auth.authorize(self._access, method, request, who)
         auth.set_identity(who)
+        return who
 
     def _timeout_s(self, context: grpc.aio.ServicerContext[Any, Any]) -> float:
         remaining_s = context.time_remaining()
         return self._timeout_max_s if remaining_s is None else min(remaining_s, self._timeout_max_s)
+
+
+async def _refuse(refusal: PurseError, context: grpc.aio.ServicerContext[Any, Any]) -> NoReturn:
+    """Ends a call with the status that an error stands for."""
+    await context.abort(_STATUS_CODES[int(refusal.code)], refusal.message, trailing_metadata(to_rpc_status(refusal)))
+    raise AssertionError("unreachable: abort raises")
 
 
 def _explain(method: str, error: Exception) -> PurseError:

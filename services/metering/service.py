@@ -1,7 +1,7 @@
 """The gRPC face of metering: translate, call, answer."""
 
 import secrets
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -27,6 +27,7 @@ from services.metering.service_corrections import CorrectionsPart
 from services.metering.service_rates import RatesPart
 from services.metering.store import audit, parked, reports
 from services.metering.store.recording import Recorded, Recording
+from services.metering.streaming import in_order
 
 _log = get_logger(__name__)
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -75,28 +76,52 @@ class MeteringService(AnalysisPart, RatesPart, CorrectionsPart, metering_pb2_grp
         self, request: metering_pb2.BatchRecordUsageRequest, context: _Context
     ) -> metering_pb2.BatchRecordUsageResponse:
         """Records calls, each on its own."""
-        count = len(request.events)
-        if not 1 <= count <= usage.BATCH_MAX:
-            raise invalid("events", f"there are {count} events; a batch has 1 to {usage.BATCH_MAX}", "BATCH_TOO_LARGE")
-        trusted, now = identity().has(*_TRUSTED), self._clock()
-        refused: dict[int, PurseError] = {}
-        items: list[Recording] = []
-        for place, event in enumerate(request.events):
-            try:
-                items.append(self._prepare(event, trusted=trusted, now=now))
-            except PurseError as error:
-                refused[place] = error
-        answers = iter(await self._recorder.submit_many(items))
-        self._recorded()
+        answers = await self._record(request.events)
         response = metering_pb2.BatchRecordUsageResponse()
-        for place in range(count):
-            answer = refused[place] if place in refused else next(answers)
+        for answer in answers:
             result = response.results.add()
             if isinstance(answer, Recorded):
                 wire.set_recorded(result.usage, answer)
             else:
                 result.error.CopyFrom(_status_of(answer))
         return response
+
+    async def StreamUsage(
+        self, request_iterator: AsyncIterator[metering_pb2.StreamUsageRequest], context: _Context
+    ) -> AsyncIterator[metering_pb2.StreamUsageResponse]:
+        """Records calls as they come, and acknowledges each batch once it is durable."""
+        batch = 0
+        async for answers in in_order(request_iterator, lambda request: self._record(request.events)):
+            batch += 1
+            recorded = [answer for answer in answers if isinstance(answer, Recorded)]
+            yield metering_pb2.StreamUsageResponse(
+                batch=batch,
+                recorded=len(recorded),
+                duplicates=sum(answer.duplicate for answer in recorded),
+                errors=[
+                    metering_pb2.StreamUsageError(index=place, error=_status_of(answer))
+                    for place, answer in enumerate(answers)
+                    if not isinstance(answer, Recorded)
+                ],
+            )
+
+    async def _record(self, events: Sequence[metering_pb2.UsageEvent]) -> list[Recorded | Exception]:
+        """Records events, each on its own; one answer each, in order."""
+        if not 1 <= len(events) <= usage.BATCH_MAX:
+            raise invalid(
+                "events", f"there are {len(events)} events; a batch has 1 to {usage.BATCH_MAX}", "BATCH_TOO_LARGE"
+            )
+        trusted, now = identity().has(*_TRUSTED), self._clock()
+        refused: dict[int, PurseError] = {}
+        items: list[Recording] = []
+        for place, event in enumerate(events):
+            try:
+                items.append(self._prepare(event, trusted=trusted, now=now))
+            except PurseError as error:
+                refused[place] = error
+        answers = iter(await self._recorder.submit_many(items))
+        self._recorded()
+        return [refused[place] if place in refused else next(answers) for place in range(len(events))]
 
     async def Estimate(self, request: metering_pb2.EstimateRequest, context: _Context) -> metering_pb2.EstimateResponse:
         """Prices a call that has not happened."""

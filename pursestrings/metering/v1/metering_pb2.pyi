@@ -416,6 +416,83 @@ class BatchRecordUsageResponse(google.protobuf.message.Message):
 Global___BatchRecordUsageResponse: typing_extensions.TypeAlias = BatchRecordUsageResponse
 
 @typing.final
+class StreamUsageRequest(google.protobuf.message.Message):
+    """One batch of a stream."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: builtins.int
+    @property
+    def events(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___UsageEvent]:
+        """1 to 1,000 events."""
+
+    def __init__(
+        self,
+        *,
+        events: collections.abc.Iterable[Global___UsageEvent] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["events", b"events"]) -> None: ...
+
+Global___StreamUsageRequest: typing_extensions.TypeAlias = StreamUsageRequest
+
+@typing.final
+class StreamUsageError(google.protobuf.message.Message):
+    """Why one event of a batch was refused."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    index: builtins.int
+    """Its place in the batch, from 0."""
+    @property
+    def error(self) -> google.rpc.status_pb2.Status:
+        """Why; nothing of it was recorded."""
+
+    def __init__(
+        self,
+        *,
+        index: builtins.int = ...,
+        error: google.rpc.status_pb2.Status | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["error", b"error"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["error", b"error", "index", b"index"]) -> None: ...
+
+Global___StreamUsageError: typing_extensions.TypeAlias = StreamUsageError
+
+@typing.final
+class StreamUsageResponse(google.protobuf.message.Message):
+    """One batch of a stream, durable."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BATCH_FIELD_NUMBER: builtins.int
+    RECORDED_FIELD_NUMBER: builtins.int
+    DUPLICATES_FIELD_NUMBER: builtins.int
+    ERRORS_FIELD_NUMBER: builtins.int
+    batch: builtins.int
+    """Which batch of the stream, from 1."""
+    recorded: builtins.int
+    """How many of its events are recorded, those included that had been before."""
+    duplicates: builtins.int
+    """Of these, how many had been recorded before."""
+    @property
+    def errors(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___StreamUsageError]:
+        """The events that were refused. All others of the batch are recorded."""
+
+    def __init__(
+        self,
+        *,
+        batch: builtins.int = ...,
+        recorded: builtins.int = ...,
+        duplicates: builtins.int = ...,
+        errors: collections.abc.Iterable[Global___StreamUsageError] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["batch", b"batch", "duplicates", b"duplicates", "errors", b"errors", "recorded", b"recorded"]) -> None: ...
+
+Global___StreamUsageResponse: typing_extensions.TypeAlias = StreamUsageResponse
+
+@typing.final
 class EstimateRequest(google.protobuf.message.Message):
     """Asks what a call would cost."""
 

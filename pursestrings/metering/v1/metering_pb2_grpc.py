@@ -48,6 +48,11 @@ class MeteringServiceStub(object):
                 request_serializer=pursestrings_dot_metering_dot_v1_dot_metering__pb2.BatchRecordUsageRequest.SerializeToString,
                 response_deserializer=pursestrings_dot_metering_dot_v1_dot_metering__pb2.BatchRecordUsageResponse.FromString,
                 _registered_method=True)
+        self.StreamUsage = channel.stream_stream(
+                '/pursestrings.metering.v1.MeteringService/StreamUsage',
+                request_serializer=pursestrings_dot_metering_dot_v1_dot_metering__pb2.StreamUsageRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_metering_dot_v1_dot_metering__pb2.StreamUsageResponse.FromString,
+                _registered_method=True)
         self.Estimate = channel.unary_unary(
                 '/pursestrings.metering.v1.MeteringService/Estimate',
                 request_serializer=pursestrings_dot_metering_dot_v1_dot_metering__pb2.EstimateRequest.SerializeToString,
@@ -158,6 +163,14 @@ class MeteringServiceServicer(object):
 
     def BatchRecordUsage(self, request, context):
         """Records up to 1,000 calls. Items are independent: one that is refused does not touch the others.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamUsage(self, request_iterator, context):
+        """Records calls for as long as they come. Each batch is acknowledged, in order, once it is durable; a stream that
+        breaks has recorded what it acknowledged, and what else it sent may be sent again with the same ids.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -310,6 +323,11 @@ def add_MeteringServiceServicer_to_server(servicer, server):
                     request_deserializer=pursestrings_dot_metering_dot_v1_dot_metering__pb2.BatchRecordUsageRequest.FromString,
                     response_serializer=pursestrings_dot_metering_dot_v1_dot_metering__pb2.BatchRecordUsageResponse.SerializeToString,
             ),
+            'StreamUsage': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamUsage,
+                    request_deserializer=pursestrings_dot_metering_dot_v1_dot_metering__pb2.StreamUsageRequest.FromString,
+                    response_serializer=pursestrings_dot_metering_dot_v1_dot_metering__pb2.StreamUsageResponse.SerializeToString,
+            ),
             'Estimate': grpc.unary_unary_rpc_method_handler(
                     servicer.Estimate,
                     request_deserializer=pursestrings_dot_metering_dot_v1_dot_metering__pb2.EstimateRequest.FromString,
@@ -461,6 +479,33 @@ class MeteringService(object):
             '/pursestrings.metering.v1.MeteringService/BatchRecordUsage',
             pursestrings_dot_metering_dot_v1_dot_metering__pb2.BatchRecordUsageRequest.SerializeToString,
             pursestrings_dot_metering_dot_v1_dot_metering__pb2.BatchRecordUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamUsage(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/pursestrings.metering.v1.MeteringService/StreamUsage',
+            pursestrings_dot_metering_dot_v1_dot_metering__pb2.StreamUsageRequest.SerializeToString,
+            pursestrings_dot_metering_dot_v1_dot_metering__pb2.StreamUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

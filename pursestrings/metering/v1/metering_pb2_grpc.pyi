@@ -60,6 +60,22 @@ _MeteringServiceBatchRecordUsageType = typing_extensions.TypeVar(
     ],
 )
 
+_MeteringServiceStreamUsageType = typing_extensions.TypeVar(
+    '_MeteringServiceStreamUsageType',
+    grpc.StreamStreamMultiCallable[
+        pursestrings.metering.v1.metering_pb2.StreamUsageRequest,
+        pursestrings.metering.v1.metering_pb2.StreamUsageResponse,
+    ],
+    grpc.aio.StreamStreamMultiCallable[
+        pursestrings.metering.v1.metering_pb2.StreamUsageRequest,
+        pursestrings.metering.v1.metering_pb2.StreamUsageResponse,
+    ],
+    default=grpc.StreamStreamMultiCallable[
+        pursestrings.metering.v1.metering_pb2.StreamUsageRequest,
+        pursestrings.metering.v1.metering_pb2.StreamUsageResponse,
+    ],
+)
+
 _MeteringServiceEstimateType = typing_extensions.TypeVar(
     '_MeteringServiceEstimateType',
     grpc.UnaryUnaryMultiCallable[
@@ -364,7 +380,7 @@ _MeteringServiceAuditType = typing_extensions.TypeVar(
     ],
 )
 
-class MeteringServiceStub(typing.Generic[_MeteringServiceRecordUsageType, _MeteringServiceBatchRecordUsageType, _MeteringServiceEstimateType, _MeteringServiceGetUsageType, _MeteringServiceQueryUsageType, _MeteringServiceListUsageType, _MeteringServiceGetBurnRateType, _MeteringServiceForecastType, _MeteringServiceBatchForecastType, _MeteringServiceGetRateTableType, _MeteringServicePublishRateCardType, _MeteringServiceImportRateCardType, _MeteringServiceListRateCardsType, _MeteringServiceGetRateCardType, _MeteringServiceGetRateType, _MeteringServiceCorrectUsageType, _MeteringServiceListCorrectionsType, _MeteringServiceListUnratedUsageType, _MeteringServiceListParkedUsageType, _MeteringServiceRequeueParkedUsageType, _MeteringServiceAuditType]):
+class MeteringServiceStub(typing.Generic[_MeteringServiceRecordUsageType, _MeteringServiceBatchRecordUsageType, _MeteringServiceStreamUsageType, _MeteringServiceEstimateType, _MeteringServiceGetUsageType, _MeteringServiceQueryUsageType, _MeteringServiceListUsageType, _MeteringServiceGetBurnRateType, _MeteringServiceForecastType, _MeteringServiceBatchForecastType, _MeteringServiceGetRateTableType, _MeteringServicePublishRateCardType, _MeteringServiceImportRateCardType, _MeteringServiceListRateCardsType, _MeteringServiceGetRateCardType, _MeteringServiceGetRateType, _MeteringServiceCorrectUsageType, _MeteringServiceListCorrectionsType, _MeteringServiceListUnratedUsageType, _MeteringServiceListParkedUsageType, _MeteringServiceRequeueParkedUsageType, _MeteringServiceAuditType]):
     """Records usage, rates it, relays it to the budget service and answers questions about it."""
 
     @typing.overload
@@ -376,6 +392,10 @@ class MeteringServiceStub(typing.Generic[_MeteringServiceRecordUsageType, _Meter
         grpc.UnaryUnaryMultiCallable[
             pursestrings.metering.v1.metering_pb2.BatchRecordUsageRequest,
             pursestrings.metering.v1.metering_pb2.BatchRecordUsageResponse,
+        ],
+        grpc.StreamStreamMultiCallable[
+            pursestrings.metering.v1.metering_pb2.StreamUsageRequest,
+            pursestrings.metering.v1.metering_pb2.StreamUsageResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             pursestrings.metering.v1.metering_pb2.EstimateRequest,
@@ -465,6 +485,10 @@ class MeteringServiceStub(typing.Generic[_MeteringServiceRecordUsageType, _Meter
             pursestrings.metering.v1.metering_pb2.BatchRecordUsageRequest,
             pursestrings.metering.v1.metering_pb2.BatchRecordUsageResponse,
         ],
+        grpc.aio.StreamStreamMultiCallable[
+            pursestrings.metering.v1.metering_pb2.StreamUsageRequest,
+            pursestrings.metering.v1.metering_pb2.StreamUsageResponse,
+        ],
         grpc.aio.UnaryUnaryMultiCallable[
             pursestrings.metering.v1.metering_pb2.EstimateRequest,
             pursestrings.metering.v1.metering_pb2.EstimateResponse,
@@ -549,6 +573,11 @@ class MeteringServiceStub(typing.Generic[_MeteringServiceRecordUsageType, _Meter
     BatchRecordUsage: _MeteringServiceBatchRecordUsageType
     """Records up to 1,000 calls. Items are independent: one that is refused does not touch the others."""
 
+    StreamUsage: _MeteringServiceStreamUsageType
+    """Records calls for as long as they come. Each batch is acknowledged, in order, once it is durable; a stream that
+    breaks has recorded what it acknowledged, and what else it sent may be sent again with the same ids.
+    """
+
     Estimate: _MeteringServiceEstimateType
     """The cost of a call that has not happened, by the rate card in force."""
 
@@ -616,6 +645,10 @@ MeteringServiceAsyncStub: typing_extensions.TypeAlias = MeteringServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.metering.v1.metering_pb2.BatchRecordUsageRequest,
         pursestrings.metering.v1.metering_pb2.BatchRecordUsageResponse,
+    ],
+    grpc.aio.StreamStreamMultiCallable[
+        pursestrings.metering.v1.metering_pb2.StreamUsageRequest,
+        pursestrings.metering.v1.metering_pb2.StreamUsageResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.metering.v1.metering_pb2.EstimateRequest,
@@ -713,6 +746,16 @@ class MeteringServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[pursestrings.metering.v1.metering_pb2.BatchRecordUsageResponse, collections.abc.Awaitable[pursestrings.metering.v1.metering_pb2.BatchRecordUsageResponse]]:
         """Records up to 1,000 calls. Items are independent: one that is refused does not touch the others."""
+
+    @abc.abstractmethod
+    def StreamUsage(
+        self,
+        request_iterator: _MaybeAsyncIterator[pursestrings.metering.v1.metering_pb2.StreamUsageRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[pursestrings.metering.v1.metering_pb2.StreamUsageResponse], collections.abc.AsyncIterator[pursestrings.metering.v1.metering_pb2.StreamUsageResponse]]:
+        """Records calls for as long as they come. Each batch is acknowledged, in order, once it is durable; a stream that
+        breaks has recorded what it acknowledged, and what else it sent may be sent again with the same ids.
+        """
 
     @abc.abstractmethod
     def Estimate(

@@ -1,0 +1,109 @@
+"""A stream of usage: acknowledged in order, looked at message by message, and recorded once however it ends."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import grpc
+import pytest
+
+from pursestrings.metering.v1 import metering_pb2
+from services.kit.status import from_rpc_error
+from tests.support.metering import EVERYONE, Metering, usage_event
+from tests.support.waiting import until
+
+
+def batch(*ids: str, **fields: str) -> metering_pb2.StreamUsageRequest:
+    return metering_pb2.StreamUsageRequest(events=[usage_event(id_, **fields) for id_ in ids])
+
+
+def open_stream(
+    metering: Metering,
+    requests: AsyncIterator[metering_pb2.StreamUsageRequest] | None = None,
+    subject: str = EVERYONE,
+    role: str = "service",
+) -> Any:
+    """A stream; the channel's own token is for calls that are none."""
+    token = metering.keys.token(subject, role)
+    return metering.stub_for(subject, role).StreamUsage(requests, metadata=(("authorization", f"Bearer {token}"),))
+
+
+async def test_batches_are_acknowledged_in_order_and_good_events_kept(
+    metering: Metering, books: asyncpg.Connection
+) -> None:
+    async def send() -> AsyncIterator[metering_pb2.StreamUsageRequest]:
+        for n in range(20):
+            yield batch(*(f"{n}-{m}" for m in range(50)))
+        yield batch("0-0", "new", "", "0-1")
+
+    answers = [answer async for answer in open_stream(metering, send())]
+
+    assert [answer.batch for answer in answers] == list(range(1, 22))
+    assert [(one.recorded, one.duplicates, len(one.errors)) for one in answers[:20]] == [(50, 0, 0)] * 20
+    assert (answers[20].recorded, answers[20].duplicates) == (3, 2)
+    assert [one.index for one in answers[20].errors] == [2]
+    assert await books.fetchval("SELECT count(*) FROM usage_events") == 1_001
+
+
+async def test_half_a_stream_and_gone_is_recorded_as_acknowledged_and_not_doubled_when_sent_again(
+    metering: Metering, books: asyncpg.Connection
+) -> None:
+    call = open_stream(metering)
+    await call.write(batch("a", "b"))
+    acknowledged = await call.read()
+    await call.write(batch("c", "d"))
+    call.cancel()
+    assert isinstance(acknowledged, metering_pb2.StreamUsageResponse)
+    assert acknowledged.recorded == 2
+
+    async def again() -> AsyncIterator[metering_pb2.StreamUsageRequest]:
+        yield batch("a", "b")
+        yield batch("c", "d")
+
+    answers = [answer async for answer in open_stream(metering, again())]
+
+    assert [one.recorded for one in answers] == [2, 2]
+    assert answers[0].duplicates == 2
+    assert sorted(row["id"] for row in await books.fetch("SELECT id FROM usage_events")) == ["a", "b", "c", "d"]
+    await until(lambda: len(metering.budget.applied) == 4, what="delivery")
+
+
+async def test_each_message_must_be_the_callers_to_send(metering: Metering, books: asyncpg.Connection) -> None:
+    call = open_stream(metering, None, "orgs/acme", "agent")
+    await call.write(batch("mine"))
+    assert isinstance(await call.read(), metering_pb2.StreamUsageResponse)
+    await call.write(batch("other", subject="orgs/other/agents/x"))
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call.read()
+
+    assert (caught.value.code(), from_rpc_error(caught.value).reason) == (
+        grpc.StatusCode.PERMISSION_DENIED,
+        "OUT_OF_SCOPE",
+    )
+    assert [row["id"] for row in await books.fetch("SELECT id FROM usage_events")] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "code"),
+    [
+        ("IDLE_MAX_S", 0.05, grpc.StatusCode.DEADLINE_EXCEEDED),
+        ("AGE_MAX_S", 0.05, grpc.StatusCode.UNAVAILABLE),
+        ("STREAMS_MAX", 0, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    ],
+)
+async def test_streams_are_bounded(
+    metering: Metering, monkeypatch: pytest.MonkeyPatch, limit: str, value: float, code: grpc.StatusCode
+) -> None:
+    monkeypatch.setattr(f"services.kit.streams.{limit}", value)
+    call = open_stream(metering)
+
+    assert await asyncio.wait_for(call.code(), 30) == code
+
+
+async def test_a_stream_needs_a_role(metering: Metering) -> None:
+    call = open_stream(metering, None, "orgs/acme", "auditor")
+    await call.write(batch("a"))
+
+    assert await asyncio.wait_for(call.code(), 30) == grpc.StatusCode.PERMISSION_DENIED
