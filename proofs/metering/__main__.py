@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -24,6 +25,10 @@ def _say(text: str) -> None:
 
 
 async def _prove(options: argparse.Namespace) -> dict[str, float | int]:
+    task = asyncio.current_task()
+    assert task is not None
+    # Asked to stop, it still takes away what it made.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     _say("forecast: eight weeks of seven kinds of work, three times")
     scores = forecast.back_test(_say)
     for horizon, score in scores.items():
@@ -56,7 +61,11 @@ async def _prove(options: argparse.Namespace) -> dict[str, float | int]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints progress to standard error and the figures, one JSON object, to standard output."""
-    print(json.dumps(asyncio.run(_prove(_arguments(sys.argv[1:] if argv is None else argv)))))
+    try:
+        figures = asyncio.run(_prove(_arguments(sys.argv[1:] if argv is None else argv)))
+    except asyncio.CancelledError:
+        return 128 + signal.SIGTERM
+    print(json.dumps(figures))
     return 0
 
 
