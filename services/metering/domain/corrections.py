@@ -14,7 +14,8 @@ from services.kit import money
 from services.kit.errors import conflict, invalid
 from services.kit.rating import KINDS, Tokens, TokensError, UnknownModelError, check_tokens, rate
 from services.metering.domain.cards import RateCards, unix_us
-from services.metering.domain.usage import OWN_SOURCE, Usage, extra_json, extra_of, price_later
+from services.metering.domain.kinds import extra_json, extra_of
+from services.metering.domain.usage import OWN_SOURCE, Usage, price_later
 
 CORRECTION: Final = f"{OWN_SOURCE}correction"
 """The source of adjusting events that a person asked for."""

@@ -1,7 +1,6 @@
 """What a metered call is, when it is accepted, and what it costs. Pure: the time and the rate cards are passed in."""
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -22,6 +21,7 @@ from services.kit.rating import (
 )
 from services.metering.domain.cards import RateCards
 from services.metering.domain.cards import unix_us as _unix_us
+from services.metering.domain.kinds import extra_json, extra_of
 
 BATCH_MAX: Final = 1_000
 """The most events a batch."""
@@ -285,16 +285,6 @@ def roll_up_kinds(events: Iterable[Usage]) -> dict[KindKey, int]:
             )
             sums[key] = sums.get(key, 0) + count
     return sums
-
-
-def extra_json(extra: tuple[tuple[str, int], ...]) -> str | None:
-    """Further kinds as they are stored; None where there are none."""
-    return json.dumps(dict(extra)) if extra else None
-
-
-def extra_of(text: str | None) -> tuple[tuple[str, int], ...]:
-    """Further kinds as `extra_json` wrote them, sorted by name."""
-    return tuple(sorted(json.loads(text).items())) if text else ()
 
 
 def bucket_of(instant: datetime) -> int:

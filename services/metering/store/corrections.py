@@ -9,8 +9,9 @@ import asyncpg
 
 from services.kit.errors import conflict, not_found, unavailable
 from services.metering.domain.corrections import CORRECTIONS_MAX, Said, adjusting, said_by
+from services.metering.domain.kinds import extra_json, extra_of
 from services.metering.domain.publishing import request_id_reused
-from services.metering.domain.usage import Usage, extra_json, extra_of, key_of
+from services.metering.domain.usage import Usage, key_of
 from services.metering.store.recording import add_sums, begin, tell
 
 TRIES_MAX: Final = 5
