@@ -4,6 +4,7 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from pursestrings.metering.v1 import metering_pb2, rates_pb2
 from pursestrings.type.v1 import type_pb2
@@ -91,7 +92,7 @@ async def test_prices_are_imported_published_and_shown_to_their_organisation_alo
         format=rates_pb2.RATE_FORMAT_LITELLM,
         content=json.dumps({"lab/m-1": model, "free": {"litellm_provider": "lab"}}).encode(),
         request_id="i1",
-        effective_time={"seconds": 1_700_000_000},
+        effective_time=Timestamp(seconds=1_700_000_000),
     )
 
     done = await stub.ImportRateCard(asked)
