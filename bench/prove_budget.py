@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import budget_ratios, oversell
+from bench import budget_ratios, oversell, window_rules
 from bench.budget_servers import ground
 
 TIMEOUT_S = 1_500.0
@@ -24,13 +24,18 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=20.0, help="how long each load runs (default 20, at most 120)")
     parser.add_argument("--slices", type=int, default=10, help="into how many slices a load is cut (default 10)")
     parser.add_argument("--counters", type=int, default=1_000_000, help="of other subjects (default 1000000)")
-    parser.add_argument("--only", choices=("oversell", "twenty", "million"), help="prove one part")
+    parser.add_argument("--only", choices=("windows", "oversell", "twenty", "million"), help="prove one part")
+    parser.add_argument("--years", type=int, default=21, help="of windows, from 2020 on (default 21)")
     return parser.parse_args(argv)
 
 
 async def _prove(options: argparse.Namespace) -> dict[str, object]:
     seconds = min(120.0, max(1.0, options.seconds))
     figures: dict[str, object] = {}
+    if options.only in (None, "windows"):
+        figures |= await asyncio.to_thread(_windows, 2020, 2019 + options.years)
+    if options.only == "windows":
+        return figures
     with tempfile.TemporaryDirectory(prefix="purse-prove-") as directory:
         async with ground(Path(directory)) as place:
             for database in ("sold", "deep", "empty", "crowded"):
@@ -58,6 +63,18 @@ async def _prove(options: argparse.Namespace) -> dict[str, object]:
                 )
                 figures["ratio_million_counters"] = round(ratio, 3)
     return figures
+
+
+def _windows(first: int, last: int) -> dict[str, object]:
+    """Checks the windows of one zone of every distinct set of clock rules."""
+    sets = [zones[0] for zones in window_rules.rule_sets(first, last).values()]
+    print(f"windows of {len(sets)} distinct sets of clock rules, {first} to {last}", flush=True)
+    checked = 0
+    for number, zone in enumerate(sets, 1):
+        checked += window_rules.check(zone, first, last)
+        if number % 20 == 0 or number == len(sets):
+            print(f"  {checked:,} windows of {number} sets hold", flush=True)
+    return {"window_rule_sets": len(sets), "windows": checked}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
