@@ -1,7 +1,8 @@
 """Proves what budget promises under load, and ends with one line of JSON.
 
-Nothing is sold twice by two servers to eight client processes; twenty budgets on eight levels and a million counters
-elsewhere cost little. Everything runs in a temporary folder, on loopback, and is gone at the end.
+Windows are what local dates say; the service does what a plain model of its rules says; nothing is sold twice by two
+servers to eight client processes; twenty budgets on eight levels and a million counters elsewhere cost little.
+Everything runs in a temporary folder, on loopback, and is gone at the end.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import budget_ratios, oversell, window_rules
+from bench import budget_machine, budget_model, budget_ratios, oversell, window_rules
 from bench.budget_servers import ground
 
 TIMEOUT_S = 1_500.0
@@ -24,7 +25,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=20.0, help="how long each load runs (default 20, at most 120)")
     parser.add_argument("--slices", type=int, default=10, help="into how many slices a load is cut (default 10)")
     parser.add_argument("--counters", type=int, default=1_000_000, help="of other subjects (default 1000000)")
-    parser.add_argument("--only", choices=("windows", "oversell", "twenty", "million"), help="prove one part")
+    parser.add_argument("--only", choices=("windows", "model", "oversell", "twenty", "million"), help="prove one part")
+    parser.add_argument("--examples", type=int, default=200, help="random histories beside the model (default 200)")
     parser.add_argument("--years", type=int, default=21, help="of windows, from 2020 on (default 21)")
     return parser.parse_args(argv)
 
@@ -38,8 +40,13 @@ async def _prove(options: argparse.Namespace) -> dict[str, object]:
         return figures
     with tempfile.TemporaryDirectory(prefix="purse-prove-") as directory:
         async with ground(Path(directory)) as place:
-            for database in ("sold", "deep", "empty", "crowded"):
+            for database in ("model", "sold", "deep", "empty", "crowded"):
                 await place.copy(database)
+            if options.only in (None, "model"):
+                print(f"{options.examples} random histories beside a plain model of the rules", flush=True)
+                dsns = place.dsn("model", "owner"), place.dsn("model", "service")
+                await asyncio.to_thread(_model, *dsns, options.examples)
+                figures["histories"] = options.examples
             if options.only in (None, "oversell"):
                 print(f"{options.spends} reservations from {oversell.CLIENTS} processes to {oversell.SERVERS} servers")
                 sold = await oversell.prove(place, "sold", spends=options.spends, timeout_s=TIMEOUT_S / 2)
@@ -63,6 +70,11 @@ async def _prove(options: argparse.Namespace) -> dict[str, object]:
                 )
                 figures["ratio_million_counters"] = round(ratio, 3)
     return figures
+
+
+def _model(owner_dsn: str, service_dsn: str, examples: int) -> None:
+    with budget_model.world(owner_dsn, service_dsn) as made:
+        budget_machine.run(made, examples=examples, steps=40)
 
 
 def _windows(first: int, last: int) -> dict[str, object]:
