@@ -181,8 +181,10 @@ def move_rest(giver: Book, taker: Book, id_: str, now: datetime) -> list[PutGran
 def _move(giver: Book, taker: Book, amount: int, id_: str, now: datetime) -> list[PutGrant]:
     for book in (giver, taker):
         book.check_room(amount)
-    taker.expire(now)
     taker.begin()
+    taker.expire(now)
+    for book in (giver, taker):
+        book.begin()
     subject = taker.wallet.rpartition("/wallets/")[0]
     if left_lots(taker) + len(giver.free_parts(amount)) > LOTS_MAX:
         raise Refusal("TOO_MANY_GRANTS", f"{taker.wallet} would have more than {LOTS_MAX} grants with something left")

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from services.wallet.domain.accounts import Account, AccountKind
+from services.wallet.domain.accounts import Account, AccountKind, TransferKind
 from services.wallet.domain.book import Book, Lease, Lot, Tag
 from services.wallet.domain.commands import PutGrant
 from services.wallet.domain.leases import AnyOp, Capture, OpKind, Reverse, StoredOp, Totals
@@ -316,8 +316,12 @@ async def _save_accounts(conn: asyncpg.Connection, books: list[Book]) -> None:
 
 async def _save_transfers(conn: asyncpg.Connection, books: list[Book], now: datetime) -> None:
     rows = []
+    # A move is one transaction in both wallets.
+    moves: dict[tuple[str, str], UUID] = defaultdict(uuid4)
     for book in books:
         ids: dict[int, UUID] = defaultdict(uuid4)
+        moved = [t for t in book.changes.transfers if t.kind is TransferKind.MOVE]
+        ids.update({t.transaction: moves[book.org, t.reference] for t in moved})
         rows += [
             (
                 *(book.org, ids[t.transaction], book.wallet, t.kind.value),
