@@ -8,7 +8,7 @@ TEST_WORKERS ?= 2
 PYTEST := $(BIN)/pytest -q -n $(TEST_WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-fast check k8s bench prove-budget prove-metering demo proto lock format clean
+.PHONY: help up test test-fast check k8s bench prove-budget prove-metering prove-wallet demo proto lock format clean
 
 help: ## what there is to do
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,6 +23,9 @@ $(READY): requirements.lock pyproject.toml
 
 up: $(READY) ## start the whole suite in the foreground; Ctrl-C stops it
 	@PURSE_FOLLOW_PARENT=1 exec $(BIN)/purse up
+
+prove-wallet: $(READY) ## settled calls into one hot wallet and into a thousand, up to the posted ledger; some minutes
+	@$(BIN)/python -m bench.prove_wallet
 
 prove-metering: $(READY) ## recording beside a raw COPY, questions over ten million events, forecasts; some minutes, 6 GB
 	@$(BIN)/python -m proofs.metering

@@ -7,7 +7,7 @@ import typer
 
 from pursestrings._errors import Rejected
 from pursestrings._money import Money, format_nanos
-from pursestrings.cli import payments
+from pursestrings.cli import payments, wallet_books
 from pursestrings.cli.connection import Suite, pages, with_suite
 from pursestrings.cli.failures import CHECK_FAILED, CliError
 from pursestrings.cli.options import Json, Limit, RequestId, amount, begin, instant, seconds, split_name
@@ -16,6 +16,7 @@ from pursestrings.wallet.v1 import wallet_pb2
 
 app = typer.Typer(help="Prepaid money, its ledger, and how it refills.", no_args_is_help=True)
 payments.add_to(app)
+wallet_books.add_to(app)
 
 Name = Annotated[str, typer.Argument(help="The wallet, for example orgs/acme/wallets/main.")]
 
@@ -70,10 +71,18 @@ def list_(
 
 
 @app.command()
-def balance(context: typer.Context, name: Name, as_json: Json = False) -> None:
-    """Show what a wallet has, and where it is."""
+def balance(
+    context: typer.Context,
+    *,
+    name: Name,
+    as_of: Annotated[str | None, typer.Option("--as-of", help="A date or an instant that has passed.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a wallet has, or had, and where it is."""
     where, output = begin(context, as_json=as_json)
     request = wallet_pb2.GetBalanceRequest(name=name)
+    if as_of is not None:
+        request.as_of.CopyFrom(instant(as_of))
     found = with_suite(where, lambda suite: suite.wallet("GetBalance", request))
     if output.as_json:
         output.object(found)

@@ -8,7 +8,7 @@ import typer
 
 from pursestrings._money import format_nanos
 from pursestrings.cli.connection import with_suite
-from pursestrings.cli.failures import CHECK_FAILED
+from pursestrings.cli.failures import CHECK_FAILED, CliError
 from pursestrings.cli.options import Json, RequestId, amount, begin, instant
 from pursestrings.cli.output import money, when
 from pursestrings.wallet.v1 import refunds_pb2, statements_pb2, wallet_pb2
@@ -28,7 +28,7 @@ def transfer(
     *,
     from_wallet: Annotated[str, typer.Argument(help="The wallet that gives.")],
     to_wallet: Annotated[str, typer.Argument(help="The wallet that gets, above or below it on the tree.")],
-    how_much: Annotated[str, typer.Argument(metavar="AMOUNT", help='For example "25 USD".')],
+    how_much: Annotated[str, typer.Argument(metavar="AMOUNT", help="How much: 25, or '25 EUR'.")],
     request_id: RequestId = None,
     as_json: Json = False,
 ) -> None:
@@ -37,7 +37,7 @@ def transfer(
     request = wallet_pb2.TransferRequest(
         from_wallet=from_wallet,
         to_wallet=to_wallet,
-        amount=amount(how_much, "AMOUNT"),
+        amount=amount(how_much).to_proto(),
         request_id=request_id or str(uuid.uuid4()),
     )
     moved = with_suite(where, lambda suite: suite.wallet("Transfer", request))
@@ -64,7 +64,7 @@ def refund(
     *,
     source: Annotated[str, typer.Argument(help="The recharge or top-up whose charge goes back.")],
     reason: Annotated[str, typer.Option("--reason", help="Why, for people.")],
-    how_much: Annotated[str, typer.Option("--amount", help='A part, such as "5 USD". Default: all that is left.')] = "",
+    how_much: Annotated[str, typer.Option("--amount", help="A part: 5, or '5 EUR'. Default: all.")] = "",
     request_id: RequestId = None,
     as_json: Json = False,
 ) -> None:
@@ -72,7 +72,7 @@ def refund(
     where, output = begin(context, as_json=as_json)
     request = refunds_pb2.RefundRequest(source=source, reason=reason, request_id=request_id or str(uuid.uuid4()))
     if how_much:
-        request.amount.CopyFrom(amount(how_much, "--amount"))
+        request.amount.CopyFrom(amount(how_much).to_proto())
     made = with_suite(where, lambda suite: suite.wallet("Refund", request)).refund
     output.object(made) if output.as_json else output.say(f"{made.name}: {money(made.amount)}, {_refund_state(made)}")
 
@@ -87,7 +87,10 @@ def refunds(context: typer.Context, name: Name, as_json: Json = False) -> None:
         return
     output.table(
         ("refund", "of", "amount", "state", "asked", "why it failed"),
-        [(r.name, r.source, money(r.amount), _refund_state(r), when(r.create_time), r.failure_reason) for r in found.refunds],
+        [
+            (r.name, r.source, money(r.amount), _refund_state(r), when(r.create_time), r.failure_reason)
+            for r in found.refunds
+        ],
     )
 
 
@@ -100,7 +103,10 @@ def disputes(context: typer.Context, name: Name, as_json: Json = False) -> None:
         return
     output.table(
         ("dispute", "about", "amount", "status", "freezes", "opened"),
-        [(d.id, d.source, money(d.amount), d.status, str(d.freezes).lower(), when(d.open_time)) for d in found.disputes],
+        [
+            (d.id, d.source, money(d.amount), d.status, str(d.freezes).lower(), when(d.open_time))
+            for d in found.disputes
+        ],
     )
 
 
@@ -116,7 +122,7 @@ def statement(
     """Show a month: what came in, what was spent on which model, what went out."""
     where, output = begin(context, as_json=as_json)
     if to is not None and form not in _FORMATS:
-        raise typer.BadParameter("say --format csv or --format html with --output")
+        raise CliError("--output needs a format", "say --format csv or --format html")
     request = statements_pb2.GetStatementRequest(wallet=name, month=month, format=form)
     found = with_suite(where, lambda suite: suite.wallet("GetStatement", request))
     if to is not None:
@@ -131,7 +137,7 @@ def statement(
         return
     month_of = found.statement
     rows = [
-        (field.name.removesuffix("_nanos").replace("_", " "), format_nanos(value, month_of.currency_code))
+        (field.name.removesuffix("_nanos").replace("_", " "), f"{format_nanos(value)} {month_of.currency_code}")
         for field, value in month_of.ListFields()
         if field.name.endswith("_nanos")
     ]
@@ -139,7 +145,7 @@ def statement(
     output.table(
         ("provider", "model", "month of use", "calls", "amount"),
         [
-            (x.provider, x.model, x.use_month, str(x.calls), format_nanos(x.amount_nanos, month_of.currency_code))
+            (x.provider, x.model, x.use_month, str(x.calls), f"{format_nanos(x.amount_nanos)} {month_of.currency_code}")
             for x in month_of.spend
         ],
     )
@@ -156,7 +162,7 @@ def reconcile(
     where, output = begin(context, as_json=as_json)
     request = statements_pb2.ReconcileRequest(**{"wallet" if "/wallets/" in org else "org": org})
     if since:
-        request.from_time.FromDatetime(instant(since, "--since"))
+        request.from_time.CopyFrom(instant(since))
     found = with_suite(where, lambda suite: suite.wallet("Reconcile", request))
     if output.as_json:
         output.object(found)

@@ -184,6 +184,29 @@ def test_budgets_that_count(purse: Purse, org: str) -> None:
     assert "UNKNOWN_TIME_ZONE" == zone["error"]["reason"]
 
 
+def test_money_moves_and_is_accounted_for(purse: Purse, org: str, tmp_path: Path) -> None:
+    name, child = f"{org}/wallets/main", f"{org}/teams/a/wallets/team"
+    purse("wallet", "create", name)
+    purse("wallet", "create", child)
+    purse("wallet", "grant", name, "25")
+    moved = purse("wallet", "transfer", name, child, "10")
+    assert [child] == [grant["wallet"] for grant in moved["grants"]]
+    assert 0 == purse("wallet", "balance", name, "--as-of", "2020-01-01").get("balance_nanos", 0)
+    assert 10_000_000_000 == purse("wallet", "statement", name)["moved_out_nanos"]
+    page = tmp_path / "statement.html"
+    assert f"wrote {page}" in purse.text("wallet", "statement", name, "--format", "html", "--output", str(page))
+    assert "15.00 USD" in page.read_text()
+    assert "--format csv" in purse.text("wallet", "statement", name, "--output", str(page), code=2)
+    assert "all agree" in purse.text("wallet", "reconcile", org)
+    assert {} == {k: v for k, v in purse("wallet", "refunds", name).items() if v}
+    assert (
+        "CHARGE_UNKNOWN"
+        == (purse("wallet", "refund", f"{org}/recharges/none", "--reason", "x", code=2)["error"]["reason"])
+    )
+    purse("wallet", "close", child, "--reason", "merged")
+    assert 2 == len(purse("wallet", "list", org)["wallets"])
+
+
 def test_wallets(purse: Purse, org: str) -> None:
     name = f"{org}/wallets/main"
     assert "USD" == purse("wallet", "create", name)["currency_code"]

@@ -30,7 +30,8 @@ async def grant(call: Caller, wallet: str, id_: str, amount: int, **fields: Any)
     money = type_pb2.Money(currency_code="USD", amount_nanos=amount)
     kind = fields.pop("kind", pb.GRANT_KIND_PAID)
     request = pb.CreateGrantRequest(wallet=wallet, grant=pb.Grant(kind=kind, amount=money, **fields), request_id=id_)
-    return (await call("CreateGrant", request)).grant
+    made: pb.Grant = (await call("CreateGrant", request)).grant
+    return made
 
 
 def transfer(giver: str, taker: str, amount: int, id_: str, currency: str = "USD") -> pb.TransferRequest:
@@ -39,7 +40,7 @@ def transfer(giver: str, taker: str, amount: int, id_: str, currency: str = "USD
 
 
 async def available(call: Caller, wallet: str) -> int:
-    return (await call("GetBalance", pb.GetBalanceRequest(name=wallet))).available_nanos
+    return int((await call("GetBalance", pb.GetBalanceRequest(name=wallet))).available_nanos)
 
 
 def extend(wallet: str, n: int, need: int) -> pb.ExtendLeaseRequest:
@@ -127,7 +128,7 @@ async def test_a_grant_takes_effect_in_its_time_and_pays_debt_first(call: Caller
     await create(call, PARENT)
     now = datetime.now(UTC)
     await grant(call, PARENT, "later", 100, effective_time=at(now + timedelta(seconds=1.5)))
-    wrong = {"effective_time": at(now + timedelta(days=2)), "expire_time": at(now + timedelta(days=1))}
+    wrong: dict[str, Any] = {"effective_time": at(now + timedelta(days=2)), "expire_time": at(now + timedelta(days=1))}
     request = pb.CreateGrantRequest(
         wallet=PARENT,
         grant=pb.Grant(kind=pb.GRANT_KIND_PAID, amount=type_pb2.Money(currency_code="USD", amount_nanos=1), **wrong),

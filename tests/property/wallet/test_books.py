@@ -10,8 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from services.wallet.domain import leases
 from services.wallet.domain.accounts import AccountKind, account_id, new_accounts
-from services.wallet.domain.book import Book
-from services.wallet.domain.commands import PutGrant, SetState, put_grant, set_state
+from services.wallet.domain.book import Book, Lease
+from services.wallet.domain.commands import Move, PutGrant, RequestKey, SetState, move, put_grant, set_state
 from services.wallet.domain.leases import AnyOp, Capture, Extend, Line, Return, Reverse, StoredOp
 from services.wallet.domain.refusals import Refusal
 from tests.property.wallet.model import Model, Totals
@@ -22,14 +22,18 @@ HOLDERS = st.sampled_from(["east", "west"])
 SMALL = st.integers(0, 12)
 
 
-def new_book() -> Book:
+CHILD = "orgs/acme/teams/a/wallets/team"
+WALLETS = st.sampled_from([WALLET, CHILD])
+
+
+def new_book(wallet: str = WALLET) -> Book:
     return Book(
         "acme",
-        WALLET,
+        wallet,
         currency="USD",
         state="OPEN",
         state_reason="",
-        accounts=new_accounts(WALLET),
+        accounts=new_accounts(wallet),
         lots=[],
         tags=[],
         leases=[],
@@ -240,3 +244,135 @@ class Books(RuleBasedStateMachine):
 
 TestBooks = Books.TestCase
 TestBooks.settings = settings(max_examples=80, stateful_step_count=40, deadline=None, derandomize=True)
+
+
+class Leaving(RuleBasedStateMachine):
+    """A parent's and a child's books: money is granted, leased, spent, moved, refunded, disputed; none is made or lost.
+
+    The plain model is five sums; it knows nothing of lots, tags or burn order.
+    """
+
+    @initialize()
+    def begin(self) -> None:
+        self.books = {name: new_book(name) for name in (WALLET, CHILD)}
+        self.now = START
+        self.put_in = self.refunded = self.disputed = self.spent = self.grants = 0
+        self.open: dict[str, tuple[str, AccountKind, int, list[tuple[str, int]]]] = {}
+        self.n = dict.fromkeys(self.books, 0)
+
+    def lease(self, name: str) -> Lease:
+        book = self.books[name]
+        return book.leases.setdefault("b", Lease("b", flow_at=self.now))
+
+    @rule(name=WALLETS, amount=st.integers(1, 20), kind=st.sampled_from(["PAID", "PROMOTIONAL"]), late=st.booleans())
+    def grant(self, name: str, amount: int, kind: str, late: bool) -> None:
+        self.grants += 1
+        effective = self.now + timedelta(minutes=3) if late else None
+        lot = f"{name.rpartition('/wallets/')[0]}/grants/g{self.grants:03}"
+        put_grant(
+            self.books[name],
+            PutGrant("acme", name, lot, kind, amount, "USD", 1, None, lot, effective_at=effective),
+            self.now,
+        )
+        self.put_in += amount
+
+    @rule()
+    def wait(self) -> None:
+        self.now += timedelta(minutes=2)
+        for book in self.books.values():
+            book.begin()
+            book.expire(self.now)
+
+    @rule(name=WALLETS, amount=st.integers(0, 12), spent=st.integers(0, 15))
+    def spend(self, name: str, amount: int, spent: int) -> None:
+        book, lease = self.books[name], self.lease(name)
+        book.begin()
+        book.extend(lease, min(amount, book.available), "extend")
+        book.capture(lease, spent, "capture")
+        self.spent += spent
+
+    @rule(name=WALLETS, share=st.floats(0, 1))
+    def give_up(self, name: str, share: float) -> None:
+        self.books[name].begin()
+        self.books[name].give_up(self.lease(name), int(self.lease(name).escrow * share), "return", self.now)
+
+    @rule(name=WALLETS, share=st.floats(0, 1))
+    def reverse(self, name: str, share: float) -> None:
+        lease = self.lease(name)
+        amount = int((lease.captured - lease.reversed) * share)
+        self.books[name].begin()
+        self.books[name].reverse(lease, amount, "reverse", self.now)
+        self.spent -= amount
+
+    @rule(name=WALLETS, amount=st.integers(1, 30))
+    def move(self, name: str, amount: int) -> None:
+        self.grants += 1
+        to = next(other for other in self.books if other != name)
+        key = RequestKey("acme", "Transfer", f"t{self.grants}", b"")
+        order = Move("acme", name, to, amount, "USD", key.id, key)
+        enough = self.books[name].available >= amount
+        before = state_of(self.books[to])
+        if enough:
+            move(self.books[name], self.books[to], order, self.now)
+        else:
+            with pytest.raises(Refusal, match="free"):
+                move(self.books[name], self.books[to], order, self.now)
+            assert before == state_of(self.books[to])
+
+    @rule(name=WALLETS, amount=st.integers(1, 25), dispute=st.booleans())
+    def take_back(self, name: str, amount: int, dispute: bool) -> None:
+        book = self.books[name]
+        paid = sum(lot.free for lot in book.lots.values() if lot.kind == "PAID")
+        if not dispute and amount > paid:
+            return
+        self.grants += 1
+        to = AccountKind.DISPUTED if dispute else AccountKind.REFUNDED
+        first = min(book.lots, default="")
+        reference = f"back{self.grants}"
+        book.begin()
+        given = book.withdraw(to, amount, reference, first=first, paid_only=not dispute)
+        assert sum(part for _, part in given) == amount or (dispute and not book.available)
+        self.open[reference] = (name, to, amount, given)
+        self.disputed += amount if dispute else 0
+        self.refunded += 0 if dispute else amount
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data())
+    def comes_again(self, data: st.DataObject) -> None:
+        reference = data.draw(st.sampled_from(sorted(self.open)))
+        name, source, amount, given = self.open.pop(reference)
+        book = self.books[name]
+        before = book.balance
+        book.begin()
+        book.restore(source, amount, given, reference, self.now)
+        assert book.balance == before + amount
+        self.disputed -= amount if source is AccountKind.DISPUTED else 0
+        self.refunded -= amount if source is AccountKind.REFUNDED else 0
+
+    @invariant()
+    def is_conserved(self) -> None:
+        if not hasattr(self, "books"):
+            return
+        pending = sum(lot.pending for book in self.books.values() for lot in book.lots.values())
+        held = sum(book.balance for book in self.books.values())
+        assert self.put_in - pending == held + self.spent + self.refunded + self.disputed
+        for book in self.books.values():
+            assert 0 == sum(account.balance for account in book.accounts.values())
+            assert all(account.holds() for account in book.accounts.values())
+            assert not (book.debt and book.available)
+            lots = book.lots.values()
+            for lot in lots:
+                places = (lot.pending, lot.free, lot.leased, lot.spent, lot.expired, lot.gone)
+                assert lot.amount == sum(places)
+                assert min(places) >= 0
+            kinds = {a.kind: a.balance for a in book.accounts.values() if a.kind is not AccountKind.ESCROW}
+            gone = sum(
+                kinds.get(kind, 0) for kind in (AccountKind.REFUNDED, AccountKind.DISPUTED, AccountKind.MOVED_OUT)
+            )
+            assert kinds[AccountKind.SPENT] + gone - book.debt == sum(lot.spent + lot.gone for lot in lots)
+            assert book.available == sum(lot.free for lot in lots)
+            assert sum(tag.spent for tag in book.tags) == sum(lot.spent for lot in lots)
+
+
+TestLeaving = Leaving.TestCase
+TestLeaving.settings = settings(max_examples=50, stateful_step_count=40, deadline=None, derandomize=True)
