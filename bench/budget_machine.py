@@ -34,21 +34,19 @@ from bench.budget_model import (
     Three,
     World,
 )
+from services.budget.domain.budgets import Dimension, Selector, key_number
 from services.budget.domain.model import (
     Applied,
     ApplyItem,
     Call,
     Decision,
     DeniedReason,
-    Dimension,
     ExpireItem,
     ExtendItem,
     ReleaseItem,
     ReserveItem,
-    Selector,
     Short,
     WalletState,
-    key_number,
 )
 from services.budget.domain.plan import Directory, WalletRef
 from services.budget.domain.policy import Draft

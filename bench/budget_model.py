@@ -13,7 +13,8 @@ import asyncpg
 from services.budget.batch import Runner
 from services.budget.caches import Directories, Policies
 from services.budget.definitions import Definitions
-from services.budget.domain.model import ApplyItem, Dimension, key_number
+from services.budget.domain.budgets import Dimension, key_number
+from services.budget.domain.model import ApplyItem
 from services.budget.store.dsn import for_lookups
 from services.kit.database import create_pool
 from services.kit.groupcommit import GroupCommit

@@ -9,7 +9,7 @@ from services.budget import reached, standing
 from services.budget.domain import allocation as rules
 from services.budget.domain import policy
 from services.budget.domain.allocation import Held, Share
-from services.budget.domain.model import Budget
+from services.budget.domain.budgets import Budget
 from services.budget.store import alerts, allocations, budgets
 from services.kit.database import transact
 from services.kit.errors import conflict, not_found

@@ -5,23 +5,19 @@ from collections.abc import Container, Iterable, Sequence
 from services.budget.caches import Directories
 from services.budget.domain import limits
 from services.budget.domain.apply import named_reservation
+from services.budget.domain.budgets import FOREVER_US, Budget, Dimension, key_number, key_text
 from services.budget.domain.decide import Batch
 from services.budget.domain.model import (
-    FOREVER_US,
     ApplyItem,
     Binding,
-    Budget,
     Call,
     Counter,
-    Dimension,
     ExtendItem,
     Item,
     Lease,
     Reservation,
     ReserveItem,
     State,
-    key_number,
-    key_text,
 )
 from services.budget.domain.plan import Directory, Plan, Policy
 from services.kit.errors import PurseError, unavailable

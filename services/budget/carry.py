@@ -2,8 +2,9 @@
 
 import asyncpg
 
+from services.budget.domain.budgets import Budget, key_number, key_text
 from services.budget.domain.decide import Batch
-from services.budget.domain.model import Budget, Carry, Counter, key_number, key_text
+from services.budget.domain.model import Carry, Counter
 from services.budget.domain.plan import Policy
 from services.budget.store import batch as store
 from services.kit.windows import window_bounds, window_key

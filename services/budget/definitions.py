@@ -8,7 +8,7 @@ import asyncpg
 
 from services.budget import allocations, reached, standing
 from services.budget.domain import policy
-from services.budget.domain.model import Budget
+from services.budget.domain.budgets import Budget
 from services.budget.domain.policy import Draft
 from services.budget.store import budgets, org_settings
 from services.kit.database import transact

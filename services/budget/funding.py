@@ -8,8 +8,9 @@ import asyncpg
 
 from services.budget.caches import Directories
 from services.budget.domain import lease as rules
+from services.budget.domain.budgets import AMOUNT_MAX
 from services.budget.domain.lease import Account
-from services.budget.domain.model import AMOUNT_MAX, Lease, Short
+from services.budget.domain.model import Lease, Short
 from services.budget.domain.plan import Directory
 from services.budget.ops import Ops
 from services.budget.store import leases

@@ -7,7 +7,7 @@ import asyncpg
 
 from services.budget import reached, standing
 from services.budget.domain import limits, policy
-from services.budget.domain.model import Budget
+from services.budget.domain.budgets import Budget
 from services.budget.store import budgets
 from services.budget.store import overrides as store
 from services.budget.store.overrides import Override

@@ -7,7 +7,7 @@ import asyncpg
 
 from services.budget import paging
 from services.budget.domain import pauses as rules
-from services.budget.domain.model import FOREVER_US
+from services.budget.domain.budgets import FOREVER_US
 from services.budget.domain.pauses import Pause, PauseCause
 from services.budget.store import budgets, pauses
 from services.kit.database import transact

@@ -7,9 +7,10 @@ import asyncpg
 
 from services.budget import standing
 from services.budget.domain import alerts as rules
+from services.budget.domain.budgets import Budget, OnExceed
 from services.budget.domain.decide import Batch
 from services.budget.domain.exceed import is_lifted, note_use
-from services.budget.domain.model import Budget, Counter, OnExceed
+from services.budget.domain.model import Counter
 from services.budget.domain.pauses import Pause
 from services.budget.standing import Standing
 from services.budget.store import alerts, pauses

@@ -7,7 +7,8 @@ import asyncpg
 
 from services.budget import carry
 from services.budget.domain import limits
-from services.budget.domain.model import AMOUNT_MAX, Budget, Raise, Use, countable, key_number
+from services.budget.domain.budgets import AMOUNT_MAX, Budget, Raise, countable, key_number
+from services.budget.domain.model import Use
 from services.budget.store import windows
 from services.kit.windows import window_at
 

@@ -8,7 +8,7 @@ import asyncpg
 
 from services.budget import standing
 from services.budget.domain import policy
-from services.budget.domain.model import Budget
+from services.budget.domain.budgets import Budget
 from services.budget.domain.totals import Totals
 from services.budget.standing import Standing
 from services.budget.store import allocations, budgets, windows

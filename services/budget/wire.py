@@ -8,20 +8,17 @@ from functools import lru_cache
 from typing import Any, Final
 
 from pursestrings.budget.v1 import budget_pb2, pauses_pb2
+from services.budget.domain.budgets import AMOUNT_MAX, Budget, Dimension, key_text
 from services.budget.domain.model import (
-    AMOUNT_MAX,
     Applied,
     ApplyItem,
-    Budget,
     Call,
     Decision,
     DeniedReason,
-    Dimension,
     ExtendItem,
     Reservation,
     ReserveItem,
     Use,
-    key_text,
 )
 from services.budget.domain.pauses import Pause
 from services.budget.rates import Rates

@@ -5,7 +5,7 @@ from typing import Any
 from pursestrings.budget.v1 import budget_pb2
 from services.budget import wire
 from services.budget.domain import alerts
-from services.budget.domain.model import countable, key_text
+from services.budget.domain.budgets import countable, key_text
 from services.budget.domain.org_settings import OrgSettings, SettingsDraft
 from services.budget.store.alerts import AlertRow
 from services.kit.auth import identity

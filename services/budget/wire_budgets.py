@@ -3,7 +3,7 @@
 from pursestrings.budget.v1 import budget_pb2
 from services.budget import wire
 from services.budget.domain import selectors
-from services.budget.domain.model import Budget, Selector, countable
+from services.budget.domain.budgets import Budget, Selector, countable
 from services.budget.domain.policy import KIND_NUMBERS, Draft, etag
 from services.budget.statuses import Status
 from services.kit.rating import RateTable

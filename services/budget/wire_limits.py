@@ -8,7 +8,7 @@ from pursestrings.budget.v1 import budget_pb2, limits_pb2
 from services.budget import wire, wire_budgets
 from services.budget.allocations import Allocated
 from services.budget.domain.allocation import Share
-from services.budget.domain.model import AMOUNT_MAX, countable
+from services.budget.domain.budgets import AMOUNT_MAX, countable
 from services.budget.domain.totals import Totals
 from services.budget.overrides import Grant, Shown
 from services.kit.auth import Identity

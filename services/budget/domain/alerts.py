@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from services.budget.domain.model import LIFETIME_NUMBER, Budget, Counter, Dimension, OnExceed, countable, key_text
+from services.budget.domain.budgets import LIFETIME_NUMBER, Budget, Dimension, OnExceed, countable, key_text
+from services.budget.domain.model import Counter
 from services.budget.domain.pauses import Pause
 from services.kit.windows import LIFETIME_END_US, window_bounds
 

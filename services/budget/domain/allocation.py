@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
-from services.budget.domain.model import AMOUNT_MAX, Budget, OverAllocation
+from services.budget.domain.budgets import AMOUNT_MAX, Budget, OverAllocation
 from services.kit.errors import PurseError, conflict, invalid
 from services.kit.subject import Subject
 

@@ -4,20 +4,10 @@ from dataclasses import replace
 from datetime import date, timedelta
 from typing import Final
 
+from services.budget.domain.budgets import AMOUNT_MAX, Dimension, countable
 from services.budget.domain.decide import Batch, Counted, UsageRow
 from services.budget.domain.exceed import note_use
-from services.budget.domain.model import (
-    AMOUNT_MAX,
-    Applied,
-    ApplyItem,
-    Counter,
-    Dimension,
-    ExpireItem,
-    ReleaseItem,
-    Reservation,
-    State,
-    countable,
-)
+from services.budget.domain.model import Applied, ApplyItem, Counter, ExpireItem, ReleaseItem, Reservation, State
 from services.kit.errors import PurseError, conflict, not_found
 
 _COST: Final = int(Dimension.COST)

@@ -5,27 +5,24 @@ from typing import NamedTuple
 
 from services.budget.domain import fit
 from services.budget.domain.alerts import Crossing
+from services.budget.domain.budgets import AMOUNT_MAX, Budget, OnExceed, countable
 from services.budget.domain.exceed import note_denial, stopped
 from services.budget.domain.model import (
-    AMOUNT_MAX,
     Answer,
     Applied,
     ApplyItem,
     Binding,
-    Budget,
     Counter,
     Decision,
     DeniedReason,
     ExtendItem,
     Lease,
-    OnExceed,
     Reservation,
     ReserveItem,
     Short,
     State,
     Use,
     WalletState,
-    countable,
 )
 from services.budget.domain.pauses import Pause
 from services.kit.errors import PurseError, conflict, invalid

@@ -4,17 +4,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from services.budget.domain.alerts import DENIAL_THRESHOLD, AlertCause, crossing_of
-from services.budget.domain.model import (
-    FOREVER_US,
-    Binding,
-    Budget,
-    Counter,
-    Decision,
-    DeniedReason,
-    Dimension,
-    ReserveItem,
-    key_text,
-)
+from services.budget.domain.budgets import FOREVER_US, Budget, Dimension, key_text
+from services.budget.domain.model import Binding, Counter, Decision, DeniedReason, ReserveItem
 from services.budget.domain.pauses import SHOWN_MAX, Pause, PauseCause, ResumeMode
 
 if TYPE_CHECKING:

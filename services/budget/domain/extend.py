@@ -2,20 +2,18 @@
 
 from typing import Final
 
+from services.budget.domain.budgets import AMOUNT_MAX, Dimension, countable
 from services.budget.domain.decide import Batch
 from services.budget.domain.exceed import pauses_on
 from services.budget.domain.model import (
-    AMOUNT_MAX,
     Counter,
     Decision,
     DeniedReason,
-    Dimension,
     ExtendItem,
     Reservation,
     State,
     Use,
     WalletState,
-    countable,
 )
 from services.kit.errors import PurseError, conflict, not_found
 

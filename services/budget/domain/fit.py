@@ -2,7 +2,8 @@
 
 from typing import Final
 
-from services.budget.domain.model import Binding, Counter, Dimension, Fit, ReserveItem, WalletState
+from services.budget.domain.budgets import Dimension
+from services.budget.domain.model import Binding, Counter, Fit, ReserveItem, WalletState
 from services.kit.rating import Tokens, largest_output
 
 _INPUT: Final = int(Dimension.INPUT_TOKENS)

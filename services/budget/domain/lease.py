@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from services.budget.domain.model import AMOUNT_MAX, WalletState
+from services.budget.domain.budgets import AMOUNT_MAX
+from services.budget.domain.model import WalletState
 
 LINES_MAX: Final = 1000
 """The most lines of one capture; what is left over is the next one's."""

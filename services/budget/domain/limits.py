@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from services.budget.domain.model import AMOUNT_MAX, Budget, Counter, Raise
+from services.budget.domain.budgets import AMOUNT_MAX, Budget, Raise
+from services.budget.domain.model import Counter
 from services.kit.errors import conflict, invalid
 
 LASTING_MAX: Final = 32

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Final
 
-from services.budget.domain.model import OnExceed
+from services.budget.domain.budgets import OnExceed
 from services.budget.domain.pauses import ResumeMode
 from services.kit.errors import conflict, invalid
 

@@ -7,7 +7,8 @@ from fnmatch import translate
 from functools import lru_cache
 from typing import Final
 
-from services.budget.domain.model import Budget, Call, Dimension, OnExceed, Selector, WalletState
+from services.budget.domain.budgets import Budget, Dimension, OnExceed, Selector
+from services.budget.domain.model import Call, WalletState
 from services.budget.domain.org_settings import NO_SETTINGS, OrgSettings
 from services.budget.domain.pauses import Pause
 from services.kit.subject import Subject

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from services.budget.domain import selectors
-from services.budget.domain.model import AMOUNT_MAX, Budget, Dimension, OverAllocation, Selector
+from services.budget.domain.budgets import AMOUNT_MAX, Budget, Dimension, OverAllocation, Selector
 from services.budget.domain.org_settings import NO_SETTINGS, OrgSettings, on_exceed, resume_mode, thresholds
 from services.kit.errors import PurseError, conflict, invalid
 from services.kit.money import CURRENCIES

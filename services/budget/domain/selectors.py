@@ -4,7 +4,7 @@ from dataclasses import replace
 from fnmatch import translate
 from typing import Final
 
-from services.budget.domain.model import Selector
+from services.budget.domain.budgets import Selector
 from services.budget.domain.plan import glob
 from services.kit.errors import PurseError, invalid
 from services.kit.rating import RateTable, UnknownModelError

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Final
 
-from services.budget.domain.model import Budget, Dimension, Selector
+from services.budget.domain.budgets import Budget, Dimension, Selector
 from services.kit.subject import parse
 from services.kit.windows import WindowSpec
 

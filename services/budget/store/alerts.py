@@ -8,7 +8,7 @@ import asyncpg
 
 from services.budget.domain import alerts
 from services.budget.domain.alerts import AlertCause, Crossing
-from services.budget.domain.model import LIFETIME_NUMBER, Dimension, OnExceed
+from services.budget.domain.budgets import LIFETIME_NUMBER, Dimension, OnExceed
 from services.kit import outbox
 from services.kit.outbox import OutboxRow
 from services.kit.windows import LIFETIME_END_US

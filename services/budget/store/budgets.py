@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import asyncpg
 
-from services.budget.domain.model import FOREVER_US, Budget, Dimension, OnExceed, OverAllocation, Selector
+from services.budget.domain.budgets import FOREVER_US, Budget, Dimension, OnExceed, OverAllocation, Selector
 from services.budget.domain.pauses import ResumeMode
 from services.budget.domain.plan import Policy
 from services.budget.store import org_settings, overrides, pauses

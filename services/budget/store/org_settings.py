@@ -4,7 +4,7 @@ from typing import Final
 
 import asyncpg
 
-from services.budget.domain.model import OnExceed
+from services.budget.domain.budgets import OnExceed
 from services.budget.domain.org_settings import NO_SETTINGS, ExpiredHold, OrgSettings, UnratedModel
 from services.budget.domain.pauses import ResumeMode
 

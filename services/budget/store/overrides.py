@@ -6,7 +6,7 @@ from typing import Final
 
 import asyncpg
 
-from services.budget.domain.model import Budget, Raise
+from services.budget.domain.budgets import Budget, Raise
 
 Raises = Mapping[tuple[str, str], Sequence[Raise]]
 """By the budget's subject and id."""

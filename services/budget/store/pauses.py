@@ -6,7 +6,7 @@ from typing import Final
 import asyncpg
 
 from services.budget.domain import alerts
-from services.budget.domain.model import Budget
+from services.budget.domain.budgets import Budget
 from services.budget.domain.pauses import Pause, PauseCause
 from services.budget.store.alerts import TOPIC
 from services.kit import outbox

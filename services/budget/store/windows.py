@@ -5,7 +5,8 @@ from typing import Final, NamedTuple
 
 import asyncpg
 
-from services.budget.domain.model import Budget, Carry
+from services.budget.domain.budgets import Budget
+from services.budget.domain.model import Carry
 
 _COUNTERS: Final = """
 SELECT c.budget_no, c.window_key, c.spent, c.reserved, c.carried, c.rises

@@ -23,13 +23,13 @@ from hypothesis.stateful import (
 from services.budget.batch import Runner
 from services.budget.caches import Directories, Policies
 from services.budget.definitions import Definitions
+from services.budget.domain.budgets import Dimension
 from services.budget.domain.model import (
     Applied,
     ApplyItem,
     Call,
     Decision,
     DeniedReason,
-    Dimension,
     ReleaseItem,
     Reservation,
     ReserveItem,

@@ -5,21 +5,10 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.budget.domain.budgets import Budget, Dimension, OnExceed
 from services.budget.domain.decide import Batch, decide, deny_for_funds
 from services.budget.domain.fit import stretched
-from services.budget.domain.model import (
-    Binding,
-    Budget,
-    Call,
-    Counter,
-    Decision,
-    DeniedReason,
-    Dimension,
-    Lease,
-    OnExceed,
-    ReserveItem,
-    Short,
-)
+from services.budget.domain.model import Binding, Call, Counter, Decision, DeniedReason, Lease, ReserveItem, Short
 from services.kit.rating import Rate, Tokens, largest_output, rate
 from services.kit.subject import parse
 from services.kit.windows import WindowKind, WindowSpec

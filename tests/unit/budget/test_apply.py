@@ -5,17 +5,9 @@ from dataclasses import replace
 import pytest
 
 from services.budget.domain.apply import apply
+from services.budget.domain.budgets import AMOUNT_MAX
 from services.budget.domain.decide import Batch
-from services.budget.domain.model import (
-    AMOUNT_MAX,
-    Applied,
-    ApplyItem,
-    Binding,
-    Call,
-    Lease,
-    Reservation,
-    State,
-)
+from services.budget.domain.model import Applied, ApplyItem, Binding, Call, Lease, Reservation, State
 from services.kit.errors import PurseError
 from services.kit.subject import parse
 

@@ -7,18 +7,10 @@ import pytest
 from services.budget import paging
 from services.budget.domain import alerts, org_settings
 from services.budget.domain import subscriptions as rules
+from services.budget.domain.budgets import FOREVER_US, OnExceed
 from services.budget.domain.decide import Batch, decide
 from services.budget.domain.exceed import is_lifted, note_use
-from services.budget.domain.model import (
-    FOREVER_US,
-    Binding,
-    Call,
-    Counter,
-    Decision,
-    DeniedReason,
-    OnExceed,
-    ReserveItem,
-)
+from services.budget.domain.model import Binding, Call, Counter, Decision, DeniedReason, ReserveItem
 from services.budget.domain.org_settings import NO_SETTINGS, OrgSettings, SettingsDraft
 from services.budget.domain.pauses import Pause, PauseCause, ResumeMode
 from services.budget.domain.plan import Policy

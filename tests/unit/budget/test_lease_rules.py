@@ -3,8 +3,9 @@
 import pytest
 
 from services.budget.domain import lease
+from services.budget.domain.budgets import AMOUNT_MAX
 from services.budget.domain.lease import Account, Line
-from services.budget.domain.model import AMOUNT_MAX, WalletState
+from services.budget.domain.model import WalletState
 
 
 def account(**fields: int | None) -> Account:

@@ -3,17 +3,8 @@
 import pytest
 
 from services.budget.domain import allocation, limits
-from services.budget.domain.model import (
-    AMOUNT_MAX,
-    Budget,
-    Carry,
-    Counter,
-    Dimension,
-    OnExceed,
-    OverAllocation,
-    Raise,
-    Selector,
-)
+from services.budget.domain.budgets import AMOUNT_MAX, Budget, Dimension, OnExceed, OverAllocation, Raise, Selector
+from services.budget.domain.model import Carry, Counter
 from services.budget.domain.selectors import checked, resolved
 from services.budget.domain.totals import Totals
 from services.kit.errors import PurseError

@@ -6,20 +6,18 @@ from datetime import UTC, datetime
 import pytest
 
 from services.budget.domain import alerts, policy
-from services.budget.domain.model import (
+from services.budget.domain.budgets import (
     AMOUNT_MAX,
     FOREVER_US,
     LIFETIME_NUMBER,
     Budget,
-    Call,
-    Counter,
     Dimension,
     OnExceed,
     Selector,
-    WalletState,
     key_number,
     key_text,
 )
+from services.budget.domain.model import Call, Counter, WalletState
 from services.budget.domain.plan import Directory, Policy, WalletRef, matches
 from services.budget.domain.policy import Draft
 from services.kit.errors import PurseError
