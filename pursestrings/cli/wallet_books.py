@@ -160,7 +160,8 @@ def reconcile(
 ) -> None:
     """Compare Stripe, charges, grants, the ledger and captures; exits with an error where they differ."""
     where, output = begin(context, as_json=as_json)
-    request = statements_pb2.ReconcileRequest(**{"wallet" if "/wallets/" in org else "org": org})
+    one = "/wallets/" in org
+    request = statements_pb2.ReconcileRequest(wallet=org if one else "", org="" if one else org)
     if since:
         request.from_time.CopyFrom(instant(since))
     found = with_suite(where, lambda suite: suite.wallet("Reconcile", request))
