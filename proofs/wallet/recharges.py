@@ -89,7 +89,13 @@ class Recharges:
 
 
 @dataclass(slots=True)
-class _Place:
+class Place:
+    """Where it happens, and how it is reached.
+
+    Attributes:
+        sql: The wallet's database as its owner.
+    """
+
     twin: str
     stub: Any
     stripe: Stripe
@@ -108,10 +114,8 @@ async def prove(directory: Path, *, recharges: int = 10_000, seed: int = 1, time
     wallets = [f"orgs/{ORG}/wallets/w{number}" for number in range(-(-recharges // per_wallet))]
     async with asyncio.timeout(timeout_s), _place(directory) as place:
         for wallet in wallets:
-            await _open(place, wallet, per_wallet)
-        for kind, match, rate in FAULTS:
-            body = {"kind": kind, "match": match, "rate": rate, "times": 1_000_000, "seed": seed}
-            (await place.http.post(f"{place.twin}/_twin/faults", json=body)).raise_for_status()
+            await open_wallet(place, wallet, per_wallet)
+        await arm(place, seed)
         began_s = asyncio.get_running_loop().time()
         room = asyncio.Semaphore(DRIVERS)
 
@@ -120,12 +124,20 @@ async def prove(directory: Path, *, recharges: int = 10_000, seed: int = 1, time
                 await _drive(place, wallet, random.Random(seed * 1_000 + number))
 
         await asyncio.gather(*(drive(wallet, number) for number, wallet in enumerate(wallets)))
-        faults = await _settle(place)
+        faults = await settle(place)
         seconds = asyncio.get_running_loop().time() - began_s
-        return replace(await _compare(place, wallets, per_wallet, seconds), faults=faults)
+        return replace(await compare(place, wallets, per_wallet, seconds), faults=faults)
 
 
-async def _open(place: _Place, wallet: str, per_wallet: int) -> None:
+async def arm(place: Place, seed: int) -> None:
+    """Lets a fifth go wrong from now on."""
+    for kind, match, rate in FAULTS:
+        body = {"kind": kind, "match": match, "rate": rate, "times": 1_000_000, "seed": seed}
+        (await place.http.post(f"{place.twin}/_twin/faults", json=body)).raise_for_status()
+
+
+async def open_wallet(place: Place, wallet: str, per_wallet: int) -> None:
+    """A wallet with a card and a policy, whose first recharge starts at once."""
     request = pb.CreateWalletRequest(
         parent=f"orgs/{ORG}",
         wallet_id=wallet.rpartition("/")[2],
@@ -138,7 +150,7 @@ async def _open(place: _Place, wallet: str, per_wallet: int) -> None:
     await _policy(place, wallet, per_wallet)
 
 
-async def _policy(place: _Place, wallet: str, per_wallet: int) -> None:
+async def _policy(place: Place, wallet: str, per_wallet: int) -> None:
     def usd(nanos: int) -> type_pb2.Money:
         return type_pb2.Money(currency_code="USD", amount_nanos=nanos)
 
@@ -153,16 +165,21 @@ async def _policy(place: _Place, wallet: str, per_wallet: int) -> None:
     await place.stub.SetRechargePolicy(pb.SetRechargePolicyRequest(policy=policy, resume=True))
 
 
-async def _drive(place: _Place, wallet: str, dice: random.Random) -> None:
+async def _drive(place: Place, wallet: str, dice: random.Random) -> None:
     """Plays the worker until the month's caps let nothing more start."""
-    tries = 0
+    tries, last = 0, ""
     while True:
         newest = await place.stub.ListRecharges(pb.ListRechargesRequest(wallet=wallet, page_size=1))
         one = next(iter(newest.recharges), None)
         if one is None or one.state != pb.RECHARGE_STATE_PENDING:
             found = await place.stub.GetRechargePolicy(pb.GetRechargePolicyRequest(wallet=wallet))
-            if not found.policy.paused_reason:
+            if found.month_count >= found.policy.max_count_per_month and one is not None and last == one.name:
                 return
+            last = one.name if one is not None else ""
+            if not found.policy.paused_reason:
+                # The next one may have started while the list was read, so only a month that is full ends it.
+                await asyncio.sleep(_REST_S)
+                continue
             # One that was given up pauses the policy, until somebody looks.
             await place.stub.SetRechargePolicy(pb.SetRechargePolicyRequest(policy=_unpaused(found.policy), resume=True))
             continue
@@ -186,7 +203,7 @@ def _unpaused(policy: pb.RechargePolicy) -> pb.RechargePolicy:
 _UNFORESEEN: Final = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.INVALID_ARGUMENT}
 
 
-async def _attempt(place: _Place, name: str, dice: random.Random) -> None:
+async def _attempt(place: Place, name: str, dice: random.Random) -> None:
     asked = await place.stub.AuthorizeAttempt(pb.AuthorizeAttemptRequest(recharge=name))
     match asked.verdict:
         case pb.ATTEMPT_VERDICT_CHARGE:
@@ -203,7 +220,7 @@ async def _attempt(place: _Place, name: str, dice: random.Random) -> None:
             await asyncio.sleep(_REST_S)
 
 
-async def _charge(place: _Place, asked: pb.AuthorizeAttemptResponse, dice: random.Random) -> None:
+async def _charge(place: Place, asked: pb.AuthorizeAttemptResponse, dice: random.Random) -> None:
     """What the worker does, which may end after any step as if it had been killed."""
     name, intent = asked.recharge.name, asked.payment_intent
     if not intent:
@@ -232,7 +249,7 @@ async def _charge(place: _Place, asked: pb.AuthorizeAttemptResponse, dice: rando
     await place.stub.ReportAttempt(done)
 
 
-async def _settle(place: _Place) -> int:
+async def settle(place: Place) -> int:
     """No more faults; then every webhook comes once more, late, and must change nothing. Returns how many fired."""
     armed = (await place.http.get(f"{place.twin}/_twin/state")).json()["faults"]
     headers = {"content-type": "application/json"}
@@ -248,7 +265,12 @@ async def _settle(place: _Place) -> int:
         await asyncio.sleep(_REST_S * 10)
 
 
-async def _compare(place: _Place, wallets: Sequence[str], per_wallet: int, seconds: float) -> Recharges:
+async def compare(place: Place, wallets: Sequence[str], per_wallet: int, seconds: float) -> Recharges:
+    """Compares Stripe, grants and ledger; `faults` is left at 0.
+
+    Raises:
+        RuntimeError: The wallet's own audit finds something.
+    """
     audit = await place.stub.Audit(pb.AuditRequest(org=f"orgs/{ORG}"), timeout=120)
     broken = [f"{check.name}: {check.detail}" for check in audit.checks if not check.ok]
     if broken:
@@ -283,7 +305,7 @@ async def _compare(place: _Place, wallets: Sequence[str], per_wallet: int, secon
     )
 
 
-async def _intents(place: _Place, customer: str) -> list[dict[str, Any]]:
+async def _intents(place: Place, customer: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     while True:
         params: Any = {"customer": customer, "limit": 100}
@@ -296,7 +318,7 @@ async def _intents(place: _Place, customer: str) -> list[dict[str, Any]]:
 
 
 @contextlib.asynccontextmanager
-async def _place(directory: Path) -> AsyncIterator[_Place]:
+async def _place(directory: Path) -> AsyncIterator[Place]:
     """Everything that a recharge needs save Temporal, in one folder, gone at the end."""
     private, public = auth.generate_key()
     (directory / "public.pem").write_bytes(public)
@@ -360,7 +382,7 @@ async def _place(directory: Path) -> AsyncIterator[_Place]:
             asyncpg.create_pool(postgres.dsn("wallet", "owner"), min_size=1, max_size=4)
         )
         client = await stack.enter_async_context(httpx.AsyncClient(timeout=60, trust_env=False))
-        yield _Place(f"http://{LOOPBACK}:{twin}", wallet_pb2_grpc.WalletServiceStub(wire), stripe, sql, client)
+        yield Place(f"http://{LOOPBACK}:{twin}", wallet_pb2_grpc.WalletServiceStub(wire), stripe, sql, client)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
