@@ -69,25 +69,45 @@ class Credential:
                 raise
 
 
-class _Bearer(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc, unused-ignore]
+class _Bearer:
     """Adds the credential to every call."""
 
     def __init__(self, credential: Credential) -> None:
         self._credential = credential
 
+    def _with_token(self, details: grpc.aio.ClientCallDetails) -> grpc.aio.ClientCallDetails:
+        header = self._credential.header()
+        if header is None:
+            return details
+        metadata = grpc.aio.Metadata(*(details.metadata or ()), header)
+        return grpc.aio.ClientCallDetails(
+            details.method, details.timeout, metadata, details.credentials, details.wait_for_ready
+        )
+
+
+# One class a kind of call: a channel takes an interceptor for the first kind that it is of.
+class _BearerOfCalls(_Bearer, grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc, unused-ignore]
     async def intercept_unary_unary(
         self, continuation: Callable[..., Any], client_call_details: grpc.aio.ClientCallDetails, request: object
     ) -> Any:
         """Passes the call on with one more metadata entry."""
-        details = client_call_details
-        header = self._credential.header()
-        if header is None:
-            return await continuation(details, request)
-        metadata = grpc.aio.Metadata(*(details.metadata or ()), header)
-        with_token = grpc.aio.ClientCallDetails(
-            details.method, details.timeout, metadata, details.credentials, details.wait_for_ready
-        )
-        return await continuation(with_token, request)
+        return await continuation(self._with_token(client_call_details), request)
+
+
+class _BearerOfAnswers(_Bearer, grpc.aio.UnaryStreamClientInterceptor):  # type: ignore[misc, unused-ignore]
+    async def intercept_unary_stream(
+        self, continuation: Callable[..., Any], client_call_details: grpc.aio.ClientCallDetails, request: object
+    ) -> Any:
+        """Passes the call on with one more metadata entry."""
+        return await continuation(self._with_token(client_call_details), request)
+
+
+class _BearerOfStreams(_Bearer, grpc.aio.StreamStreamClientInterceptor):  # type: ignore[misc, unused-ignore]
+    async def intercept_stream_stream(
+        self, continuation: Callable[..., Any], client_call_details: grpc.aio.ClientCallDetails, request_iterator: Any
+    ) -> Any:
+        """Passes the call on with one more metadata entry."""
+        return await continuation(self._with_token(client_call_details), request_iterator)
 
 
 class Channels:
@@ -136,7 +156,11 @@ def _check(name: str, address: str, settings: Settings) -> None:
 
 
 def _open(address: str, settings: Settings, credential: Credential) -> grpc.aio.Channel:
-    interceptors = [_Bearer(credential)]
+    interceptors: list[grpc.aio.ClientInterceptor] = [
+        _BearerOfCalls(credential),
+        _BearerOfAnswers(credential),
+        _BearerOfStreams(credential),
+    ]
     if settings.ca_file is None:
         return grpc.aio.insecure_channel(address, options=_OPTIONS, interceptors=interceptors)
     credentials = grpc.ssl_channel_credentials(settings.ca_file.read_bytes())

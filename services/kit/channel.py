@@ -24,21 +24,39 @@ _OPTIONS: tuple[tuple[str, Any], ...] = (
 )
 
 
-class _Bearer(grpc.aio.UnaryUnaryClientInterceptor):
+class _Bearer:
     """Adds the token to every call."""
 
     def __init__(self, token: str) -> None:
         self._header = ("authorization", f"Bearer {token}")
 
+    def _with_token(self, details: grpc.aio.ClientCallDetails) -> grpc.aio.ClientCallDetails:
+        metadata = grpc.aio.Metadata(*(details.metadata or ()), self._header)
+        return grpc.aio.ClientCallDetails(
+            details.method, details.timeout, metadata, details.credentials, details.wait_for_ready
+        )
+
+
+# One class a kind of call: a channel takes an interceptor for the first kind that it is of.
+class _BearerOfCalls(_Bearer, grpc.aio.UnaryUnaryClientInterceptor):
     async def intercept_unary_unary(
         self, continuation: Callable[..., Any], client_call_details: grpc.aio.ClientCallDetails, request: object
     ) -> Any:
-        details = client_call_details
-        metadata = grpc.aio.Metadata(*(details.metadata or ()), self._header)
-        with_token = grpc.aio.ClientCallDetails(
-            details.method, details.timeout, metadata, details.credentials, details.wait_for_ready
-        )
-        return await continuation(with_token, request)
+        return await continuation(self._with_token(client_call_details), request)
+
+
+class _BearerOfAnswers(_Bearer, grpc.aio.UnaryStreamClientInterceptor):
+    async def intercept_unary_stream(
+        self, continuation: Callable[..., Any], client_call_details: grpc.aio.ClientCallDetails, request: object
+    ) -> Any:
+        return await continuation(self._with_token(client_call_details), request)
+
+
+class _BearerOfStreams(_Bearer, grpc.aio.StreamStreamClientInterceptor):
+    async def intercept_stream_stream(
+        self, continuation: Callable[..., Any], client_call_details: grpc.aio.ClientCallDetails, request_iterator: Any
+    ) -> Any:
+        return await continuation(self._with_token(client_call_details), request_iterator)
 
 
 def is_loopback(address: str) -> bool:
@@ -63,7 +81,9 @@ def channel(
         ca_file: PEM roots; with them, or off loopback, the channel uses TLS.
         allow_plaintext: Speak without TLS off loopback too.
     """
-    interceptors = [_Bearer(token)] if token else []
+    interceptors: list[grpc.aio.ClientInterceptor] = []
+    if token:
+        interceptors = [_BearerOfCalls(token), _BearerOfAnswers(token), _BearerOfStreams(token)]
     if ca_file is None and (allow_plaintext or is_loopback(address)):
         return grpc.aio.insecure_channel(address, options=_OPTIONS, interceptors=interceptors)
     roots = ca_file.read_bytes() if ca_file else None

@@ -18,6 +18,7 @@ ACCESS: Final[Mapping[str, Rule]] = {
     f"{_SERVICE}/GetUsage": rule(by_field("subject"), *_READERS),
     f"{_SERVICE}/QueryUsage": rule(by_field("subject"), *_READERS),
     f"{_SERVICE}/ListUsage": rule(by_field("subject"), *_READERS),
+    f"{_SERVICE}/ExportUsage": rule(by_field("subject"), *_READERS),
     f"{_SERVICE}/GetBurnRate": rule(by_field("subject"), *_READERS),
     f"{_SERVICE}/Forecast": rule(by_field("subject"), *_READERS),
     f"{_SERVICE}/BatchForecast": rule(by_items("requests", "subject"), *_READERS),

@@ -5,6 +5,7 @@ import warnings
 
 from pursestrings.metering.v1 import analysis_pb2 as pursestrings_dot_metering_dot_v1_dot_analysis__pb2
 from pursestrings.metering.v1 import corrections_pb2 as pursestrings_dot_metering_dot_v1_dot_corrections__pb2
+from pursestrings.metering.v1 import export_pb2 as pursestrings_dot_metering_dot_v1_dot_export__pb2
 from pursestrings.metering.v1 import metering_pb2 as pursestrings_dot_metering_dot_v1_dot_metering__pb2
 from pursestrings.metering.v1 import rates_pb2 as pursestrings_dot_metering_dot_v1_dot_rates__pb2
 
@@ -72,6 +73,11 @@ class MeteringServiceStub(object):
                 '/pursestrings.metering.v1.MeteringService/ListUsage',
                 request_serializer=pursestrings_dot_metering_dot_v1_dot_analysis__pb2.ListUsageRequest.SerializeToString,
                 response_deserializer=pursestrings_dot_metering_dot_v1_dot_analysis__pb2.ListUsageResponse.FromString,
+                _registered_method=True)
+        self.ExportUsage = channel.unary_stream(
+                '/pursestrings.metering.v1.MeteringService/ExportUsage',
+                request_serializer=pursestrings_dot_metering_dot_v1_dot_export__pb2.ExportUsageRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_metering_dot_v1_dot_export__pb2.ExportUsageResponse.FromString,
                 _registered_method=True)
         self.GetBurnRate = channel.unary_unary(
                 '/pursestrings.metering.v1.MeteringService/GetBurnRate',
@@ -199,6 +205,14 @@ class MeteringServiceServicer(object):
 
     def ListUsage(self, request, context):
         """The run log: calls one by one, or their sums by run, with those of unusual token counts flagged.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportUsage(self, request, context):
+        """The recorded events themselves, as CSV, JSON lines or Parquet, in pieces. An export holds what was recorded when it
+        began; one that is cut goes on from any of its pieces, without a row twice or missing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -347,6 +361,11 @@ def add_MeteringServiceServicer_to_server(servicer, server):
                     servicer.ListUsage,
                     request_deserializer=pursestrings_dot_metering_dot_v1_dot_analysis__pb2.ListUsageRequest.FromString,
                     response_serializer=pursestrings_dot_metering_dot_v1_dot_analysis__pb2.ListUsageResponse.SerializeToString,
+            ),
+            'ExportUsage': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportUsage,
+                    request_deserializer=pursestrings_dot_metering_dot_v1_dot_export__pb2.ExportUsageRequest.FromString,
+                    response_serializer=pursestrings_dot_metering_dot_v1_dot_export__pb2.ExportUsageResponse.SerializeToString,
             ),
             'GetBurnRate': grpc.unary_unary_rpc_method_handler(
                     servicer.GetBurnRate,
@@ -614,6 +633,33 @@ class MeteringService(object):
             '/pursestrings.metering.v1.MeteringService/ListUsage',
             pursestrings_dot_metering_dot_v1_dot_analysis__pb2.ListUsageRequest.SerializeToString,
             pursestrings_dot_metering_dot_v1_dot_analysis__pb2.ListUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/pursestrings.metering.v1.MeteringService/ExportUsage',
+            pursestrings_dot_metering_dot_v1_dot_export__pb2.ExportUsageRequest.SerializeToString,
+            pursestrings_dot_metering_dot_v1_dot_export__pb2.ExportUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

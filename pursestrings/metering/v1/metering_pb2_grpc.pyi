@@ -9,6 +9,7 @@ import grpc
 import grpc.aio
 import pursestrings.metering.v1.analysis_pb2
 import pursestrings.metering.v1.corrections_pb2
+import pursestrings.metering.v1.export_pb2
 import pursestrings.metering.v1.metering_pb2
 import pursestrings.metering.v1.rates_pb2
 import sys
@@ -137,6 +138,22 @@ _MeteringServiceListUsageType = typing_extensions.TypeVar(
     default=grpc.UnaryUnaryMultiCallable[
         pursestrings.metering.v1.analysis_pb2.ListUsageRequest,
         pursestrings.metering.v1.analysis_pb2.ListUsageResponse,
+    ],
+)
+
+_MeteringServiceExportUsageType = typing_extensions.TypeVar(
+    '_MeteringServiceExportUsageType',
+    grpc.UnaryStreamMultiCallable[
+        pursestrings.metering.v1.export_pb2.ExportUsageRequest,
+        pursestrings.metering.v1.export_pb2.ExportUsageResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        pursestrings.metering.v1.export_pb2.ExportUsageRequest,
+        pursestrings.metering.v1.export_pb2.ExportUsageResponse,
+    ],
+    default=grpc.UnaryStreamMultiCallable[
+        pursestrings.metering.v1.export_pb2.ExportUsageRequest,
+        pursestrings.metering.v1.export_pb2.ExportUsageResponse,
     ],
 )
 
@@ -380,7 +397,7 @@ _MeteringServiceAuditType = typing_extensions.TypeVar(
     ],
 )
 
-class MeteringServiceStub(typing.Generic[_MeteringServiceRecordUsageType, _MeteringServiceBatchRecordUsageType, _MeteringServiceStreamUsageType, _MeteringServiceEstimateType, _MeteringServiceGetUsageType, _MeteringServiceQueryUsageType, _MeteringServiceListUsageType, _MeteringServiceGetBurnRateType, _MeteringServiceForecastType, _MeteringServiceBatchForecastType, _MeteringServiceGetRateTableType, _MeteringServicePublishRateCardType, _MeteringServiceImportRateCardType, _MeteringServiceListRateCardsType, _MeteringServiceGetRateCardType, _MeteringServiceGetRateType, _MeteringServiceCorrectUsageType, _MeteringServiceListCorrectionsType, _MeteringServiceListUnratedUsageType, _MeteringServiceListParkedUsageType, _MeteringServiceRequeueParkedUsageType, _MeteringServiceAuditType]):
+class MeteringServiceStub(typing.Generic[_MeteringServiceRecordUsageType, _MeteringServiceBatchRecordUsageType, _MeteringServiceStreamUsageType, _MeteringServiceEstimateType, _MeteringServiceGetUsageType, _MeteringServiceQueryUsageType, _MeteringServiceListUsageType, _MeteringServiceExportUsageType, _MeteringServiceGetBurnRateType, _MeteringServiceForecastType, _MeteringServiceBatchForecastType, _MeteringServiceGetRateTableType, _MeteringServicePublishRateCardType, _MeteringServiceImportRateCardType, _MeteringServiceListRateCardsType, _MeteringServiceGetRateCardType, _MeteringServiceGetRateType, _MeteringServiceCorrectUsageType, _MeteringServiceListCorrectionsType, _MeteringServiceListUnratedUsageType, _MeteringServiceListParkedUsageType, _MeteringServiceRequeueParkedUsageType, _MeteringServiceAuditType]):
     """Records usage, rates it, relays it to the budget service and answers questions about it."""
 
     @typing.overload
@@ -412,6 +429,10 @@ class MeteringServiceStub(typing.Generic[_MeteringServiceRecordUsageType, _Meter
         grpc.UnaryUnaryMultiCallable[
             pursestrings.metering.v1.analysis_pb2.ListUsageRequest,
             pursestrings.metering.v1.analysis_pb2.ListUsageResponse,
+        ],
+        grpc.UnaryStreamMultiCallable[
+            pursestrings.metering.v1.export_pb2.ExportUsageRequest,
+            pursestrings.metering.v1.export_pb2.ExportUsageResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             pursestrings.metering.v1.analysis_pb2.GetBurnRateRequest,
@@ -505,6 +526,10 @@ class MeteringServiceStub(typing.Generic[_MeteringServiceRecordUsageType, _Meter
             pursestrings.metering.v1.analysis_pb2.ListUsageRequest,
             pursestrings.metering.v1.analysis_pb2.ListUsageResponse,
         ],
+        grpc.aio.UnaryStreamMultiCallable[
+            pursestrings.metering.v1.export_pb2.ExportUsageRequest,
+            pursestrings.metering.v1.export_pb2.ExportUsageResponse,
+        ],
         grpc.aio.UnaryUnaryMultiCallable[
             pursestrings.metering.v1.analysis_pb2.GetBurnRateRequest,
             pursestrings.metering.v1.analysis_pb2.GetBurnRateResponse,
@@ -590,6 +615,11 @@ class MeteringServiceStub(typing.Generic[_MeteringServiceRecordUsageType, _Meter
     ListUsage: _MeteringServiceListUsageType
     """The run log: calls one by one, or their sums by run, with those of unusual token counts flagged."""
 
+    ExportUsage: _MeteringServiceExportUsageType
+    """The recorded events themselves, as CSV, JSON lines or Parquet, in pieces. An export holds what was recorded when it
+    began; one that is cut goes on from any of its pieces, without a row twice or missing.
+    """
+
     GetBurnRate: _MeteringServiceGetBurnRateType
     """How fast a subject and its descendants spend."""
 
@@ -665,6 +695,10 @@ MeteringServiceAsyncStub: typing_extensions.TypeAlias = MeteringServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.metering.v1.analysis_pb2.ListUsageRequest,
         pursestrings.metering.v1.analysis_pb2.ListUsageResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        pursestrings.metering.v1.export_pb2.ExportUsageRequest,
+        pursestrings.metering.v1.export_pb2.ExportUsageResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.metering.v1.analysis_pb2.GetBurnRateRequest,
@@ -788,6 +822,16 @@ class MeteringServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[pursestrings.metering.v1.analysis_pb2.ListUsageResponse, collections.abc.Awaitable[pursestrings.metering.v1.analysis_pb2.ListUsageResponse]]:
         """The run log: calls one by one, or their sums by run, with those of unusual token counts flagged."""
+
+    @abc.abstractmethod
+    def ExportUsage(
+        self,
+        request: pursestrings.metering.v1.export_pb2.ExportUsageRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[pursestrings.metering.v1.export_pb2.ExportUsageResponse], collections.abc.AsyncIterator[pursestrings.metering.v1.export_pb2.ExportUsageResponse]]:
+        """The recorded events themselves, as CSV, JSON lines or Parquet, in pieces. An export holds what was recorded when it
+        began; one that is cut goes on from any of its pieces, without a row twice or missing.
+        """
 
     @abc.abstractmethod
     def GetBurnRate(
