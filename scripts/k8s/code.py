@@ -18,6 +18,7 @@ from services.kit.settings import ServiceSettings
 
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
 _MIGRATE: Final = "services.kit.migrate"
+_ADDRESS: Final = re.compile(r"settings\.(metering|budget|wallet)_address\b")
 _EDGE: Final = re.compile(r'--\s*"[^"]*"\s*-->|---|-->')
 
 
@@ -115,3 +116,17 @@ def arrows() -> frozenset[tuple[str, str]]:
         if len(nodes) > 1 and all(node.isidentifier() for node in nodes):
             found |= set(itertools.pairwise(nodes))
     return frozenset(found)
+
+
+def calls() -> frozenset[tuple[str, str]]:
+    """Who calls which service, by the addresses that each process's own code reads."""
+    places = {
+        **{name: f"services/{name}" for name in ("metering", "budget", "wallet", "gateway")},
+        "worker": "workflows",
+    }
+    return frozenset(
+        (name, called)
+        for name, place in places.items()
+        for file in (CHECKOUT / place).rglob("*.py")
+        for called in _ADDRESS.findall(file.read_text())
+    )

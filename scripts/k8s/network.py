@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from scripts.k8s.code import UnknownCommandError, arrows, process
+from scripts.k8s.code import UnknownCommandError, arrows, calls, process
 from scripts.k8s.manifests import Document, Manifests, Workload, is_ours
 
 _STRIPE_PORT: Final = 443
@@ -18,7 +18,9 @@ Arrow = tuple[str, str]
 
 
 def check(manifests: Manifests, _secrets: object) -> Iterator[str]:
-    """Exactly the picture's arrows are open, and nothing is by default."""
+    """The picture shows the code's calls, exactly its arrows are open, and nothing is by default."""
+    for caller, called in sorted(calls() - arrows()):
+        yield f"docs/architecture.md does not show that {caller} speaks to {called}, which the code does"
     if not any(_is_default_deny(policy) for policy in manifests.of("NetworkPolicy")):
         yield "no NetworkPolicy denies by default"
     wanted, found = _wanted(manifests), _open(manifests)
@@ -31,8 +33,9 @@ def check(manifests: Manifests, _secrets: object) -> Iterator[str]:
 def _wanted(manifests: Manifests) -> set[Arrow]:
     nodes = {*_SUITE, "temporal", "stripe"}
     found = {arrow for arrow in arrows() if arrow[0] in _SUITE and arrow[1] in nodes}
-    # A person, and an agent for what it needs, reaches the three that answer gRPC.
+    # A person reaches the three that answer gRPC; an agent, what the picture shows.
     found |= {("caller", called) for called in _CALLED}
+    found |= {("caller", called) for caller, called in arrows() if caller == "agent"}
     for workload in manifests.workloads:
         needs = [name for one in workload.containers if is_ours(one) for name in _required(one)]
         if any(name.endswith("_DSN") for name in needs):

@@ -197,6 +197,14 @@ def test_the_example_secrets_cannot_be_applied() -> None:
         assert one["metadata"]["namespace"] == "FILL_ME_IN"  # no name that Kubernetes takes
 
 
+def test_a_call_that_the_picture_does_not_show_is_named(
+    overlays: dict[str, Manifests], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "calls", lambda: code.calls() | {("wallet", "metering")})
+    found = list(network.check(overlays["dev"], {}))
+    assert found == ["docs/architecture.md does not show that wallet speaks to metering, which the code does"]
+
+
 def test_the_picture_is_read() -> None:
     assert {
         ("metering", "budget"),
