@@ -22,6 +22,9 @@ ACCESS: Final[Mapping[str, Rule]] = {
     f"{_SERVICE}/GetBurnRate": rule(by_field("subject"), *_READERS),
     f"{_SERVICE}/Forecast": rule(by_field("subject"), *_READERS),
     f"{_SERVICE}/BatchForecast": rule(by_items("requests", "subject"), *_READERS),
+    f"{_SERVICE}/GetSavings": rule(by_field("subject"), *_READERS),
+    f"{_SERVICE}/SetRoutingRules": rule(by_org("org"), "operator"),
+    f"{_SERVICE}/GetRoutingRules": rule(by_org("org"), *_READERS),
     # The price list is no secret of any subject; organisations' own cards are told to services of all alone.
     f"{_SERVICE}/GetRateTable": rule(lambda _request: (), *ROLES),
     f"{_SERVICE}/PublishRateCard": rule(by_org("org"), "operator"),

@@ -26,6 +26,7 @@ from services.metering.service_analysis import AnalysisPart
 from services.metering.service_corrections import CorrectionsPart
 from services.metering.service_export import ExportPart
 from services.metering.service_rates import RatesPart
+from services.metering.service_savings import SavingsPart
 from services.metering.store import audit, parked, reports
 from services.metering.store.recording import Recorded, Recording
 from services.metering.streaming import in_order
@@ -36,7 +37,9 @@ _TRUSTED: Final = ("operator", "service")
 """Who may say what a call cost, and that it happened long ago."""
 
 
-class MeteringService(AnalysisPart, RatesPart, CorrectionsPart, ExportPart, metering_pb2_grpc.MeteringServiceServicer):
+class MeteringService(
+    AnalysisPart, RatesPart, CorrectionsPart, ExportPart, SavingsPart, metering_pb2_grpc.MeteringServiceServicer
+):
     """Records usage and answers questions about it.
 
     Args:

@@ -77,6 +77,7 @@ def given_of(event: metering_pb2.UsageEvent) -> Given:
         event.reservation,
         event.final if event.HasField("final") else True,
         call.service_tier,
+        event.prompt_hash,
     )
     return _with_response(given, event) if event.HasField("provider_response") else given
 

@@ -141,6 +141,7 @@ class UsageEvent(google.protobuf.message.Message):
     RESERVATION_FIELD_NUMBER: builtins.int
     FINAL_FIELD_NUMBER: builtins.int
     PROVIDER_RESPONSE_FIELD_NUMBER: builtins.int
+    PROMPT_HASH_FIELD_NUMBER: builtins.int
     subject: builtins.str
     """Who spent: `orgs/ID(/workspaces/ID)?(/teams/ID)*(/agents/ID)*`, at most 8 pairs."""
     source: builtins.str
@@ -163,6 +164,10 @@ class UsageEvent(google.protobuf.message.Message):
     """The reservation that this usage settles, `{subject}/reservations/{id}`. Empty: none was made."""
     final: builtins.bool
     """Whether this is the reservation's last event, which releases the rest of its hold. Absent: true."""
+    prompt_hash: builtins.bytes
+    """A hash of the prompt, by which calls that ask the same are told: any 1 to 64 bytes of the caller's choice. The
+    prompt itself is never sent. Empty: not told.
+    """
     @property
     def call(self) -> pursestrings.type.v1.type_pb2.CallAttributes:
         """Provider, model, operation, labels: of the call that really happened."""
@@ -204,9 +209,10 @@ class UsageEvent(google.protobuf.message.Message):
         reservation: builtins.str = ...,
         final: builtins.bool | None = ...,
         provider_response: Global___ProviderResponse | None = ...,
+        prompt_hash: builtins.bytes = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_final", b"_final", "_requests", b"_requests", "call", b"call", "cost", b"cost", "final", b"final", "occurred_at", b"occurred_at", "provider_response", b"provider_response", "requests", b"requests", "tokens", b"tokens"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_final", b"_final", "_requests", b"_requests", "call", b"call", "cost", b"cost", "effort", b"effort", "final", b"final", "id", b"id", "occurred_at", b"occurred_at", "outcome", b"outcome", "provider_response", b"provider_response", "requests", b"requests", "reservation", b"reservation", "run", b"run", "session", b"session", "source", b"source", "status", b"status", "subject", b"subject", "tokens", b"tokens"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_final", b"_final", "_requests", b"_requests", "call", b"call", "cost", b"cost", "effort", b"effort", "final", b"final", "id", b"id", "occurred_at", b"occurred_at", "outcome", b"outcome", "prompt_hash", b"prompt_hash", "provider_response", b"provider_response", "requests", b"requests", "reservation", b"reservation", "run", b"run", "session", b"session", "source", b"source", "status", b"status", "subject", b"subject", "tokens", b"tokens"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_final", b"_final"]) -> typing.Literal["final"] | None: ...
     @typing.overload

@@ -8,6 +8,7 @@ from pursestrings.metering.v1 import corrections_pb2 as pursestrings_dot_meterin
 from pursestrings.metering.v1 import export_pb2 as pursestrings_dot_metering_dot_v1_dot_export__pb2
 from pursestrings.metering.v1 import metering_pb2 as pursestrings_dot_metering_dot_v1_dot_metering__pb2
 from pursestrings.metering.v1 import rates_pb2 as pursestrings_dot_metering_dot_v1_dot_rates__pb2
+from pursestrings.metering.v1 import savings_pb2 as pursestrings_dot_metering_dot_v1_dot_savings__pb2
 
 GRPC_GENERATED_VERSION = '1.71.2'
 GRPC_VERSION = grpc.__version__
@@ -93,6 +94,21 @@ class MeteringServiceStub(object):
                 '/pursestrings.metering.v1.MeteringService/BatchForecast',
                 request_serializer=pursestrings_dot_metering_dot_v1_dot_analysis__pb2.BatchForecastRequest.SerializeToString,
                 response_deserializer=pursestrings_dot_metering_dot_v1_dot_analysis__pb2.BatchForecastResponse.FromString,
+                _registered_method=True)
+        self.GetSavings = channel.unary_unary(
+                '/pursestrings.metering.v1.MeteringService/GetSavings',
+                request_serializer=pursestrings_dot_metering_dot_v1_dot_savings__pb2.GetSavingsRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_metering_dot_v1_dot_savings__pb2.GetSavingsResponse.FromString,
+                _registered_method=True)
+        self.SetRoutingRules = channel.unary_unary(
+                '/pursestrings.metering.v1.MeteringService/SetRoutingRules',
+                request_serializer=pursestrings_dot_metering_dot_v1_dot_savings__pb2.SetRoutingRulesRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_metering_dot_v1_dot_savings__pb2.SetRoutingRulesResponse.FromString,
+                _registered_method=True)
+        self.GetRoutingRules = channel.unary_unary(
+                '/pursestrings.metering.v1.MeteringService/GetRoutingRules',
+                request_serializer=pursestrings_dot_metering_dot_v1_dot_savings__pb2.GetRoutingRulesRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_metering_dot_v1_dot_savings__pb2.GetRoutingRulesResponse.FromString,
                 _registered_method=True)
         self.GetRateTable = channel.unary_unary(
                 '/pursestrings.metering.v1.MeteringService/GetRateTable',
@@ -234,6 +250,27 @@ class MeteringServiceServicer(object):
 
     def BatchForecast(self, request, context):
         """The same for up to 500 subjects of one organisation at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSavings(self, request, context):
+        """What the same usage would have cost by the organisation's own routing rules, from a cache, or by batch prices.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetRoutingRules(self, request, context):
+        """Replaces an organisation's routing rules: which work other models could do.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRoutingRules(self, request, context):
+        """The routing rules as they are stored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -381,6 +418,21 @@ def add_MeteringServiceServicer_to_server(servicer, server):
                     servicer.BatchForecast,
                     request_deserializer=pursestrings_dot_metering_dot_v1_dot_analysis__pb2.BatchForecastRequest.FromString,
                     response_serializer=pursestrings_dot_metering_dot_v1_dot_analysis__pb2.BatchForecastResponse.SerializeToString,
+            ),
+            'GetSavings': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSavings,
+                    request_deserializer=pursestrings_dot_metering_dot_v1_dot_savings__pb2.GetSavingsRequest.FromString,
+                    response_serializer=pursestrings_dot_metering_dot_v1_dot_savings__pb2.GetSavingsResponse.SerializeToString,
+            ),
+            'SetRoutingRules': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetRoutingRules,
+                    request_deserializer=pursestrings_dot_metering_dot_v1_dot_savings__pb2.SetRoutingRulesRequest.FromString,
+                    response_serializer=pursestrings_dot_metering_dot_v1_dot_savings__pb2.SetRoutingRulesResponse.SerializeToString,
+            ),
+            'GetRoutingRules': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRoutingRules,
+                    request_deserializer=pursestrings_dot_metering_dot_v1_dot_savings__pb2.GetRoutingRulesRequest.FromString,
+                    response_serializer=pursestrings_dot_metering_dot_v1_dot_savings__pb2.GetRoutingRulesResponse.SerializeToString,
             ),
             'GetRateTable': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRateTable,
@@ -741,6 +793,87 @@ class MeteringService(object):
             '/pursestrings.metering.v1.MeteringService/BatchForecast',
             pursestrings_dot_metering_dot_v1_dot_analysis__pb2.BatchForecastRequest.SerializeToString,
             pursestrings_dot_metering_dot_v1_dot_analysis__pb2.BatchForecastResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSavings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.metering.v1.MeteringService/GetSavings',
+            pursestrings_dot_metering_dot_v1_dot_savings__pb2.GetSavingsRequest.SerializeToString,
+            pursestrings_dot_metering_dot_v1_dot_savings__pb2.GetSavingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetRoutingRules(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.metering.v1.MeteringService/SetRoutingRules',
+            pursestrings_dot_metering_dot_v1_dot_savings__pb2.SetRoutingRulesRequest.SerializeToString,
+            pursestrings_dot_metering_dot_v1_dot_savings__pb2.SetRoutingRulesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRoutingRules(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.metering.v1.MeteringService/GetRoutingRules',
+            pursestrings_dot_metering_dot_v1_dot_savings__pb2.GetRoutingRulesRequest.SerializeToString,
+            pursestrings_dot_metering_dot_v1_dot_savings__pb2.GetRoutingRulesResponse.FromString,
             options,
             channel_credentials,
             insecure,

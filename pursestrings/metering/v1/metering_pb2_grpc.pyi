@@ -12,6 +12,7 @@ import pursestrings.metering.v1.corrections_pb2
 import pursestrings.metering.v1.export_pb2
 import pursestrings.metering.v1.metering_pb2
 import pursestrings.metering.v1.rates_pb2
+import pursestrings.metering.v1.savings_pb2
 import sys
 import typing
 
@@ -202,6 +203,54 @@ _MeteringServiceBatchForecastType = typing_extensions.TypeVar(
     default=grpc.UnaryUnaryMultiCallable[
         pursestrings.metering.v1.analysis_pb2.BatchForecastRequest,
         pursestrings.metering.v1.analysis_pb2.BatchForecastResponse,
+    ],
+)
+
+_MeteringServiceGetSavingsType = typing_extensions.TypeVar(
+    '_MeteringServiceGetSavingsType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.savings_pb2.GetSavingsRequest,
+        pursestrings.metering.v1.savings_pb2.GetSavingsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.savings_pb2.GetSavingsRequest,
+        pursestrings.metering.v1.savings_pb2.GetSavingsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.savings_pb2.GetSavingsRequest,
+        pursestrings.metering.v1.savings_pb2.GetSavingsResponse,
+    ],
+)
+
+_MeteringServiceSetRoutingRulesType = typing_extensions.TypeVar(
+    '_MeteringServiceSetRoutingRulesType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.savings_pb2.SetRoutingRulesRequest,
+        pursestrings.metering.v1.savings_pb2.SetRoutingRulesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.savings_pb2.SetRoutingRulesRequest,
+        pursestrings.metering.v1.savings_pb2.SetRoutingRulesResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.savings_pb2.SetRoutingRulesRequest,
+        pursestrings.metering.v1.savings_pb2.SetRoutingRulesResponse,
+    ],
+)
+
+_MeteringServiceGetRoutingRulesType = typing_extensions.TypeVar(
+    '_MeteringServiceGetRoutingRulesType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.savings_pb2.GetRoutingRulesRequest,
+        pursestrings.metering.v1.savings_pb2.GetRoutingRulesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.savings_pb2.GetRoutingRulesRequest,
+        pursestrings.metering.v1.savings_pb2.GetRoutingRulesResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.savings_pb2.GetRoutingRulesRequest,
+        pursestrings.metering.v1.savings_pb2.GetRoutingRulesResponse,
     ],
 )
 
@@ -397,7 +446,7 @@ _MeteringServiceAuditType = typing_extensions.TypeVar(
     ],
 )
 
-class MeteringServiceStub(typing.Generic[_MeteringServiceRecordUsageType, _MeteringServiceBatchRecordUsageType, _MeteringServiceStreamUsageType, _MeteringServiceEstimateType, _MeteringServiceGetUsageType, _MeteringServiceQueryUsageType, _MeteringServiceListUsageType, _MeteringServiceExportUsageType, _MeteringServiceGetBurnRateType, _MeteringServiceForecastType, _MeteringServiceBatchForecastType, _MeteringServiceGetRateTableType, _MeteringServicePublishRateCardType, _MeteringServiceImportRateCardType, _MeteringServiceListRateCardsType, _MeteringServiceGetRateCardType, _MeteringServiceGetRateType, _MeteringServiceCorrectUsageType, _MeteringServiceListCorrectionsType, _MeteringServiceListUnratedUsageType, _MeteringServiceListParkedUsageType, _MeteringServiceRequeueParkedUsageType, _MeteringServiceAuditType]):
+class MeteringServiceStub(typing.Generic[_MeteringServiceRecordUsageType, _MeteringServiceBatchRecordUsageType, _MeteringServiceStreamUsageType, _MeteringServiceEstimateType, _MeteringServiceGetUsageType, _MeteringServiceQueryUsageType, _MeteringServiceListUsageType, _MeteringServiceExportUsageType, _MeteringServiceGetBurnRateType, _MeteringServiceForecastType, _MeteringServiceBatchForecastType, _MeteringServiceGetSavingsType, _MeteringServiceSetRoutingRulesType, _MeteringServiceGetRoutingRulesType, _MeteringServiceGetRateTableType, _MeteringServicePublishRateCardType, _MeteringServiceImportRateCardType, _MeteringServiceListRateCardsType, _MeteringServiceGetRateCardType, _MeteringServiceGetRateType, _MeteringServiceCorrectUsageType, _MeteringServiceListCorrectionsType, _MeteringServiceListUnratedUsageType, _MeteringServiceListParkedUsageType, _MeteringServiceRequeueParkedUsageType, _MeteringServiceAuditType]):
     """Records usage, rates it, relays it to the budget service and answers questions about it."""
 
     @typing.overload
@@ -445,6 +494,18 @@ class MeteringServiceStub(typing.Generic[_MeteringServiceRecordUsageType, _Meter
         grpc.UnaryUnaryMultiCallable[
             pursestrings.metering.v1.analysis_pb2.BatchForecastRequest,
             pursestrings.metering.v1.analysis_pb2.BatchForecastResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.savings_pb2.GetSavingsRequest,
+            pursestrings.metering.v1.savings_pb2.GetSavingsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.savings_pb2.SetRoutingRulesRequest,
+            pursestrings.metering.v1.savings_pb2.SetRoutingRulesResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.savings_pb2.GetRoutingRulesRequest,
+            pursestrings.metering.v1.savings_pb2.GetRoutingRulesResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             pursestrings.metering.v1.metering_pb2.GetRateTableRequest,
@@ -543,6 +604,18 @@ class MeteringServiceStub(typing.Generic[_MeteringServiceRecordUsageType, _Meter
             pursestrings.metering.v1.analysis_pb2.BatchForecastResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.savings_pb2.GetSavingsRequest,
+            pursestrings.metering.v1.savings_pb2.GetSavingsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.savings_pb2.SetRoutingRulesRequest,
+            pursestrings.metering.v1.savings_pb2.SetRoutingRulesResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.metering.v1.savings_pb2.GetRoutingRulesRequest,
+            pursestrings.metering.v1.savings_pb2.GetRoutingRulesResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             pursestrings.metering.v1.metering_pb2.GetRateTableRequest,
             pursestrings.metering.v1.metering_pb2.GetRateTableResponse,
         ],
@@ -629,6 +702,15 @@ class MeteringServiceStub(typing.Generic[_MeteringServiceRecordUsageType, _Meter
     BatchForecast: _MeteringServiceBatchForecastType
     """The same for up to 500 subjects of one organisation at once."""
 
+    GetSavings: _MeteringServiceGetSavingsType
+    """What the same usage would have cost by the organisation's own routing rules, from a cache, or by batch prices."""
+
+    SetRoutingRules: _MeteringServiceSetRoutingRulesType
+    """Replaces an organisation's routing rules: which work other models could do."""
+
+    GetRoutingRules: _MeteringServiceGetRoutingRulesType
+    """The routing rules as they are stored."""
+
     GetRateTable: _MeteringServiceGetRateTableType
     """The rate table in force, for services that price estimates themselves."""
 
@@ -711,6 +793,18 @@ MeteringServiceAsyncStub: typing_extensions.TypeAlias = MeteringServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.metering.v1.analysis_pb2.BatchForecastRequest,
         pursestrings.metering.v1.analysis_pb2.BatchForecastResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.savings_pb2.GetSavingsRequest,
+        pursestrings.metering.v1.savings_pb2.GetSavingsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.savings_pb2.SetRoutingRulesRequest,
+        pursestrings.metering.v1.savings_pb2.SetRoutingRulesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.metering.v1.savings_pb2.GetRoutingRulesRequest,
+        pursestrings.metering.v1.savings_pb2.GetRoutingRulesResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.metering.v1.metering_pb2.GetRateTableRequest,
@@ -856,6 +950,30 @@ class MeteringServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[pursestrings.metering.v1.analysis_pb2.BatchForecastResponse, collections.abc.Awaitable[pursestrings.metering.v1.analysis_pb2.BatchForecastResponse]]:
         """The same for up to 500 subjects of one organisation at once."""
+
+    @abc.abstractmethod
+    def GetSavings(
+        self,
+        request: pursestrings.metering.v1.savings_pb2.GetSavingsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.metering.v1.savings_pb2.GetSavingsResponse, collections.abc.Awaitable[pursestrings.metering.v1.savings_pb2.GetSavingsResponse]]:
+        """What the same usage would have cost by the organisation's own routing rules, from a cache, or by batch prices."""
+
+    @abc.abstractmethod
+    def SetRoutingRules(
+        self,
+        request: pursestrings.metering.v1.savings_pb2.SetRoutingRulesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.metering.v1.savings_pb2.SetRoutingRulesResponse, collections.abc.Awaitable[pursestrings.metering.v1.savings_pb2.SetRoutingRulesResponse]]:
+        """Replaces an organisation's routing rules: which work other models could do."""
+
+    @abc.abstractmethod
+    def GetRoutingRules(
+        self,
+        request: pursestrings.metering.v1.savings_pb2.GetRoutingRulesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.metering.v1.savings_pb2.GetRoutingRulesResponse, collections.abc.Awaitable[pursestrings.metering.v1.savings_pb2.GetRoutingRulesResponse]]:
+        """The routing rules as they are stored."""
 
     @abc.abstractmethod
     def GetRateTable(

@@ -152,6 +152,7 @@ def adjusting(event: Usage, last: Said, said: Said, *, source: str, id_: str, no
         recorded_at=now,
         corrects_source=event.source,
         corrects_id=event.id,
+        prompt_hash=None,
     )
     changed = difference(last, said)
     cost_nanos = None if changed.cost is None else changed.cost[1]

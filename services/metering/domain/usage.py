@@ -38,6 +38,7 @@ LABELS_MAX: Final = 16
 LABEL_KEY_CHARS_MAX: Final = 63
 LABEL_VALUE_CHARS_MAX: Final = 255
 SERVICE_TIER_CHARS_MAX: Final = 32
+PROMPT_HASH_BYTES_MAX: Final = 64
 AGENT_COUNT_MAX: Final = 100_000_000
 """The most of any one kind that an agent may say a call used; operators and services go to the limit of rating."""
 OWN_SOURCE: Final = "pursestrings."
@@ -87,6 +88,7 @@ class Given(NamedTuple):
     reservation: str
     final: bool
     service_tier: str
+    prompt_hash: bytes = b""
 
 
 class Usage(NamedTuple):
@@ -127,6 +129,8 @@ class Usage(NamedTuple):
     """How many calls it stands for: 0 or -1 where it adjusts another event."""
     corrects_source: str | None = None
     corrects_id: str | None = None
+    prompt_hash: bytes | None = None
+    """By which calls that asked the same are told; the caller's own."""
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -165,6 +169,10 @@ def accept(
     """
     who = parse_subject(given.subject, "event.subject")
     _check_texts(given)
+    if len(given.prompt_hash) > PROMPT_HASH_BYTES_MAX:
+        raise invalid(
+            "event.prompt_hash", f"has {len(given.prompt_hash)} bytes; a hash has at most {PROMPT_HASH_BYTES_MAX}"
+        )
     _check_labels(given.labels)
     _check_reservation(given.reservation)
     requests = given.requests
@@ -187,7 +195,7 @@ def accept(
         *given.tokens, requests,
         priced.cost_nanos, priced.currency, priced.rate_card_version,
         given.session, given.run, given.effort, given.failed, given.status, given.reservation, given.final, now,
-        given.service_tier, extra_json(given.extra),
+        given.service_tier, extra_json(given.extra), prompt_hash=given.prompt_hash or None,
     )  # fmt: skip
     return usage, refusal
 
@@ -235,7 +243,7 @@ def roll_up(events: Iterable[Usage]) -> tuple[dict[RollupKey, list[int]], set[Se
         (
             org, occurred_at, _, _, subject, provider, model, _, _, operation, _,
             read, cached, written, made, reasoned, requests, cost_nanos, currency, _,
-            session, _, _, failed, _, _, _, _, _, _, operations, _, _,
+            session, _, _, failed, _, _, _, _, _, _, operations, _, _, _,
         ) = event  # fmt: skip
         bucket_s = bucket_of(occurred_at)
         key = (org, bucket_s, subject, provider, model, operation, currency)

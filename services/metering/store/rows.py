@@ -21,7 +21,7 @@ _JSONB_VERSION: Final = b"\x01"
 EVENT_COLUMNS: Final = (
     "occurred_at", "seq", "input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens",
     "reasoning_tokens", "requests", "recorded_at", "cost_nanos",
-    "id", "session", "run", "reservation",
+    "id", "session", "run", "reservation", "prompt_hash",
     "org", "source", "subject", "provider", "model", "given_provider", "given_model", "operation", "labels",
     "currency", "rate_card_version", "effort", "failed", "status", "final", "service_tier", "extra",
     "operations", "corrects_source", "corrects_id",
@@ -52,7 +52,7 @@ def event_rows(events: Sequence[Usage], times_us: Sequence[int], seqs: Sequence[
             org, _, source, id_, subject, provider, model, given_provider, given_model, operation, labels,
             read, cached, written, made, reasoned, requests, cost_nanos, currency, version,
             session, run, effort, failed, status, reservation, final, recorded_at,
-            tier, extra, operations, corrects_source, corrects_id,
+            tier, extra, operations, corrects_source, corrects_id, prompt_hash,
         ) = event  # fmt: skip
         if recorded_at is not before:
             before, recorded_us = recorded_at, pg_us(recorded_at)
@@ -67,6 +67,10 @@ def event_rows(events: Sequence[Usage], times_us: Sequence[int], seqs: Sequence[
         parts.append(_text(session))
         parts.append(_text(run))
         parts.append(_text(reservation))
+        if prompt_hash is None:
+            parts.append(_NULL)
+        else:
+            parts += (_PACK_LENGTH(len(prompt_hash)), prompt_hash)
         parts.append(
             _shared(
                 org, source, subject, provider, model, given_provider, given_model, operation, labels, currency,
