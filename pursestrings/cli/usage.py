@@ -13,6 +13,7 @@ from pursestrings.cli.failures import CliError
 from pursestrings.cli.options import Json, Limit, amount, begin, instant, labels
 from pursestrings.cli.output import Output, bar, money, to_plain
 from pursestrings.cli.savings import rules, savings
+from pursestrings.cli.usage_export import export
 from pursestrings.cli.usage_views import burn, forecast, runs
 from pursestrings.metering.v1 import metering_pb2
 
@@ -25,6 +26,7 @@ app.command()(burn)
 app.command()(forecast)
 app.command()(savings)
 app.command()(rules)
+app.command()(export)
 
 Subject = Annotated[str, typer.Argument(help="Whose, those below it included.")]
 TimeZone = Annotated[str, typer.Option("--time-zone", help="IANA zone of the days. Default: UTC.")]

@@ -14,7 +14,7 @@ COLUMNS: Final = (
     "occurred_at", "subject", "source", "id", "provider", "model", "operation", "service_tier", "effort", "session",
     "run", "labels", "input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens",
     "extra", "requests", "cost_nanos", "currency", "rate_card_version", "failed", "status", "reservation", "final",
-    "operations", "corrects_source", "corrects_id", "given_provider", "given_model", "recorded_at",
+    "operations", "corrects_source", "corrects_id", "given_provider", "given_model", "prompt_hash", "recorded_at",
 )  # fmt: skip
 """What a row says, in every form. Rows that adjust others name them in `corrects_…`; their numbers are differences."""
 _FIXED_BYTES: Final = 200
@@ -75,6 +75,8 @@ def _cell(value: object) -> object:
             return "true" if value else "false"
         case datetime():
             return _time(value)
+        case bytes():
+            return value.hex()
     return value
 
 
@@ -84,6 +86,7 @@ def _jsonl(rows: Sequence[Usage], first: bool) -> bytes:  # noqa: ARG001, FBT001
         said: dict[str, Any] = {name: getattr(row, name) for name in COLUMNS}
         said["labels"] = json.loads(row.labels)
         said["extra"] = json.loads(row.extra) if row.extra else {}
+        said["prompt_hash"] = row.prompt_hash.hex() if row.prompt_hash else None
         for name in _TIMES:
             said[name] = _time(said[name])
         lines.append(json.dumps(said, ensure_ascii=False, separators=(",", ":")) + "\n")
@@ -111,6 +114,8 @@ def _parquet(rows: Sequence[Usage], first: bool) -> bytes:  # noqa: ARG001, FBT0
     def values(name: str) -> list[Any]:
         if name in ("labels", "extra"):
             return [list(json.loads(getattr(row, name) or "{}").items()) for row in rows]
+        if name == "prompt_hash":
+            return [row.prompt_hash.hex() if row.prompt_hash else None for row in rows]
         return [getattr(row, name) for row in rows]
 
     schema = pa.schema([pa.field(name, type_of(name)) for name in COLUMNS])

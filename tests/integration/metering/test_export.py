@@ -42,6 +42,7 @@ async def fill(metering: Metering, count: int = 40, prefix: str = "e") -> None:
         event.occurred_at.FromDatetime(now + timedelta(minutes=n // 3))
         events.append(event)
     events[0].tokens.extra["output_audio_tokens"] = 50
+    events[0].prompt_hash = b"\x01\xff"
     events[1].call.model = "nobody-prices-this"
     assert all(one.HasField("usage") for one in await record_all(metering.stub_for(), events))
 
@@ -90,8 +91,8 @@ async def test_every_form_has_the_events_as_they_are(metering: Metering, books: 
         assert datetime.fromisoformat(line.pop("recorded_at")) == row["recorded_at"]
         assert line.pop("labels") == json.loads(row["labels"])
         assert line.pop("extra") == json.loads(row["extra"] or "{}")
+        assert line.pop("prompt_hash") == (row["prompt_hash"].hex() if row["prompt_hash"] else None)
         assert line == {name: row[name] for name in line}
-    assert lines[0]["operation"] == "chat"
 
     text = b"".join(one.data for one in await pieces(metering, request(CSV))).decode()
     read = list(csv.DictReader(io.StringIO(text, newline="")))
@@ -106,6 +107,7 @@ async def test_every_form_has_the_events_as_they_are(metering: Metering, books: 
     assert [one["id"] for one in table] == [row["id"] for row in rows]
     assert [one["cost_nanos"] for one in table] == [row["cost_nanos"] for row in rows]
     assert [one["occurred_at"] for one in table] == [row["occurred_at"] for row in rows]
+    assert (read[0]["prompt_hash"], table[0]["prompt_hash"], lines[0]["operation"]) == ("01ff", "01ff", "chat")
     assert dict(table[0]["extra"]) == {"output_audio_tokens": 50}
     assert dict(table[2]["labels"]) == json.loads(rows[2]["labels"])
 
