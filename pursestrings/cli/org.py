@@ -42,6 +42,12 @@ def set_(
     require_wallet: Annotated[
         bool | None, typer.Option("--require-wallet/--no-require-wallet", help="Deny spends without a wallet.")
     ] = None,
+    expired_hold: Annotated[
+        str | None, typer.Option("--expired-hold", help="release or charge-estimate: what nobody settled in time.")
+    ] = None,
+    unrated_model: Annotated[
+        str | None, typer.Option("--unrated-model", help="allow or block: models that no rate card prices.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Change the settings that are named; the rest stays."""
@@ -67,6 +73,14 @@ def set_(
         if require_wallet is not None:
             wanted.require_wallet = require_wallet
             mask.append("require_wallet")
+        if expired_hold is not None:
+            wanted.expired_hold = enum_value(budget_pb2.ExpiredHold, "EXPIRED_HOLD_", expired_hold, "--expired-hold")
+            mask.append("expired_hold")
+        if unrated_model is not None:
+            wanted.unrated_model = enum_value(
+                budget_pb2.UnratedModel, "UNRATED_MODEL_", unrated_model, "--unrated-model"
+            )
+            mask.append("unrated_model")
         if not mask:
             raise CliError("nothing to change", "name what to change, for example --deny-unbudgeted")
         request = budget_pb2.UpdateOrgSettingsRequest(settings=wanted)

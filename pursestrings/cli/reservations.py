@@ -24,7 +24,7 @@ def list_(
     subject: Annotated[str, typer.Argument(help="Whose reservations.")],
     descendants: Annotated[bool, typer.Option("--descendants/--no-descendants", help="Those below it too.")] = True,
     state: Annotated[
-        list[str] | None, typer.Option("--state", help="open, settled, released or expired; may be repeated.")
+        list[str] | None, typer.Option("--state", help="open, settled, released, expired or charged; may be repeated.")
     ] = None,
     unsettled: Annotated[
         bool, typer.Option("--unsettled", help="Only those that no usage has settled; with --state expired: lost ones.")

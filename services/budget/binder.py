@@ -12,6 +12,7 @@ from services.budget.domain.model import (
     Binding,
     Call,
     Counter,
+    ExpireItem,
     ExtendItem,
     Item,
     Lease,
@@ -19,6 +20,7 @@ from services.budget.domain.model import (
     ReserveItem,
     State,
 )
+from services.budget.domain.org_settings import ExpiredHold, UnratedModel
 from services.budget.domain.plan import Directory, Plan, Policy
 from services.kit.errors import PurseError, unavailable
 from services.kit.subject import Subject
@@ -72,6 +74,8 @@ class Binder:
         for index, item in enumerate(items):
             if isinstance(item, ExtendItem):
                 self._bind_extend(item)
+            if isinstance(item, ExpireItem):
+                self._bind_expire(item)
             if not isinstance(item, ReserveItem | ApplyItem):
                 continue
             directory = self._directories.get(item.org)
@@ -128,7 +132,8 @@ class Binder:
         binding.pausing = policy.pausing(subject)
         self.pausing.update((policy.org, no) for no in binding.pausing)
         binding.unbudgeted = policy.settings.deny_unbudgeted and not binding.counters
-        binding.guarded = bool(binding.paused or binding.pausing or binding.unbudgeted)
+        binding.blocks_unrated = policy.settings.unrated_model is UnratedModel.BLOCK
+        binding.guarded = bool(binding.paused or binding.pausing or binding.unbudgeted or binding.blocks_unrated)
         return binding
 
     def _bind_apply(self, item: ApplyItem, directory: Directory) -> None:
@@ -169,6 +174,18 @@ class Binder:
         lease = self._lease(found.org, found.wallet, found.currency) if found.wallet is not None else None
         item.binding = self._guard(Binding(tuple(counters), lease), item.subject, policy)
         item.dimensions = {no: int(policy.by_no[no].dimension) for no in held if no in policy.by_no}
+
+    def _bind_expire(self, item: ExpireItem) -> None:
+        """Binds what the hold stands in as definitions, which alert and pause, where it may be charged."""
+        found = self._batch.reservations.get((item.org, item.id))
+        policy = self._policies[item.org]
+        item.charges = policy.settings.expired_hold is ExpiredHold.CHARGE_ESTIMATE
+        if not item.charges or found is None or found.state is not State.OPEN or found.events:
+            return
+        for at in range(0, len(found.holds), 4):
+            budget = policy.by_no.get(found.holds[at])
+            if budget is not None:
+                self._window(budget, _start_of(budget, found.holds[at + 1]))
 
     def _bind_correction(self, item: ApplyItem, corrects: tuple[str, str], directory: Directory) -> None:
         """Binds what counted the event; where nothing has in its currency, what counts such an event now."""

@@ -98,14 +98,22 @@ class Rates:
         ]
         self._own = PriceCards(self._cards)
 
-    def name(self, provider: str, model: str, org: str, at_us: int) -> tuple[str, str]:
-        """The canonical names; as given, in lower case, where they are not known."""
-        if self._table is not None and model:
+    def name(self, provider: str, model: str, org: str, at_us: int) -> tuple[str, str, PurseError | None]:
+        """The canonical names; where they are not known those given, in lower case, and why.
+
+        That is UNKNOWN_MODEL, and UNAVAILABLE while no table is known.
+        """
+        unknown = None
+        if model and self._table is None:
+            unknown = _no_table()
+        elif model and self._table is not None:
             try:
-                return self._own.layers(org, self._table, self._version, at_us, at_us).resolve(provider, model)
-            except UnknownModelError:
-                pass
-        return provider.strip().lower(), model.strip().lower()
+                found = self._own.layers(org, self._table, self._version, at_us, at_us).resolve(provider, model)
+            except UnknownModelError as error:
+                unknown = _unknown_model(error)
+            else:
+                return found.provider, found.model, None
+        return provider.strip().lower(), model.strip().lower(), unknown
 
     @property
     def table(self) -> RateTable | None:
@@ -121,7 +129,7 @@ class Rates:
             PurseError: UNKNOWN_MODEL; UNAVAILABLE while no table is known; a count out of range.
         """
         if self._table is None:
-            raise unavailable("no rate table is known yet; send again, or give the cost")
+            raise _no_table()
         try:
             layers = self._own.layers(org, self._table, self._version, at_us, at_us)
             found = layers.lookup(provider, model, at_us, service_tier)
@@ -131,6 +139,10 @@ class Rates:
         except TokensError as error:
             raise invalid(f"estimate.{error.field}", str(error), "AMOUNT_OUT_OF_RANGE") from None
         return cost, found.currency_code, found.version, found.rate
+
+
+def _no_table() -> PurseError:
+    return unavailable("no rate table is known yet; send again, or give the cost")
 
 
 def _unknown_model(error: UnknownModelError) -> PurseError:

@@ -70,7 +70,7 @@ class ReservationMethods:
             raise invalid("page_size", f"is {request.page_size}; it must be 1 to {_PAGE_MAX}, or 0 for {_PAGE_DEFAULT}")
         states = budget_pb2.ReservationState.values()
         if len(request.states) >= len(states) or not all(state and state in states for state in request.states):
-            raise invalid("states", "are some of OPEN, SETTLED, RELEASED and EXPIRED, each once")
+            raise invalid("states", "are some of OPEN, SETTLED, RELEASED, EXPIRED and CHARGED, each once")
         wire.check_text(request.page_token, "page_token")
         query = reservations.Query(
             subject.org, subject.name, request.include_descendants, tuple(request.states), request.unsettled_only

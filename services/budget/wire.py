@@ -22,7 +22,7 @@ from services.budget.domain.model import (
 )
 from services.budget.domain.pauses import Pause
 from services.budget.rates import Rates
-from services.kit.errors import invalid
+from services.kit.errors import Code, PurseError, invalid
 from services.kit.money import CURRENCIES
 from services.kit.outbox import HELD_BACK_MAX
 from services.kit.rating import MAX_COUNT, Rate, Tokens
@@ -78,14 +78,14 @@ def reserve_item(request: budget_pb2.ReserveRequest, rates: Rates, at_us: int) -
     """What a request asks for, priced.
 
     Raises:
-        PurseError: The field at fault, or that no price is known.
+        PurseError: The field at fault.
     """
     subject = subject_of(request.subject)
     request_id = request.request_id
     validate_only = request.validate_only
     if not _ID(request_id) and (request_id or not validate_only):
         raise _bad_request_id(request_id)
-    call = _call(request.call, rates, subject.org, at_us) if request.HasField("call") else _NO_CALL
+    call, unpriced = _call(request.call, rates, subject.org, at_us) if request.HasField("call") else (_NO_CALL, None)
     input_tokens = output_tokens = None
     cost: int | None = None
     price: Rate | None = None
@@ -101,7 +101,7 @@ def reserve_item(request: budget_pb2.ReserveRequest, rates: Rates, at_us: int) -
             requests = _count(estimate.requests, "estimate.requests")
         if estimate.HasField("cost"):
             cost, currency = _cost(estimate.cost)
-    if cost is None and call.model:
+    if cost is None and call.model and (unpriced is None or unpriced.code is not Code.INVALID_ARGUMENT):
         tokens = Tokens(input_tokens or 0, 0, 0, output_tokens or 0, 0, requests)
         cost, currency, rate_version, price = rates.price(
             call.provider, call.model, tokens, at_us, org=subject.org, service_tier=request.call.service_tier
@@ -134,6 +134,7 @@ def reserve_item(request: budget_pb2.ReserveRequest, rates: Rates, at_us: int) -
         rate_version,
         output_tokens is not None,
         price,
+        unpriced,
     )
 
 
@@ -191,7 +192,8 @@ def _cost(money: Any) -> tuple[int, str]:
     return nanos, currency
 
 
-def _call(call: Any, rates: Rates, org: str, at_us: int) -> Call:
+def _call(call: Any, rates: Rates, org: str, at_us: int) -> tuple[Call, PurseError | None]:
+    """The call, and why its model has no price, if it has none."""
     labels = _labels(call) if call.labels else ()
     operation = call.operation
     if len(operation) > _OPERATION_CHARS_MAX:
@@ -205,8 +207,9 @@ def _call(call: Any, rates: Rates, org: str, at_us: int) -> Call:
         check_text(provider, "call.provider")
         check_text(model, "call.model")
         # Selectors are in lower case, and so is the usage that will settle this.
-        provider, model = (name.lower() for name in rates.name(provider, model, org, at_us))
-    return Call(provider, model, operation, labels)
+        provider, model, unpriced = rates.name(provider, model, org, at_us)
+        return Call(provider.lower(), model.lower(), operation, labels), unpriced
+    return Call(provider, model, operation, labels), None
 
 
 def check_text(text: str, field: str) -> None:

@@ -182,6 +182,8 @@ class _DeniedReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._E
     """The organisation requires a wallet and the subject has none."""
     DENIED_REASON_UNBUDGETED: _DeniedReason.ValueType  # 10
     """The organisation denies what no budget counts, and none counts this."""
+    DENIED_REASON_UNRATED_MODEL: _DeniedReason.ValueType  # 11
+    """The organisation denies models without a price, and no rate card prices this one."""
 
 class DeniedReason(_DeniedReason, metaclass=_DeniedReasonEnumTypeWrapper):
     """Why a spend was denied, in one word."""
@@ -200,6 +202,8 @@ DENIED_REASON_NO_WALLET: DeniedReason.ValueType  # 5
 """The organisation requires a wallet and the subject has none."""
 DENIED_REASON_UNBUDGETED: DeniedReason.ValueType  # 10
 """The organisation denies what no budget counts, and none counts this."""
+DENIED_REASON_UNRATED_MODEL: DeniedReason.ValueType  # 11
+"""The organisation denies models without a price, and no rate card prices this one."""
 Global___DeniedReason: typing_extensions.TypeAlias = DeniedReason
 
 class _ReservationState:
@@ -218,6 +222,10 @@ class _ReservationStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrappe
     """The caller gave it back."""
     RESERVATION_STATE_EXPIRED: _ReservationState.ValueType  # 4
     """Its time ran out."""
+    RESERVATION_STATE_CHARGED: _ReservationState.ValueType  # 5
+    """Its time ran out and, since the organisation has it so and no usage event has settled it, its estimate counts as
+    used. The first usage event that names it takes that back, and the reservation is EXPIRED.
+    """
 
 class ReservationState(_ReservationState, metaclass=_ReservationStateEnumTypeWrapper):
     """Where a reservation stands."""
@@ -232,6 +240,10 @@ RESERVATION_STATE_RELEASED: ReservationState.ValueType  # 3
 """The caller gave it back."""
 RESERVATION_STATE_EXPIRED: ReservationState.ValueType  # 4
 """Its time ran out."""
+RESERVATION_STATE_CHARGED: ReservationState.ValueType  # 5
+"""Its time ran out and, since the organisation has it so and no usage event has settled it, its estimate counts as
+used. The first usage event that names it takes that back, and the reservation is EXPIRED.
+"""
 Global___ReservationState: typing_extensions.TypeAlias = ReservationState
 
 class _Severity:
@@ -325,7 +337,9 @@ class _ExpiredHoldEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     EXPIRED_HOLD_RELEASE: _ExpiredHold.ValueType  # 1
     """It is released and reported."""
     EXPIRED_HOLD_CHARGE_ESTIMATE: _ExpiredHold.ValueType  # 2
-    """What is left of the estimate counts as used. Refused for now: NOT_SUPPORTED."""
+    """Its estimate counts as used, until usage says what was. The reservation is CHARGED. One that usage has settled in
+    part is released: what was used of it is known.
+    """
 
 class ExpiredHold(_ExpiredHold, metaclass=_ExpiredHoldEnumTypeWrapper):
     """What becomes of a hold that expires and was never settled."""
@@ -335,7 +349,9 @@ EXPIRED_HOLD_UNSPECIFIED: ExpiredHold.ValueType  # 0
 EXPIRED_HOLD_RELEASE: ExpiredHold.ValueType  # 1
 """It is released and reported."""
 EXPIRED_HOLD_CHARGE_ESTIMATE: ExpiredHold.ValueType  # 2
-"""What is left of the estimate counts as used. Refused for now: NOT_SUPPORTED."""
+"""Its estimate counts as used, until usage says what was. The reservation is CHARGED. One that usage has settled in
+part is released: what was used of it is known.
+"""
 Global___ExpiredHold: typing_extensions.TypeAlias = ExpiredHold
 
 class _UnratedModel:
@@ -347,9 +363,9 @@ class _UnratedModelEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._E
     UNRATED_MODEL_UNSPECIFIED: _UnratedModel.ValueType  # 0
     """Not said: ALLOW."""
     UNRATED_MODEL_ALLOW: _UnratedModel.ValueType  # 1
-    """It may; its use counts as the estimate until a price arrives."""
+    """It may, where the request gives a cost; its use counts as that until a price arrives."""
     UNRATED_MODEL_BLOCK: _UnratedModel.ValueType  # 2
-    """It may not. Refused for now: NOT_SUPPORTED."""
+    """It may not: a Reserve that names one is denied, UNRATED_MODEL, whether it gives a cost or not. Usage is recorded."""
 
 class UnratedModel(_UnratedModel, metaclass=_UnratedModelEnumTypeWrapper):
     """Whether a model that no rate card prices may be used."""
@@ -357,9 +373,9 @@ class UnratedModel(_UnratedModel, metaclass=_UnratedModelEnumTypeWrapper):
 UNRATED_MODEL_UNSPECIFIED: UnratedModel.ValueType  # 0
 """Not said: ALLOW."""
 UNRATED_MODEL_ALLOW: UnratedModel.ValueType  # 1
-"""It may; its use counts as the estimate until a price arrives."""
+"""It may, where the request gives a cost; its use counts as that until a price arrives."""
 UNRATED_MODEL_BLOCK: UnratedModel.ValueType  # 2
-"""It may not. Refused for now: NOT_SUPPORTED."""
+"""It may not: a Reserve that names one is denied, UNRATED_MODEL, whether it gives a cost or not. Usage is recorded."""
 Global___UnratedModel: typing_extensions.TypeAlias = UnratedModel
 
 @typing.final
@@ -1047,7 +1063,7 @@ class ListReservationsRequest(google.protobuf.message.Message):
     """The `next_page_token` of the page before."""
     @property
     def states(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[Global___ReservationState.ValueType]:
-        """Only those in one of these states, at most 4. Empty: all that are kept, which is 30 days after they were closed."""
+        """Only those in one of these states, each once. Empty: all that are kept, which is 30 days after they were closed."""
 
     def __init__(
         self,
@@ -2586,7 +2602,9 @@ class AuditResponse(google.protobuf.message.Message):
 
     @property
     def unrated_drawn(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[pursestrings.type.v1.type_pb2.CostTotals]:
-        """Drawn on leases for events without a price, as what their reservations had estimated; in no cost of `totals`."""
+        """Drawn on leases as estimates: for events without a price, and for reservations that were charged when they
+        expired; in no cost of `totals`.
+        """
 
     def __init__(
         self,

@@ -5,16 +5,15 @@ from datetime import date, timedelta
 from typing import Final
 
 from services.budget.domain.budgets import AMOUNT_MAX, Dimension, countable
+from services.budget.domain.charge import ESTIMATE_SUFFIX, charge, take_back
 from services.budget.domain.decide import Batch, Counted, UsageRow
-from services.budget.domain.exceed import note_use
-from services.budget.domain.model import Applied, ApplyItem, Counter, ExpireItem, ReleaseItem, Reservation, State
+from services.budget.domain.model import Applied, ApplyItem, ExpireItem, ReleaseItem, Reservation, State
+from services.budget.domain.posting import draw, spend
 from services.kit.errors import PurseError, conflict, not_found
 
 _COST: Final = int(Dimension.COST)
 _FIELDS: Final = 4
 _DAY_US: Final = 86_400_000_000
-ESTIMATE_SUFFIX: Final = "\x1festimate"
-"""What the id of a row ends with that takes an estimate back; no event's id holds a control character."""
 
 
 def apply(batch: Batch, item: ApplyItem) -> Applied | PurseError:
@@ -33,15 +32,21 @@ def apply(batch: Batch, item: ApplyItem) -> Applied | PurseError:
     overflow = _overflow(batch, item, amounts, wallet)
     if overflow is not None:
         return overflow
+    if named is not None and named.state is State.CHARGED:
+        if _is_too_much_to_take_back(batch, named):
+            return _too_large(item)
+        # First, so that no window ever seems to have used both.
+        take_back(batch, named)
+        _count_event(batch, named, cost, currency)
     effects: list[int] = []
     for counter in item.binding.counters:
         # Zeros too: a correction counts where its event did.
         amount = amounts[counter.dimension]
-        _spend(batch, counter, amount)
+        spend(batch, counter, amount)
         effects += (counter.no, counter.key, amount)
     if is_open and named is not None:
         _settle(batch, item, named, amounts, currency)
-    _draw(batch, item, wallet, cost)
+    draw(batch, item, wallet, cost)
     _notice(batch, item, named, wallet, cost)
     answer = Applied(
         duplicate=False, drawn=cost if wallet else 0, unfunded=not wallet and cost != 0, unreserved=not is_open
@@ -74,10 +79,10 @@ def _correct(batch: Batch, item: ApplyItem, corrects: tuple[str, str]) -> Applie
     for counter in item.binding.counters:
         if counter.dimension == _COST and (counter.budget is None or counter.budget.currency != currency):
             continue
-        _spend(batch, counter, amounts[counter.dimension])
+        spend(batch, counter, amounts[counter.dimension])
         effects += (counter.no, counter.key, amounts[counter.dimension])
         counted.windows.add((counter.no, counter.key))
-    _draw(batch, item, wallet, cost)
+    draw(batch, item, wallet, cost)
     _notice(batch, item, None, wallet, cost)
     if item.rated:
         counted.priced = True
@@ -111,9 +116,9 @@ def _take_back(batch: Batch, item: ApplyItem, counted: Counted) -> None:
             and counter.budget.currency == counted.estimate_currency
             and (counter.no, counter.key) in counted.windows
         ):
-            _spend(batch, counter, -estimate)
+            spend(batch, counter, -estimate)
             effects += (counter.no, counter.key, -estimate)
-    _draw(batch, item, wallet, -estimate)
+    draw(batch, item, wallet, -estimate)
     row = replace(item, id=item.id + ESTIMATE_SUFFIX, rated=False)
     drawn = -estimate if wallet else 0
     batch.applied.append(
@@ -146,14 +151,17 @@ def named_reservation(batch: Batch, item: ApplyItem) -> Reservation | None:
 def _cost_of(batch: Batch, item: ApplyItem, named: Reservation | None) -> tuple[int, str]:
     """The cost and its currency; unrated usage draws what its open reservation still holds as cost, else nothing.
 
-    Nothing either where the price has overtaken the event.
+    Nothing either where the price has overtaken the event. What a reservation was charged when it expired goes over to
+    the first event.
     """
     if item.rated:
         return item.amounts[_COST], item.currency
     overtaken = batch.counted.get((item.org, item.source, item.id))
     if overtaken is not None and overtaken.priced:
         return 0, ""
-    if named is None or named.state is not State.OPEN or named.cost is None or not item.final:
+    if named is None or named.cost is None:
+        return 0, ""
+    if named.state is not State.CHARGED and not (named.state is State.OPEN and item.final):
         return 0, ""
     return min(AMOUNT_MAX, max(0, named.cost - named.settled)), named.currency
 
@@ -176,15 +184,12 @@ def _overflow(batch: Batch, item: ApplyItem, amounts: tuple[int, ...], wallet: s
     return _too_large(item) if too_large else None
 
 
+def _is_too_much_to_take_back(batch: Batch, named: Reservation) -> bool:
+    return named.wallet is not None and batch.leases[named.wallet].reversal + (named.cost or 0) > AMOUNT_MAX
+
+
 def _too_large(item: ApplyItem) -> PurseError:
     return conflict("AMOUNT_OUT_OF_RANGE", f"usage {item.source}/{item.id} takes a total past {AMOUNT_MAX}")
-
-
-def _spend(batch: Batch, counter: Counter, amount: int) -> None:
-    counter.spent += amount
-    if amount > 0:
-        counter.peak = max(counter.peak, counter.spent)
-        note_use(batch, counter)
 
 
 def _settle(batch: Batch, item: ApplyItem, named: Reservation, amounts: tuple[int, ...], currency: str) -> None:
@@ -192,8 +197,7 @@ def _settle(batch: Batch, item: ApplyItem, named: Reservation, amounts: tuple[in
 
     A cost in another currency than the reservation's uses nothing of what it holds as cost.
     """
-    own = _currency_of(batch, named)
-    cost = amounts[_COST] if not own or currency == own else 0
+    cost = _own_cost(batch, named, amounts[_COST], currency)
     counted = {counter.no: amounts[counter.dimension] for counter in item.binding.counters}
     holds = named.holds
     for at in range(0, len(holds), _FIELDS):
@@ -206,13 +210,22 @@ def _settle(batch: Batch, item: ApplyItem, named: Reservation, amounts: tuple[in
     if lower and named.wallet is not None:
         batch.leases[named.wallet].reserved -= lower
         named.funding_held -= lower
-    # No book is made of it, so at the edge of 64 bits it stops rather than refuse what was really used.
-    named.settled = countable(named.settled + cost)
-    named.events += 1
+    _count_event(batch, named, cost, currency)
     if item.final:
         named.state = State.SETTLED
         named.closed_us = batch.now_us
+
+
+def _count_event(batch: Batch, named: Reservation, cost: int, currency: str) -> None:
+    # No book is made of it, so at the edge of 64 bits it stops rather than refuse what was really used.
+    named.settled = countable(named.settled + _own_cost(batch, named, cost, currency))
+    named.events += 1
     named.changed = True
+
+
+def _own_cost(batch: Batch, named: Reservation, cost: int, currency: str) -> int:
+    own = _currency_of(batch, named)
+    return cost if not own or currency == own else 0
 
 
 def _currency_of(batch: Batch, named: Reservation) -> str:
@@ -220,21 +233,6 @@ def _currency_of(batch: Batch, named: Reservation) -> str:
     if named.currency or named.wallet is None:
         return named.currency
     return batch.leases[named.wallet].currency
-
-
-def _draw(batch: Batch, item: ApplyItem, wallet: str | None, cost: int) -> None:
-    """Draws on the lease, above what it has too: the wallet covers it at the capture, as debt if it must."""
-    if wallet is None or cost == 0:
-        return
-    lease = batch.leases[wallet]
-    if cost > 0:
-        lease.drawn += cost
-    else:
-        lease.reversal -= cost
-    key = (item.org, wallet, cost < 0, item.call.provider, item.call.model, item.month)
-    line = batch.draws.setdefault(key, [0, 0])
-    line[0] += abs(cost)
-    line[1] += item.corrects is None
 
 
 def _notice(batch: Batch, item: ApplyItem, named: Reservation | None, wallet: str | None, cost: int) -> None:
@@ -271,11 +269,16 @@ def release(batch: Batch, item: ReleaseItem) -> Reservation | PurseError:
 
 
 def expire(batch: Batch, item: ExpireItem) -> bool:
-    """Ends a reservation whose time ran out before `before_us`; whether it did."""
+    """Ends a reservation whose time ran out before `before_us`; whether it did.
+
+    What no event has settled is charged where the organisation has it so. One that was settled in part is not: what was
+    used of it is known.
+    """
     found = batch.reservations.get((item.org, item.id))
     if found is None or found.state is not State.OPEN or found.expires_us >= item.before_us:
         return False
-    _give_back(batch, found, State.EXPIRED)
+    charged = item.charges and not found.events and charge(batch, found)
+    _give_back(batch, found, State.CHARGED if charged else State.EXPIRED)
     if not found.events:
         # Somebody may have spent and not said so: once a subject and day, and all of them are listed.
         day = date(1970, 1, 1) + timedelta(days=batch.now_us // _DAY_US)
@@ -284,7 +287,7 @@ def expire(batch: Batch, item: ExpireItem) -> bool:
                 found.org,
                 "RESERVATION_EXPIRED",
                 f"{found.subject}:{day}",
-                f"{found.name} and maybe others: never settled",
+                f"{found.name} and maybe others: never settled{', and charged the estimate' if charged else ''}",
             )
         )
     return True

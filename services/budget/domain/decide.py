@@ -228,6 +228,8 @@ def _use_before(counter: Counter, asked: int) -> Use:
 
 def _decide_tight(batch: Batch, item: ReserveItem, binding: Binding) -> Answer | PurseError:
     """The slow path: some budget is exceeded, or the estimate leaves a dimension open."""
+    if item.unpriced is not None and item.cost is None:
+        return item.unpriced
     unchecked: list[str] = []
     warnings: list[Use] = []
     violations: list[Use] = []

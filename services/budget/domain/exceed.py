@@ -7,15 +7,22 @@ from services.budget.domain.alerts import DENIAL_THRESHOLD, AlertCause, crossing
 from services.budget.domain.budgets import FOREVER_US, Budget, Dimension, key_text
 from services.budget.domain.model import Binding, Counter, Decision, DeniedReason, ReserveItem
 from services.budget.domain.pauses import SHOWN_MAX, Pause, PauseCause, ResumeMode
+from services.kit.errors import Code, PurseError
 
 if TYPE_CHECKING:
     from services.budget.domain.decide import Batch
 
 
-def stopped(batch: "Batch", item: ReserveItem, binding: Binding) -> Decision | None:
-    """The denial of a spend whose subject, or one above it, is paused, or that no budget counts; None: it may go on."""
+def stopped(batch: "Batch", item: ReserveItem, binding: Binding) -> Decision | PurseError | None:
+    """Why a spend is denied whatever it asks for; None: it may go on.
+
+    Its subject or one above it is paused, or the organisation denies models without a price or what no budget counts.
+    """
     if pauses := pauses_on(batch, binding):
         return _denied(item, DeniedReason.PAUSED, pauses)
+    if binding.blocks_unrated and item.unpriced is not None:
+        is_known = item.unpriced.code is Code.INVALID_ARGUMENT
+        return _denied(item, DeniedReason.UNRATED_MODEL, ()) if is_known else item.unpriced
     return _denied(item, DeniedReason.UNBUDGETED, ()) if binding.unbudgeted else None
 
 

@@ -11,17 +11,19 @@ from typing import Final, NamedTuple
 
 from services.budget.domain.budgets import AMOUNT_MAX, BLOCKING, FOREVER_US, Budget, OnExceed
 from services.budget.domain.pauses import Pause
+from services.kit.errors import PurseError
 from services.kit.rating import Rate
 from services.kit.subject import Subject
 
 
 class State(IntEnum):
-    """Where a reservation stands; the numbers of the contract."""
+    """Where a reservation stands; the numbers of the contract. CHARGED: expired, and its estimate counts as used."""
 
     OPEN = 1
     SETTLED = 2
     RELEASED = 3
     EXPIRED = 4
+    CHARGED = 5
 
 
 class WalletState(IntEnum):
@@ -43,6 +45,7 @@ class DeniedReason(IntEnum):
     WALLET_FROZEN = 4
     NO_WALLET = 5
     UNBUDGETED = 10
+    UNRATED_MODEL = 11
 
 
 class Call(NamedTuple):
@@ -339,7 +342,8 @@ class Binding:
         paused: Pauses by persons on the way to the root.
         pausing: Numbers of the budgets on that way which may have paused.
         unbudgeted: The organisation denies what no budget counts, and none counts this.
-        guarded: Whether one of the last three is to be looked at.
+        blocks_unrated: The organisation denies models without a price.
+        guarded: Whether one of the last four is to be looked at.
     """
 
     counters: tuple[Counter, ...] = ()
@@ -349,6 +353,7 @@ class Binding:
     paused: tuple[Pause, ...] = ()
     pausing: tuple[int, ...] = ()
     unbudgeted: bool = False
+    blocks_unrated: bool = False
     guarded: bool = False
 
 
@@ -366,6 +371,7 @@ class ReserveItem:
         currency: Of the cost; empty where the cost is unknown.
         capped: The request says the most output tokens, so that a smaller number may fit.
         price: What priced the cost; None: the caller said it, or it is unknown.
+        unpriced: Why the model that is named has no price; None: it has, or none is named.
     """
 
     org: str
@@ -383,6 +389,7 @@ class ReserveItem:
     rate_version: str
     capped: bool = False
     price: Rate | None = None
+    unpriced: PurseError | None = None
     binding: Binding = NO_BINDING
 
 
@@ -418,11 +425,16 @@ class ExtendItem:
 
 @dataclass(slots=True, eq=False)
 class ExpireItem:
-    """Expires a reservation whose time ran out before `before_us`."""
+    """Expires a reservation whose time ran out before `before_us`.
+
+    Attributes:
+        charges: Filled by the batch: whether the organisation charges what was never settled.
+    """
 
     org: str
     id: str
     before_us: int
+    charges: bool = False
 
 
 @dataclass(slots=True, eq=False)

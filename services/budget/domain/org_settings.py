@@ -20,8 +20,6 @@ FIELDS: Final = (
     "unrated_model",
 )
 """The fields that an update may name."""
-_NOT_DECIDED_BY: Final = ("expired_hold", "unrated_model")
-"""Settings that are kept and that no decision looks at: only their defaults are taken."""
 _THRESHOLDS_MAX: Final = 16
 _THRESHOLD_MAX: Final = 1000
 
@@ -118,9 +116,6 @@ def change(
         "expired_hold": _one_of(ExpiredHold, draft.expired_hold, "settings.expired_hold"),
         "unrated_model": _one_of(UnratedModel, draft.unrated_model, "settings.unrated_model"),
     }
-    for name in _NOT_DECIDED_BY:
-        if name in wanted and values[name] != getattr(NO_SETTINGS, name):
-            raise invalid(f"settings.{name}", "this policy is not supported yet; leave it as it is", "NOT_SUPPORTED")
     chosen = {name.removesuffix("_percent"): values[name.removesuffix("_percent")] for name in wanted}
     made: OrgSettings = replace(
         seen,

@@ -100,6 +100,16 @@ WHERE (l.drawn_total + coalesce(e.drawn, 0), l.reversal_total + coalesce(e.rever
     AND ($1::text IS NULL OR l.org = $1)
 LIMIT {SHOWN_MAX}
 """  # noqa: S608 - of constants
+# A charge corrects itself, and what takes it back corrects the charge.
+_CHARGED: Final = f"""
+WITH rows AS (
+    SELECT org, reservation AS id, sum(CASE WHEN id = corrects_id THEN 1 ELSE -1 END) AS standing
+    FROM applied_usage WHERE source = E'\\x1fcharge' AND ($1::text IS NULL OR org = $1) GROUP BY 1, 2),
+charged AS (SELECT org, id, 1 AS wanted FROM reservations WHERE state = 5 AND ($1::text IS NULL OR org = $1))
+SELECT count(*) OVER () AS offenders,
+    concat(org, ' reservation ', id, ': ', coalesce(standing, 0), ' charges stand, not ', coalesce(wanted, 0)) AS name
+FROM rows FULL JOIN charged USING (org, id) WHERE coalesce(standing, 0) <> coalesce(wanted, 0) LIMIT {SHOWN_MAX}
+"""  # noqa: S608 - of constants
 _CAPTURED: Final = f"""
 WITH waiting AS (
     SELECT org, wallet, coalesce(sum(amount_nanos) FILTER (WHERE NOT reversal), 0) AS drawn,
@@ -181,6 +191,7 @@ CHECKS: Final = {
     "I2.lease_numbers_are_whole": (_NUMBERS, "every lease's operations follow without gaps and end at its totals"),
     "I3.spent_equals_applied_usage": (_SPENT, "what every counter has spent is the sum of the usage applied to it"),
     "I3.drawn_equals_applied_usage": (_DRAWN, "what every lease has drawn is the sum of the usage applied to it"),
+    "I3.charges_stand_while_nothing_settles": (_CHARGED, "every charged reservation has one charge, no other has"),
     "I5.leases_in_step": (_QUARANTINED, "no lease is quarantined"),
     "I6.drawn_equals_captured": (_CAPTURED, "what every lease has drawn is captured or waits for its capture"),
     "I9.crossings_are_written": (_UNALERTED, "every threshold that the last window has reached has its alert"),

@@ -45,9 +45,10 @@ gone AS (
 SELECT count(*) FROM gone
 """
 _RESERVATIONS: Final = """
-WITH old AS (SELECT org, id FROM reservations WHERE closed_us < $1 ORDER BY closed_us LIMIT $2),
+WITH old AS (SELECT org, id FROM reservations WHERE closed_us < $1 AND state <> 5 ORDER BY closed_us LIMIT $2),
 gone AS (
-    DELETE FROM reservations r USING old WHERE r.org = old.org AND r.id = old.id AND r.closed_us IS NOT NULL RETURNING 1
+    DELETE FROM reservations r USING old
+    WHERE r.org = old.org AND r.id = old.id AND r.closed_us IS NOT NULL AND r.state <> 5 RETURNING 1
 )
 SELECT count(*) FROM gone
 """
@@ -86,7 +87,7 @@ async def trim_keys(connection: asyncpg.Connection, keys: Sequence[tuple[str, st
 
 
 async def forget_reservations(connection: asyncpg.Connection, before_us: int, limit: int) -> int:
-    """Forgets reservations that were closed before; how many."""
+    """Forgets reservations that were closed before; how many. What is charged stays, for usage to correct."""
     return await _count(connection, _RESERVATIONS, before_us, limit)
 
 

@@ -43,9 +43,11 @@ def test_pauses_alerts_subscriptions_and_settings(purse: Purse, org: str) -> Non
     assert made["secret"] != purse("subscriptions", "rotate", name)["secret"]
     purse("subscriptions", "delete", name)
     purse("org", "set", org, "--resume", "window-end", "--threshold", "70", "--on-exceed", "pause")
+    purse("org", "set", org, "--expired-hold", "charge-estimate", "--unrated-model", "block")
     settings = purse("org", "settings", org)
-    assert ("WINDOW_END", [70], "PAUSE") == (
+    assert ("WINDOW_END", [70], "PAUSE", "CHARGE_ESTIMATE", "BLOCK") == (
         settings["default_resume"], settings["default_thresholds_percent"], settings["default_on_exceed"],
+        settings["expired_hold"], settings["unrated_model"],
     )  # fmt: skip
     budget = purse("budget", "create", f"{org}/budgets/b", "--limit", "5 USD")
     assert ("PAUSE", "WINDOW_END") == (budget["on_exceed"], budget["resume"])
