@@ -5,36 +5,15 @@ window and expiry is exact. `run` is what tests and proofs call.
 """
 
 import hashlib
-from typing import Any, ClassVar
+from typing import Any
 
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from bench.budget_model import (
-    BEGIN_US,
-    DAY_US,
-    DIMENSIONS,
-    KINDS,
-    MODELS,
-    SECOND_US,
-    STEPS_US,
-    SUBJECTS,
-    ZONES,
-    Held,
-    Limit,
-    Said,
-    Three,
-    World,
-)
-from services.budget.domain.budgets import Dimension, Selector, key_number
+from bench.budget_model import BEGIN_US, DAY_US, MODELS, SECOND_US, SUBJECTS, Held, Limit, Said, Three, World
+from bench.budget_policy import BUDGET, Drawn, PolicyMachine
+from services.budget.domain.budgets import Dimension, OnExceed
 from services.budget.domain.model import (
     Applied,
     ApplyItem,
@@ -49,37 +28,23 @@ from services.budget.domain.model import (
     WalletState,
 )
 from services.budget.domain.plan import Directory, WalletRef
-from services.budget.domain.policy import Draft
 from services.budget.store.audit import CHECKS, Snapshot
 from services.kit.errors import PurseError
 from services.kit.subject import parse
-from services.kit.windows import WindowSpec, window_key
 
 AMOUNT = st.integers(0, 12)
 ASKS = st.tuples(AMOUNT, AMOUNT, st.integers(0, 2))
 SIGNED = st.integers(-15, 15)
-BUDGET = st.tuples(
-    st.sampled_from(DIMENSIONS),
-    st.integers(0, 80),
-    st.booleans(),
-    st.sampled_from(sorted(KINDS)),
-    st.sampled_from(ZONES),
-    st.sampled_from(("", "", "m1")),
-)
-Drawn = tuple[Dimension, int, bool, int, str, str]
 
 
-class BudgetMachine(RuleBasedStateMachine):
+class BudgetMachine(PolicyMachine):
     """One organisation with a wallet whose lease has a fixed amount."""
-
-    world: ClassVar[World]
 
     @initialize(leased=st.integers(60, 400), drawn=st.lists(BUDGET, min_size=3, max_size=3), asks=ASKS)
     def begin(self, leased: int, drawn: list[Drawn], asks: Three) -> None:
         """Starts an organisation with some budgets, and with two reservations if they fit."""
         world = self.world
-        world.orgs += 1
-        self.org, self.root = f"o{world.orgs}", f"orgs/o{world.orgs}"
+        self.begin_empty()
         self.wallet = f"{self.root}/wallets/w"
         ref = WalletRef(self.wallet, self.root, "USD", WalletState.OPEN)
         world.directories.put([Directory(self.org, 1, (ref,))])
@@ -87,66 +52,20 @@ class BudgetMachine(RuleBasedStateMachine):
             "INSERT INTO leases (org, wallet, currency, extended_total, wallet_state) VALUES ($1, $2, 'USD', $3, 1)"
         )
         world.run(world.owner.execute(insert, self.org, self.wallet, leased))
-        self.limits: dict[str, Limit] = {}
         self.held: dict[str, Held] = {}
         self.said: dict[str, Said] = {}
-        self.leased, self.drawn, self.reversal, self.reserved, self.count = leased, 0, 0, 0, 0
-        self.now_us = BEGIN_US
-        self.move(0)
+        self.leased, self.drawn, self.reversal, self.reserved = leased, 0, 0, 0
+        self.move(BEGIN_US)
         for at, one in zip(SUBJECTS, drawn, strict=False):
             self.create(at=at, drawn=one)
         for at in SUBJECTS[2:4]:
             self.reserve(at=at, asks=asks, model="m1", ttl=DAY_US)
         self.move(SECOND_US)
 
-    def move(self, by_us: int) -> None:
-        """Moves the clock."""
-        self.now_us += by_us
-        self.world.run(self.world.owner.execute("UPDATE shim.clock SET us = $1", self.now_us))
-
-    def next_id(self) -> str:
-        """An id that no other thing of this run has."""
-        self.count += 1
-        return f"i{self.count}"
-
     def submit(self, *items: Any) -> list[Any]:
         """Runs items in one transaction."""
         answers: list[Any] = self.world.run(self.world.commit.submit_many(items))
         return answers
-
-    @rule(step=st.sampled_from(STEPS_US))
-    def time_passes(self, step: int) -> None:
-        """Later."""
-        self.move(step)
-
-    @rule(at=st.sampled_from(SUBJECTS), drawn=BUDGET)
-    def create(self, at: str, drawn: Drawn) -> None:
-        """A budget."""
-        dimension, limit, blocking, kind, zone, model = drawn
-        currency = "USD" if dimension is Dimension.COST else ""
-        selector = Selector(models=(model,)) if model else None
-        exceed = 1 if blocking else 2
-        draft = Draft("", int(dimension), currency, limit, kind, zone, 1, 1, exceed, (50, 100), selector)
-        made = self.world.run(
-            self.world.definitions.create(parse(self.root + at), self.next_id(), draft, validate_only=False)
-        )
-        spec = WindowSpec(KINDS[kind], zone)
-        self.limits[made.name] = Limit(made.name, self.root + at, dimension, limit, blocking, spec, self.now_us, model)
-
-    @precondition(lambda self: any(one.alive for one in self.limits.values()))
-    @rule(data=st.data(), limit=st.integers(0, 60), delete=st.sampled_from((False, False, True)))
-    def change(self, data: st.DataObject, limit: int, delete: bool) -> None:  # noqa: FBT001 - drawn by the rule
-        """Another limit, or none at all."""
-        found = self.limits[data.draw(st.sampled_from(sorted(n for n, one in self.limits.items() if one.alive)))]
-        subject, id_ = found.name.split("/budgets/")
-        if delete:
-            self.world.run(self.world.definitions.delete(parse(subject), id_, ""))
-            found.alive = False
-            return
-        draft = Draft("", 0, "", limit, 0, "", 0, 0, 0, (), None)
-        mask = frozenset({"limit_amount"})
-        self.world.run(self.world.definitions.update(parse(subject), id_, draft, mask, "", validate_only=False))
-        found.limit = limit
 
     def applying(self, subject: str, model: str) -> list[Limit]:
         """The budgets that an estimate may turn out to count on."""
@@ -161,13 +80,29 @@ class BudgetMachine(RuleBasedStateMachine):
     def reserve(self, at: str, asks: Three, model: str, ttl: int) -> None:
         """A spend, and the same once more in the same transaction."""
         id_, subject = self.next_id(), self.root + at
-        item = self.spend(id_, subject, asks, model, ttl)
+        item = self.spend_of(id_, subject, asks, model, ttl)
         answer, again = self.submit(item, item)
         applying = self.applying(subject, model)
-        over = {one.name for one in applying if sum(one.at(self.now_us)) + one.asked(asks) > one.limit}
+        for one in applying:
+            self.touch(one, one.key_at(self.now_us))
+        self.expect(id_, subject, asks, model, ttl, answer, again)
+        self.finish()
+
+    def expect(  # noqa: PLR0917 - drawn by the rule
+        self, id_: str, subject: str, asks: Three, model: str, ttl: int, answer: Any, again: Any
+    ) -> None:
+        """What a spend is answered, and what it then holds."""
+        applying = self.applying(subject, model)
+        if self.stopping(subject) or (self.settings.deny_unbudgeted and not applying):
+            why = DeniedReason.PAUSED if self.stopping(subject) else DeniedReason.UNBUDGETED
+            assert (answer.denied, again.denied) == (why, why)
+            return
+        over = {one.name for one in applying if self.is_over(one, one.asked(asks))}
         if denied := {name for name in over if self.limits[name].blocking}:
             assert isinstance(answer, Decision)
             assert {use.budget.name for use in answer.violations} == denied
+            for name in denied:
+                self.deny(self.limits[name], self.limits[name].asked(asks))
             return
         if self.drawn + self.reserved + asks[0] > self.leased:
             assert isinstance(answer, Short)
@@ -175,17 +110,23 @@ class BudgetMachine(RuleBasedStateMachine):
         for one in (answer, again):
             assert isinstance(one, Decision)
             assert one.denied is DeniedReason.NONE
-        assert {use.budget.name for use in answer.warnings} == over
+        warned = {name for name in over if self.limits[name].on_exceed is OnExceed.WARN}
+        assert {use.budget.name for use in answer.warnings} == warned
         held = Held(subject, asks, model, self.now_us, self.now_us + ttl, {}, asks[0])
         for one in applying:
             if amount := one.asked(asks):
-                key = key_number(window_key(one.spec, self.now_us))
-                one.window(key)[1] += amount
+                key = one.key_at(self.now_us)
+                one.window(key).reserved += amount
                 held.holds[one] = [key, amount]
         self.reserved += asks[0]
         self.held[id_] = held
 
-    def spend(self, id_: str, subject: str, asks: Three, model: str, ttl: int) -> ReserveItem:
+    def is_over(self, limit: Limit, asked: int) -> bool:
+        """Whether a spend does not fit the window of now."""
+        key = limit.key_at(self.now_us)
+        return limit.window(key).used + asked > limit.in_force(key, self.now_us)
+
+    def spend_of(self, id_: str, subject: str, asks: Three, model: str, ttl: int) -> ReserveItem:
         """The item of a spend."""
         cost, tokens, requests = asks
         payload = hashlib.blake2b(repr((subject, asks, model)).encode(), digest_size=16).digest()
@@ -204,7 +145,10 @@ class BudgetMachine(RuleBasedStateMachine):
     def replay(self, data: st.DataObject) -> None:
         """A spend that is sent again."""
         id_, held = self.draw_held(data)
-        (answer,) = self.submit(self.spend(id_, held.subject, held.asks, held.model, DAY_US))
+        (answer,) = self.submit(self.spend_of(id_, held.subject, held.asks, held.model, DAY_US))
+        for one in self.applying(held.subject, held.model):
+            self.touch(one, one.key_at(self.now_us))
+        self.finish()
         if held.state == "OPEN" and held.expires_us > self.now_us:
             assert isinstance(answer, Decision)
             assert answer.expires_us == held.expires_us
@@ -217,22 +161,25 @@ class BudgetMachine(RuleBasedStateMachine):
     def end(self, data: st.DataObject, expire: bool) -> None:  # noqa: FBT001 - drawn by the rule
         """A release, or the sweep."""
         id_, held = self.draw_held(data)
+        self.touch_holds(held)
         if expire:
             (answer,) = self.submit(ExpireItem(self.org, id_, self.now_us))
             due = held.state == "OPEN" and held.expires_us < self.now_us
             assert answer is due
             if due:
                 self.close(held, "EXPIRED")
+            self.finish()
             return
         (answer,) = self.submit(ReleaseItem(self.org, id_, held.subject))
         if held.state == "OPEN":
             self.close(held, "RELEASED")
         assert answer.state.name == held.state
+        self.finish()
 
     def close(self, held: Held, state: str) -> None:
         """Gives back what a reservation holds."""
         for limit, hold in held.holds.items():
-            limit.window(hold[0])[1] -= hold[1]
+            limit.window(hold[0]).reserved -= hold[1]
             hold[1] = 0
         self.reserved -= held.funded
         held.funded, held.state = 0, state
@@ -243,22 +190,34 @@ class BudgetMachine(RuleBasedStateMachine):
         """A longer life, after a while, maybe asked for twice."""
         self.move(later)
         id_, held = self.draw_held(data)
-        ttl = DAY_US
-        item = ExtendItem(self.org, id_, parse(held.subject), self.next_id(), b"x", ttl)
+        item = ExtendItem(self.org, id_, parse(held.subject), self.next_id(), b"x", DAY_US)
         answer = self.submit(item, *([item] if again else []))[-1]
+        self.touch_holds(held)
+        if held.state == "OPEN":
+            for limit in self.places(held):
+                self.touch(limit, limit.key_at(self.now_us))
+        self.expect_extended(held, answer)
+        self.finish()
+
+    def expect_extended(self, held: Held, answer: Any) -> None:
+        """What is left is decided anew in the windows of now, and held there."""
         if held.state != "OPEN" or held.expires_us <= self.now_us:
             assert isinstance(answer, PurseError)
             assert answer.reason == "RESERVATION_CLOSED"
             return
+        assert isinstance(answer, Decision)
+        if self.stopping(held.subject):
+            assert answer.denied is DeniedReason.PAUSED
+            return
         places = self.places(held)
         denied = set()
         for limit, left in places.items():
-            key = key_number(window_key(limit.spec, self.now_us))
+            key = limit.key_at(self.now_us)
             hold = held.holds.get(limit)
-            used = sum(limit.window(key)) - (hold[1] if hold and hold[0] == key else 0)
-            if limit.blocking and (used + (left or 0) > limit.limit or (left is None and used >= limit.limit)):
+            used = limit.window(key).used - (hold[1] if hold and hold[0] == key else 0)
+            most = limit.in_force(key, self.now_us)
+            if limit.blocking and (used + (left or 0) > most or (left is None and used >= most)):
                 denied.add(limit.name)
-        assert isinstance(answer, Decision)
         assert {use.budget.name for use in answer.violations} == denied
         if denied:
             return
@@ -267,15 +226,15 @@ class BudgetMachine(RuleBasedStateMachine):
             return
         assert answer.denied is DeniedReason.NONE
         for limit, hold in held.holds.items():
-            limit.window(hold[0])[1] -= hold[1]
+            limit.window(hold[0]).reserved -= hold[1]
         kept = {limit: hold for limit, hold in held.holds.items() if limit in places}
         held.holds = {}
         for limit, left in places.items():
-            key = key_number(window_key(limit.spec, self.now_us))
+            key = limit.key_at(self.now_us)
             if left or (limit in kept and kept[limit][0] == key):
                 held.holds[limit] = [key, left or 0]
-                limit.window(key)[1] += left or 0
-        held.expires_us = max(held.expires_us, self.now_us + ttl)
+                limit.window(key).reserved += left or 0
+        held.expires_us = max(held.expires_us, self.now_us + DAY_US)
 
     def places(self, held: Held) -> dict[Limit, int | None]:
         """What is left for each budget that a reservation is decided on anew; None: nobody knows."""
@@ -330,12 +289,16 @@ class BudgetMachine(RuleBasedStateMachine):
             and (one.dimension is not Dimension.COST or priced_now)
         ]
         spent = (cost if rated else estimate, tokens, requests)
-        windows = {(one, key_number(window_key(one.spec, at_us))) for one in counting}
+        windows = {(one, one.key_at(at_us)) for one in counting}
+        self.touch_holds(held)
         for one, key in windows:
-            one.window(key)[0] += one.asked(spent)
+            self.touch(one, key)
+        for one, key in windows:
+            self.spend(one, key, one.asked(spent))
         self.drawn += spent[0]
         if is_open and named is not None:
             self.settle(named, counting, spent, final=final)
+        self.finish(is_use=True)
         self.said[item.id] = Said(item, windows, estimate, rated)
 
     def settle(self, held: Held, counting: list[Limit], spent: Three, *, final: bool) -> None:
@@ -347,7 +310,7 @@ class BudgetMachine(RuleBasedStateMachine):
         for limit, hold in held.holds.items():
             lower = min(limit.asked(spent), hold[1]) if limit in counting else 0
             hold[1] -= lower
-            limit.window(hold[0])[1] -= lower
+            limit.window(hold[0]).reserved -= lower
         lower = min(spent[0], held.funded)
         held.funded -= lower
         self.reserved -= lower
@@ -375,33 +338,41 @@ class BudgetMachine(RuleBasedStateMachine):
         first, again = self.submit(item, item)
         assert isinstance(first, Applied)
         assert (first.duplicate, again.duplicate) == (False, True)
+        self.touch_holds(self.held.get(event.reservation))
+        for limit, key in said.windows:
+            if limit.alive:
+                self.touch(limit, key)
         if costly:
             self.first_price(said)
         for limit, key in said.windows:
             if limit.alive and (costly or limit.dimension is not Dimension.COST):
-                limit.window(key)[0] += limit.asked((cost, tokens, requests))
+                self.spend(limit, key, limit.asked((cost, tokens, requests)))
         self.drawn += max(cost, 0)
         self.reversal += max(-cost, 0)
+        self.finish(is_use=True)
 
     def first_price(self, said: Said) -> None:
         """The estimate goes back; where there was none, the price counts where such an event would count by now."""
         if said.estimate:
             for limit, key in said.windows:
                 if limit.alive and limit.dimension is Dimension.COST:
-                    limit.window(key)[0] -= said.estimate
+                    limit.window(key).spent -= said.estimate
             self.reversal += said.estimate
         elif not said.priced:
             event = said.item
             held = self.held.get(event.reservation)
             named = held is not None and (event.subject.name + "/").startswith(f"{held.subject}/")
             at_us = max(event.occurred_us, held.created_us) if held is not None and named else event.occurred_us
-            said.windows |= {
-                (one, key_number(window_key(one.spec, at_us)))
+            priced = {
+                (one, one.key_at(at_us))
                 for one in self.limits.values()
                 if one.dimension is Dimension.COST
                 and one.counts(event.subject.name, event.call.model, actual=True)
                 and one.from_us <= at_us
             }
+            for one, key in priced - said.windows:
+                self.touch(one, key)
+            said.windows |= priced
         said.estimate, said.priced = 0, True
 
     @invariant()
@@ -410,22 +381,47 @@ class BudgetMachine(RuleBasedStateMachine):
         if not hasattr(self, "said"):
             return
         query = """
-            SELECT b.subject || '/budgets/' || b.budget_id AS name, c.window_key, c.spent, c.reserved
+            SELECT b.subject || '/budgets/' || b.budget_id AS name, c.window_key, c.spent, c.reserved, c.carried
             FROM counters c JOIN budgets b USING (org, budget_no) WHERE c.org = $1"""
-        found = self.world.run(self.world.owner.fetch(query, self.org))
-        kept = {(row["name"], row["window_key"]): (row["spent"], row["reserved"]) for row in found}
-        mine = {(name, key): tuple(use) for name, one in self.limits.items() for key, use in one.used.items()}
+        kept = {(name, key): tuple(use) for name, key, *use in self.rows(query)}
+        mine = {
+            (name, key): (use.spent, use.reserved, use.carried)
+            for name, one in self.limits.items()
+            for key, use in one.used.items()
+        }
         for place in kept.keys() | mine.keys():
-            assert kept.get(place, (0, 0)) == mine.get(place, (0, 0)), place
+            assert kept.get(place, (0, 0, 0)) == mine.get(place, (0, 0, 0)), place
         query = "SELECT drawn_total, reversal_total, reserved FROM leases WHERE org = $1"
-        lease = self.world.run(self.world.owner.fetchrow(query, self.org))
-        assert tuple(lease) == (self.drawn, self.reversal, self.reserved)
+        assert self.rows(query)[0] == (self.drawn, self.reversal, self.reserved)
         states = {1: "OPEN", 2: "SETTLED", 3: "RELEASED", 4: "EXPIRED"}
         query = "SELECT id, state, funding_held FROM reservations WHERE org = $1"
-        rows = self.world.run(self.world.owner.fetch(query, self.org))
-        assert {row["id"]: (states[row["state"]], row["funding_held"]) for row in rows} == {
+        assert {id_: (states[state], funded) for id_, state, funded in self.rows(query)} == {
             id_: (held.state, held.funded) for id_, held in self.held.items()
         }
+
+    def rows(self, query: str) -> list[Any]:
+        """What the owner of the database sees of the organisation."""
+        return [tuple(row) for row in self.world.run(self.world.owner.fetch(query, self.org))]
+
+    @invariant()
+    def alerts_and_pauses_are_as_the_model_says(self) -> None:
+        """Each alert and pause once, with what it says, and as many rows to deliver."""
+        if not hasattr(self, "said"):
+            return
+        query = """
+            SELECT b.subject || '/budgets/' || b.budget_id, c.window_key, c.threshold, c.generation, c.limit_amount,
+                c.spent_amount, c.cause
+            FROM crossings c JOIN budgets b USING (org, budget_no) WHERE c.org = $1"""
+        assert {tuple(row[:4]): tuple(row[4:]) for row in self.rows(query)} == self.alerts
+        query = """
+            SELECT p.subject, coalesce(b.subject || '/budgets/' || b.budget_id, ''), p.window_key, p.generation,
+                p.ended_us IS NOT NULL
+            FROM pauses p LEFT JOIN budgets b USING (org, budget_no) WHERE p.org = $1"""
+        assert sorted(self.rows(query)) == sorted(one.row for one in self.stops)
+        query = """
+            SELECT count(*) FILTER (WHERE key LIKE '%/alerts/%'), count(*) FILTER (WHERE key LIKE '%/pauses/%')
+            FROM outbox WHERE org = $1 AND key NOT LIKE '%:%'"""
+        assert self.rows(query)[0] == (len(self.alerts), len(self.stops) + sum(one.ended for one in self.stops))
 
     def teardown(self) -> None:
         """The audit finds nothing."""

@@ -13,12 +13,13 @@ import asyncpg
 from services.budget.batch import Runner
 from services.budget.caches import Directories, Policies
 from services.budget.definitions import Definitions
-from services.budget.domain.budgets import Dimension, key_number
+from services.budget.domain.budgets import FOREVER_US, Dimension, OnExceed, key_number, key_text
 from services.budget.domain.model import ApplyItem
+from services.budget.domain.pauses import ResumeMode
 from services.budget.store.dsn import for_lookups
 from services.kit.database import create_pool
 from services.kit.groupcommit import GroupCommit
-from services.kit.windows import WindowKind, WindowSpec, unix_us, window_key
+from services.kit.windows import WindowKind, WindowSpec, unix_us, window_bounds, window_key
 
 SUBJECTS = ("", "/teams/t", "/teams/t/agents/a", "/teams/t/agents/b", "/agents/c")
 ZONES = ("UTC", "Europe/Berlin", "America/Havana", "Pacific/Apia", "Australia/Lord_Howe")
@@ -52,27 +53,112 @@ class World:
 
 
 @dataclass(eq=False)
+class Window:
+    """One budget window's use, and what the window before left to it.
+
+    Attributes:
+        carry: Key and limit of the window before; None: nothing is carried.
+        rises: How often `carried` has risen.
+        denied: The last generation in which a denial was told of.
+        paused: The last one in which it paused its subject.
+    """
+
+    spent: int = 0
+    reserved: int = 0
+    carried: int = 0
+    carry: tuple[int, int] | None = None
+    rises: int = 0
+    denied: int = 0
+    paused: int = 0
+
+    @property
+    def used(self) -> int:
+        """Spent and held."""
+        return self.spent + self.reserved
+
+
+@dataclass(eq=False)
 class Limit:
-    """A budget, as the model has it; used by window key: spent and reserved."""
+    """A budget, as the model has it.
+
+    Attributes:
+        cap: The most that is carried into a window; None: nothing.
+        lax: Whether more than the limit may be allocated out of it.
+        parent: What it was carved from.
+        raises: Amount, from and until of its overrides.
+        used: By window key.
+        bound: The windows that decisions have looked at.
+    """
 
     name: str
     subject: str
     dimension: Dimension
     limit: int
-    blocking: bool
+    on_exceed: OnExceed
+    resume: ResumeMode
+    thresholds: tuple[int, ...]
     spec: WindowSpec
     from_us: int
     model: str
+    cap: int | None = None
+    lax: bool = False
+    parent: "Limit | None" = None
+    generation: int = 1
+    raises: list[tuple[int, int, int]] = field(default_factory=list)
     alive: bool = True
-    used: dict[int, list[int]] = field(default_factory=dict)
+    used: dict[int, Window] = field(default_factory=dict)
+    bound: set[int] = field(default_factory=set)
 
-    def at(self, at_us: int) -> list[int]:
+    @property
+    def blocking(self) -> bool:
+        """Whether what does not fit is denied."""
+        return self.on_exceed in (OnExceed.BLOCK, OnExceed.PAUSE)
+
+    def key_at(self, at_us: int) -> int:
         """The window of an instant."""
-        return self.window(key_number(window_key(self.spec, at_us)))
+        return key_number(window_key(self.spec, at_us))
 
-    def window(self, key: int) -> list[int]:
-        """A window by its key."""
-        return self.used.setdefault(key, [0, 0])
+    def bounds(self, key: int) -> tuple[int, int]:
+        """When a window starts and ends."""
+        return window_bounds(self.spec, key_text(key))
+
+    def peek(self, key: int) -> Window:
+        """A window as it is, or as it would be if something looked at it."""
+        if key in self.used:
+            return self.used[key]
+        start_us, _ = self.bounds(key)
+        if self.cap is None or self.from_us >= start_us:
+            return Window()
+        made = Window(carry=(self.key_at(start_us - 1), self.limit))
+        made.carried = self.left_over(made)
+        return made
+
+    def window(self, key: int) -> Window:
+        """A window that is looked at: from now on it is carried what the limit of now left in the one before."""
+        return self.used.setdefault(key, self.peek(key))
+
+    def left_over(self, window: Window) -> int:
+        """What the window before leaves to this one."""
+        if self.cap is None or window.carry is None:
+            return 0
+        key, base = window.carry
+        return min(self.cap, max(0, base - (self.used[key].used if key in self.used else 0)))
+
+    def in_force(self, key: int, now_us: int) -> int:
+        """The limit of a window, with what it was carried and overrides."""
+        start_us, end_us = self.bounds(key)
+        at_us = max(start_us, self.from_us, min(now_us, end_us - 1))
+        raised = sum(amount for amount, from_us, until_us in self.raises if from_us <= at_us < until_us)
+        return self.limit + self.peek(key).carried + raised
+
+    def has_fallen(self, key: int, now_us: int) -> bool:
+        """Whether an override has ended in a window."""
+        start_us, end_us = self.bounds(key)
+        return any(max(start_us, self.from_us) < until_us <= min(now_us, end_us) for _, _, until_us in self.raises)
+
+    def generation_of(self, key: int) -> int:
+        """How often the limit of a window has risen."""
+        return self.generation + self.peek(key).rises
 
     def asked(self, amounts: Three) -> int:
         """Its share of three amounts."""
@@ -80,8 +166,35 @@ class Limit:
 
     def counts(self, subject: str, model: str, *, actual: bool) -> bool:
         """Whether it counts a call of a subject."""
-        within = subject == self.subject or subject.startswith(f"{self.subject}/")
-        return self.alive and within and (not self.model or model == self.model or (not model and not actual))
+        named = not self.model or model == self.model or (not model and not actual)
+        return self.alive and is_within(subject, self.subject) and named
+
+
+def is_within(subject: str, ancestor: str) -> bool:
+    """Whether a subject is another one or below it."""
+    return subject == ancestor or subject.startswith(f"{ancestor}/")
+
+
+@dataclass(eq=False)
+class Stop:
+    """A pause; `limit` is the budget that made it, or None for a person, and `exceeded` its limit in force then."""
+
+    subject: str
+    limit: Limit | None = None
+    key: int = 0
+    generation: int = 0
+    until_us: int = FOREVER_US
+    exceeded: int = 0
+    ended: bool = False
+
+    def lasts(self, now_us: int) -> bool:
+        """Whether it stops anybody."""
+        return not self.ended and now_us < self.until_us
+
+    @property
+    def row(self) -> tuple[str, str, int, int, bool]:
+        """What the database has of it."""
+        return (self.subject, self.limit.name if self.limit else "", self.key, self.generation, self.ended)
 
 
 @dataclass(eq=False)
