@@ -11,7 +11,19 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from bench.budget_model import BEGIN_US, DAY_US, MODELS, SECOND_US, SUBJECTS, Held, Limit, Said, Three, World
+from bench.budget_model import (
+    BEGIN_US,
+    DAY_US,
+    DIMENSIONS,
+    MODELS,
+    SECOND_US,
+    SUBJECTS,
+    Held,
+    Limit,
+    Said,
+    Three,
+    World,
+)
 from bench.budget_policy import BUDGET, Drawn, PolicyMachine
 from services.budget.domain.budgets import Dimension, OnExceed
 from services.budget.domain.model import (
@@ -76,10 +88,18 @@ class BudgetMachine(PolicyMachine):
         asks=ASKS,
         model=st.sampled_from(MODELS),
         ttl=st.sampled_from((60 * SECOND_US, DAY_US, DAY_US)),
+        snug=st.sampled_from((None, None, 0, 1)),
     )
-    def reserve(self, at: str, asks: Three, model: str, ttl: int) -> None:
-        """A spend, and the same once more in the same transaction."""
+    def reserve(self, at: str, asks: Three, model: str, ttl: int, snug: int | None = None) -> None:
+        """A spend, and the same once more in the same transaction; `snug` ones just fit a budget, or just do not."""
         id_, subject = self.next_id(), self.root + at
+        blocking = [one for one in self.applying(subject, model) if one.blocking]
+        if snug is not None and blocking:
+            chosen = blocking[self.count % len(blocking)]
+            key = chosen.key_at(self.now_us)
+            room = chosen.in_force(key, self.now_us) - chosen.peek(key).used
+            most = max(0, room + snug)
+            asks = tuple(most if of is chosen.dimension else 0 for of in DIMENSIONS)  # type: ignore[assignment]
         item = self.spend_of(id_, subject, asks, model, ttl)
         answer, again = self.submit(item, item)
         applying = self.applying(subject, model)
@@ -88,7 +108,7 @@ class BudgetMachine(PolicyMachine):
         self.expect(id_, subject, asks, model, ttl, answer, again)
         self.finish()
 
-    def expect(  # noqa: PLR0917 - drawn by the rule
+    def expect(  # noqa: PLR0917
         self, id_: str, subject: str, asks: Three, model: str, ttl: int, answer: Any, again: Any
     ) -> None:
         """What a spend is answered, and what it then holds."""
@@ -139,6 +159,14 @@ class BudgetMachine(PolicyMachine):
         """Any reservation."""
         id_ = data.draw(st.sampled_from(sorted(self.held)))
         return id_, self.held[id_]
+
+    @precondition(lambda self: self.edges())
+    @rule(snug=st.sampled_from((0, 1)))
+    def come_to_an_edge(self, snug: int) -> None:
+        """To the very instant at which an override or a pause ends, and a spend that just fits, or just does not."""
+        edge_us, subject = min(self.edges())
+        self.move(edge_us - self.now_us)
+        self.reserve(at=subject.removeprefix(self.root), asks=(0, 0, 0), model="m1", ttl=DAY_US, snug=snug)
 
     @precondition(lambda self: self.held)
     @rule(data=st.data())

@@ -210,13 +210,16 @@ class PolicyMachine(RuleBasedStateMachine):
 
     # What people do.
 
-    @rule(step=st.sampled_from(STEPS_US), to_edge=st.booleans())
-    def time_passes(self, step: int, to_edge: bool) -> None:  # noqa: FBT001 - drawn by the rule
-        """Later, maybe to the very instant at which an override or a pause ends."""
-        edges = [until_us for one in self.limits.values() for _, _, until_us in one.raises]
-        edges += [one.until_us for one in self.stops]
-        near = [edge for edge in edges if self.now_us < edge <= self.now_us + 31 * DAY_US]
-        self.move(min(near) - self.now_us if near and to_edge else step)
+    def edges(self) -> list[tuple[int, str]]:
+        """When overrides and pauses end within a month, and whose they are."""
+        found = [(until_us, one.subject) for one in self.limits.values() for _, _, until_us in one.raises if one.alive]
+        found += [(one.until_us, one.subject) for one in self.stops]
+        return [edge for edge in found if self.now_us < edge[0] <= self.now_us + 31 * DAY_US]
+
+    @rule(step=st.sampled_from(STEPS_US))
+    def time_passes(self, step: int) -> None:
+        """Later."""
+        self.move(step)
 
     @rule(at=st.sampled_from(SUBJECTS), drawn=BUDGET)
     def create(self, at: str, drawn: Drawn) -> None:
