@@ -104,26 +104,52 @@ def leases_agree(wallet: Iterable[type_pb2.LeaseTotals], budget: Iterable[type_p
 def use_arrives(
     before: metering_pb2.AuditResponse, budget: budget_pb2.AuditResponse, after: metering_pb2.AuditResponse
 ) -> Check:
-    """I6: what was rated less what is on its way ≤ what is applied ≤ what is rated now."""
+    """I6: what was rated less what is on its way ≤ what is applied ≤ what is rated now.
+
+    Corrections may take away, so a cost is two sums that only grow: what was added, and what was taken away. Events are
+    compared over all currencies, since the price of an unrated one takes it from one to another.
+    """
     low, applied, high = _by_key(before.totals), _by_key(budget.totals), _by_key(after.totals)
-    wrong, pending_events, pending_nanos, events = [], 0, 0, 0
-    for key in sorted(low.keys() | applied.keys() | high.keys()):
-        least, now, most = low.get(key, _NOTHING), applied.get(key, _NOTHING), high.get(key, _NOTHING)
+    keys = sorted(low.keys() | applied.keys() | high.keys())
+    wrong = []
+    for org in sorted({org for org, _ in keys}):
+        least, now, most = (_events_of(org, totals) for totals in (low, applied, high))
         if not least.events - least.pending_events <= now.events <= most.events:
             wrong.append(
-                f"{_text(key)}: {now.events} events applied, "
+                f"{org}: {now.events} events applied, "
                 f"not within {least.events - least.pending_events} and {most.events}"
             )
-        elif not least.cost_nanos - least.pending_cost_nanos <= now.cost_nanos <= most.cost_nanos:
+    for key in keys:
+        least, now, most = low.get(key, _NOTHING), applied.get(key, _NOTHING), high.get(key, _NOTHING)
+        low_nanos = _delivered(least) - most.credit_nanos
+        high_nanos = _added(most) - (least.credit_nanos - least.pending_credit_nanos)
+        if not low_nanos <= now.cost_nanos <= high_nanos:
             wrong.append(
                 f"{_text(key)}: {format_nanos(now.cost_nanos)} applied, not within "
-                f"{format_nanos(least.cost_nanos - least.pending_cost_nanos)} and {format_nanos(most.cost_nanos)}"
+                f"{format_nanos(low_nanos)} and {format_nanos(high_nanos)}"
             )
-        pending_events += most.pending_events
-        pending_nanos += most.pending_cost_nanos
-        events += most.events
+    pending_events = sum(total.pending_events for total in after.totals)
+    pending_nanos = sum(total.pending_cost_nanos for total in after.totals)
+    events = sum(total.events for total in after.totals)
     lag = f"{pending_events} on their way ({format_nanos(pending_nanos)})" if pending_events else "none on their way"
     return _check("suite.I6.use_arrives", wrong, f"{events} events rated, {lag}")
+
+
+def _events_of(org: str, totals: Mapping[Key, type_pb2.CostTotals]) -> type_pb2.CostTotals:
+    own = [total for (of, _), total in totals.items() if of == org]
+    return type_pb2.CostTotals(
+        events=sum(total.events for total in own), pending_events=sum(total.pending_events for total in own)
+    )
+
+
+def _added(total: type_pb2.CostTotals) -> int:
+    """The cost as it would be if no correction had taken anything away."""
+    return total.cost_nanos + total.credit_nanos
+
+
+def _delivered(total: type_pb2.CostTotals) -> int:
+    """What was added and is no longer on its way."""
+    return _added(total) - total.pending_cost_nanos - total.pending_credit_nanos
 
 
 def use_is_paid(budget: budget_pb2.AuditResponse, currencies: Mapping[str, str]) -> Check:

@@ -292,9 +292,11 @@ async def _audit(snapshot: audit.Snapshot) -> metering_pb2.AuditResponse:
                 currency_code=total.currency,
                 events=total.events,
                 cost_nanos=total.cost_nanos,
-                pending_events=pending.get(key, (0, 0))[0],
-                pending_cost_nanos=pending.get(key, (0, 0))[1],
-                unrated_events=0 if total.currency else total.operations,
+                pending_events=pending.get(key, (0, 0, 0))[0],
+                pending_cost_nanos=pending.get(key, (0, 0, 0))[1],
+                unrated_events=0 if total.currency else total.events,
+                credit_nanos=total.credit_nanos,
+                pending_credit_nanos=pending.get(key, (0, 0, 0))[2],
             )
             for key, total in totals.items()
         ],

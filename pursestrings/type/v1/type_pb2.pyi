@@ -241,6 +241,8 @@ class CostTotals(google.protobuf.message.Message):
     PENDING_COST_NANOS_FIELD_NUMBER: builtins.int
     UNRATED_EVENTS_FIELD_NUMBER: builtins.int
     UNFUNDED_COST_NANOS_FIELD_NUMBER: builtins.int
+    CREDIT_NANOS_FIELD_NUMBER: builtins.int
+    PENDING_CREDIT_NANOS_FIELD_NUMBER: builtins.int
     org: builtins.str
     """The organisation, `orgs/{id}`."""
     currency_code: builtins.str
@@ -257,6 +259,10 @@ class CostTotals(google.protobuf.message.Message):
     """Events that no rate card could price; they are in no cost."""
     unfunded_cost_nanos: builtins.int
     """Cost that no wallet pays, in nano-units; a part of cost_nanos."""
+    credit_nanos: builtins.int
+    """What corrections have taken away in nano-units, as a positive number; cost_nanos is without it."""
+    pending_credit_nanos: builtins.int
+    """Of the credit, what is not yet delivered; pending_cost_nanos is without it."""
     def __init__(
         self,
         *,
@@ -268,7 +274,9 @@ class CostTotals(google.protobuf.message.Message):
         pending_cost_nanos: builtins.int = ...,
         unrated_events: builtins.int = ...,
         unfunded_cost_nanos: builtins.int = ...,
+        credit_nanos: builtins.int = ...,
+        pending_credit_nanos: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["cost_nanos", b"cost_nanos", "currency_code", b"currency_code", "events", b"events", "org", b"org", "pending_cost_nanos", b"pending_cost_nanos", "pending_events", b"pending_events", "unfunded_cost_nanos", b"unfunded_cost_nanos", "unrated_events", b"unrated_events"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cost_nanos", b"cost_nanos", "credit_nanos", b"credit_nanos", "currency_code", b"currency_code", "events", b"events", "org", b"org", "pending_cost_nanos", b"pending_cost_nanos", "pending_credit_nanos", b"pending_credit_nanos", "pending_events", b"pending_events", "unfunded_cost_nanos", b"unfunded_cost_nanos", "unrated_events", b"unrated_events"]) -> None: ...
 
 Global___CostTotals: typing_extensions.TypeAlias = CostTotals

@@ -91,16 +91,16 @@ SELECT (SELECT count(*) FROM usage_events WHERE $1::text IS NULL OR org = $1) AS
        (SELECT count(*) FROM usage_rollups WHERE $1::text IS NULL OR org = $1) AS rollups,
        (SELECT count(*) FROM usage_sessions WHERE $1::text IS NULL OR org = $1) AS sessions
 """
-# Events are what the budget service is told: rows that move what was said of an UNRATED event are not.
+# A correction is no further event, and the price of an UNRATED event takes it to its currency: as budget counts them.
 _TOTALS: Final = """
-SELECT org, currency, count(*) FILTER (WHERE corrects_source IS NULL OR operations = 0) AS events,
-       sum(operations) AS operations,
-       coalesce(sum(cost_nanos), 0) AS cost_nanos
+SELECT org, currency, sum(operations) AS events, coalesce(sum(cost_nanos), 0) AS cost_nanos,
+       coalesce(-sum(cost_nanos) FILTER (WHERE cost_nanos < 0), 0) AS credit_nanos
 FROM usage_events WHERE $1::text IS NULL OR org = $1 GROUP BY org, currency ORDER BY org, currency LIMIT $2
 """
 # A pointer to an event that is not there counts as one in no currency, so that it is astray.
 _PENDING: Final = """
-SELECT o.org, coalesce(e.currency, '?') AS currency, count(*) AS events, coalesce(sum(e.cost_nanos), 0) AS cost_nanos
+SELECT o.org, coalesce(e.currency, '?') AS currency, count(*) AS events, coalesce(sum(e.cost_nanos), 0) AS cost_nanos,
+       coalesce(-sum(e.cost_nanos) FILTER (WHERE e.cost_nanos < 0), 0) AS credit_nanos
 FROM outbox o CROSS JOIN unnest(o.event_times, o.event_seqs) AS p (occurred_at, seq)
 LEFT JOIN usage_events e ON e.org = o.org AND e.occurred_at = p.occurred_at AND e.seq = p.seq
 WHERE o.topic = $2 AND ($1::text IS NULL OR o.org = $1) GROUP BY 1, 2
@@ -117,13 +117,18 @@ class Offenders:
 
 @dataclass(frozen=True, slots=True)
 class OrgTotal:
-    """Sums of one organisation's events in one currency; '' is UNRATED. Adjustments are events, but no operations."""
+    """Sums of one organisation's events in one currency; '' is UNRATED.
+
+    Attributes:
+        cost_nanos: With corrections.
+        credit_nanos: What corrections have taken away.
+    """
 
     org: str
     currency: str
     events: int
-    operations: int
     cost_nanos: int
+    credit_nanos: int
 
 
 class Snapshot:
@@ -171,12 +176,12 @@ class Snapshot:
     async def totals(self) -> list[OrgTotal]:
         """Sums of events; one more than `TOTALS_MAX` where there are more."""
         rows = await self._connection.fetch(_TOTALS, self._org, TOTALS_MAX + 1)
-        return [OrgTotal(row[0], row[1], row[2], int(row[3]), int(row[4])) for row in rows]
+        return [OrgTotal(row[0], row[1], *(int(value) for value in row[2:])) for row in rows]
 
-    async def pending(self) -> dict[tuple[str, str], tuple[int, int]]:
-        """Events and nanos that are not delivered, parked or not, by organisation and currency."""
+    async def pending(self) -> dict[tuple[str, str], tuple[int, int, int]]:
+        """What is not delivered, parked or not, by organisation and currency: events and corrections, cost, credit."""
         rows = await self._connection.fetch(_PENDING, self._org, TOPIC)
-        return {(row["org"], row["currency"]): (row["events"], int(row["cost_nanos"])) for row in rows}
+        return {(row[0], row[1]): (row[2], int(row[3]), int(row[4])) for row in rows}
 
     async def _offenders(self, sql: str, *params: object) -> Offenders:
         rows = await self._connection.fetch(sql, *params)

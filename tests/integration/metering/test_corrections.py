@@ -60,6 +60,9 @@ async def test_a_correction_is_a_difference_that_all_follow(metering: Metering, 
     assert (item.corrects.source, item.corrects.id) == ("test", "e1")
     assert (item.tokens.input_tokens, item.tokens.output_tokens, item.requests) == (1_000, -50, 0)
     assert item.cost == dollars(2_250_000)
+    # A correction is no further event: budget, which this is compared with, counts none either.
+    (total,) = (await metering.stub_for().Audit(metering_pb2.AuditRequest(org="orgs/acme"))).totals
+    assert (total.events, total.cost_nanos, total.credit_nanos) == (1, 1, 6_749_999)
     original = metering.budget.applied["test", "e1"]
     assert (item.subject, item.call, item.occurred_at) == (original.subject, original.call, original.occurred_at)
     await assert_books_hold(metering)

@@ -142,11 +142,49 @@ def test_a_nano_that_is_lost_when_nothing_is_under_way() -> None:
     assert "0.00000071 applied, not within 0.000000711" in failed(given)["suite.I6.use_arrives"]
 
 
+def corrected(cost: int, credit: int, *, pending: tuple[int, int, int] = (0, 0, 0)) -> type_pb2.CostTotals:
+    """Seven events; `pending` is events, cost and credit."""
+    found = totals(7, cost, pending=pending[:2])
+    found.credit_nanos, found.pending_credit_nanos = credit, pending[2]
+    return found
+
+
+def test_a_credit_on_its_way_is_no_alarm() -> None:
+    given = books()
+    # 710 were rated and delivered, 10 of them are taken back by a correction that budget has not been told of.
+    for answer in (given.metering_before, given.metering_after):
+        answer.totals[0].CopyFrom(corrected(700, 10, pending=(1, -10, 10)))
+    assert {} == failed(given)
+    # It was taken back between the two looks at metering, told or not.
+    given.metering_before.totals[0].CopyFrom(corrected(710, 0))
+    assert {} == failed(given)
+    given.budget.totals[0].cost_nanos = given.budget.totals[0].unfunded_cost_nanos + 690
+    given.budget.uncaptured[0].cost_nanos = 90
+    assert {} == failed(given)
+
+
+def test_a_credit_that_was_told_is_looked_for() -> None:
+    given = books()
+    for answer in (given.metering_before, given.metering_after):
+        answer.totals[0].CopyFrom(corrected(700, 10))
+    assert "0.00000071 applied, not within 0.0000007 and 0.0000007" in failed(given)["suite.I6.use_arrives"]
+
+
+def test_a_price_on_its_way_takes_no_event_away() -> None:
+    given = books()
+    unrated = type_pb2.CostTotals(org=ORG, events=1)
+    given.metering_before.totals.append(unrated)
+    given.budget.totals.append(unrated)
+    # Its price moved it to dollars, and is on its way.
+    given.metering_after.totals[0].CopyFrom(totals(11, 1005, pending=(2, 105)))
+    assert {} == failed(given)
+
+
 def test_use_of_an_organisation_that_budget_never_saw() -> None:
     given = books()
     given.metering_before.totals.append(type_pb2.CostTotals(org="orgs/b", currency_code="EUR", events=1))
     given.metering_after.totals.append(type_pb2.CostTotals(org="orgs/b", currency_code="EUR", events=1))
-    assert "orgs/b EUR" in failed(given)["suite.I6.use_arrives"]
+    assert "orgs/b: 0 events applied" in failed(given)["suite.I6.use_arrives"]
 
 
 def test_a_nano_that_was_not_drawn() -> None:
