@@ -17,7 +17,7 @@ from services.kit.loops import Loop, Loops
 from services.kit.rate_source import load_rate_table
 from services.kit.server import GrpcServer, run
 from services.kit.settings import secret
-from services.kit.telemetry import configure_logging
+from services.kit.telemetry import configure_logging, get_logger
 from services.metering.access import ACCESS
 from services.metering.domain.usage import KEYS_KEPT
 from services.metering.prices import Prices
@@ -25,7 +25,7 @@ from services.metering.relay import UsageRelay
 from services.metering.rerating import Rerating
 from services.metering.service import MeteringService
 from services.metering.settings import MeteringSettings
-from services.metering.store import folding, upkeep
+from services.metering.store import folding, retention, sealing, upkeep
 from services.metering.store.recording import SessionsKnown, record
 
 NAME: Final = "pursestrings.metering.v1.MeteringService"
@@ -33,6 +33,9 @@ _PARTITIONS_AHEAD: Final = timedelta(days=62)
 _PARTITIONS_INTERVAL_S: Final = 3_600.0
 _FORGET_INTERVAL_S: Final = 600.0
 _FOLD_INTERVAL_S: Final = 5.0
+_RETENTION_INTERVAL_S: Final = 600.0
+
+_log = get_logger(__name__)
 
 
 def clock() -> datetime:
@@ -78,7 +81,7 @@ async def serving(settings: MeteringSettings) -> AsyncIterator[GrpcServer]:
         cards = Loop("rate cards", prices.refresh, settings.cards_interval_s)
         rerating = Rerating(pool, prices, recorded=relay.wake, clock=clock)
         later = Loop("rate usage later", rerating.step, settings.rerate_interval_s)
-        async with Loops([*relay.loops, *_housekeeping(pool), cards, later]):
+        async with Loops([*relay.loops, *_housekeeping(pool, settings), cards, later]):
             await server.start()
             try:
                 yield server
@@ -100,7 +103,7 @@ async def _make_partitions(pool: asyncpg.Pool) -> None:
     await upkeep.ensure_partitions(pool, now - KEYS_KEPT, now + _PARTITIONS_AHEAD)
 
 
-def _housekeeping(pool: asyncpg.Pool) -> list[Loop]:
+def _housekeeping(pool: asyncpg.Pool, settings: MeteringSettings) -> list[Loop]:
     async def partitions() -> bool:
         await _make_partitions(pool)
         return False
@@ -111,8 +114,21 @@ def _housekeeping(pool: asyncpg.Pool) -> list[Loop]:
     async def fold() -> bool:
         return await folding.fold(pool)
 
+    async def seal() -> bool:
+        return await sealing.seal(pool)
+
+    async def drop() -> bool:
+        dropped = await retention.drop_month(pool, timedelta(days=settings.events_kept_days))
+        if dropped.outcome == "DROPPED":
+            _log.info("a month of events was dropped by age", month=dropped.month)
+        elif dropped.outcome not in {"NONE_DUE", "BUSY"}:
+            _log.warning("a month of events is old and must stay", month=dropped.month, why=dropped.outcome)
+        return dropped.outcome == "DROPPED"
+
     return [
         Loop("fold usage", fold, _FOLD_INTERVAL_S),
+        Loop("seal usage", seal, _FOLD_INTERVAL_S),
+        Loop("drop old usage", drop, _RETENTION_INTERVAL_S),
         Loop("usage partitions", partitions, _PARTITIONS_INTERVAL_S),
         Loop("forget usage keys", forget, _FORGET_INTERVAL_S),
     ]

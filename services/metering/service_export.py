@@ -75,7 +75,9 @@ class ExportPart:
             end = wire.datetime_of(request.end_time, "end_time")
         if not questions.YEARS.start <= start < end <= questions.YEARS.end:
             raise invalid("start_time", "must be before end_time, both in the years 2000 to 2998")
-        export = await store.begin(self._pool, who.name, Span(start, end))
+        export = await store.begin(
+            self._pool, who.name, Span(start, end), of_all_kept=not request.HasField("start_time")
+        )
         return _State(export, Place(start, _BEFORE_ALL), 0, is_new=True)
 
     async def _pieces(

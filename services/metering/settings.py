@@ -26,6 +26,12 @@ class MeteringSettings(ServiceSettings):
     report_interval_s: float = Field(
         default=1.0, gt=0, le=60, description="how often the budget service is told up to when all usage is delivered"
     )
+    events_kept_days: int = Field(
+        default=400,
+        ge=120,
+        le=36_500,
+        description="how long events are kept after their month, in days; sums by 15 minutes stay",
+    )
     rerate_interval_s: float = Field(
         default=5.0, gt=0, le=3600, description="how often usage without a price is looked at again"
     )

@@ -8,6 +8,7 @@ import asyncpg
 from services.kit.errors import conflict, unavailable
 from services.metering.domain.questions import Span
 from services.metering.domain.usage import Usage
+from services.metering.store import retention
 from services.metering.store.reports import Params, snapshot, within
 
 SCAN_MAX: Final = 2_000
@@ -53,14 +54,16 @@ class Page(NamedTuple):
     after: Place | None
 
 
-async def begin(pool: asyncpg.Pool, subject: str, span: Span) -> Export:
-    """A new export of what is recorded now.
+async def begin(pool: asyncpg.Pool, subject: str, span: Span, *, of_all_kept: bool) -> Export:
+    """A new export of what is recorded now; of the range, or `of_all_kept` events in it, whatever was dropped by age.
 
     Raises:
-        PurseError: UNAVAILABLE: something has been recording for too long.
+        PurseError: UNAVAILABLE: something has been recording for too long. EVENTS_DROPPED: the range begins earlier.
     """
     try:
         async with pool.acquire() as connection, connection.transaction():
+            if not of_all_kept:
+                await retention.require_events(connection, span.start)
             await connection.execute(f"SET LOCAL lock_timeout = '{CUT_TIMEOUT_S}s'")
             cut: int = await connection.fetchval("SELECT usage_cut()")
             return Export(subject, span, cut, await connection.fetchval(_PARTS))

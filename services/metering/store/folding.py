@@ -13,6 +13,7 @@ import asyncpg
 
 from services.kit.database import is_certain_rollback
 from services.metering.domain.periods import Fold
+from services.metering.store import sealing
 from services.metering.store.columns import SUMS
 
 SETTLE: Final = timedelta(minutes=5)
@@ -165,6 +166,7 @@ async def _sum(
     """
     orgs, starts = [org for org, _ in hours], [hour for _, hour in hours]
     await connection.execute(_UNMARK, orgs, starts)
+    await sealing.mark(connection, orgs, starts)
     for statement in _DROP:
         await connection.execute(statement.format(hours=1), orgs, starts)
     await connection.execute(_SUM_HOURS, orgs, starts)

@@ -22,7 +22,7 @@ from services.metering.domain.questions import (
     steps_of,
     sum_totals,
 )
-from services.metering.store import folding
+from services.metering.store import folding, retention
 from services.metering.store.columns import DERIVED, SUM_ALL, SUMS
 
 TIMEOUT_S: Final = 20
@@ -209,6 +209,7 @@ async def answer(pool: asyncpg.Pool, question: Question) -> Page:
     steps = steps_of(question)
     async with snapshot(pool) as connection:
         if question.from_events:
+            await retention.require_events(connection, question.span.start)
             parts = whole = Parts((), (), (), (question.span,))
         else:
             parts = await _parts(connection, question.subject, question.span, steps.starts)
@@ -230,7 +231,10 @@ async def answer(pool: asyncpg.Pool, question: Question) -> Page:
 
 async def _parts(connection: asyncpg.Connection, subject: str, span: Span, borders: Sequence[Any]) -> Parts:
     fold = await folding.read(connection, subjects.parse(subject).org, span.start, span.end)
-    return parts_of(span, fold, borders)
+    parts = parts_of(span, fold, borders)
+    if parts.events:
+        await retention.require_events(connection, min(part.start for part in parts.events))
+    return parts
 
 
 async def _totals(connection: asyncpg.Connection, subject: str, parts: Parts, wanted: Filter) -> Totals:

@@ -9,6 +9,7 @@ import asyncpg
 
 from services.metering.domain.questions import Filter, Span
 from services.metering.domain.unusual import HISTORY_DAYS, History
+from services.metering.store import retention
 from services.metering.store.reports import Params, matching, within
 
 MODELS_MAX: Final = 10
@@ -117,7 +118,12 @@ def _runs_sql(chosen: str) -> str:
 
 
 async def page(connection: asyncpg.Connection, question: LogQuestion) -> tuple[list[LogRow], bool]:
-    """The rows of a page, and whether there are more."""
+    """The rows of a page, and whether there are more.
+
+    Raises:
+        PurseError: EVENTS_DROPPED: the range begins before there are events.
+    """
+    await retention.require_events(connection, question.span.start)
     params = Params()
     rows = await connection.fetch(page_sql(params, question), *params)
     return [_row(row) for row in rows[: question.page_size]], len(rows) > question.page_size

@@ -1,14 +1,20 @@
 """The audit holds on true books and names what does not on others."""
 
 import time
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
 from pursestrings.metering.v1 import metering_pb2
 from pursestrings.type.v1 import type_pb2
+from services.kit.database import create_pool
 from services.kit.errors import Code
 from services.metering.domain.usage import key_of
-from tests.support.metering import Metering, record_all, refusal_of, usage_event
+from services.metering.store import folding, sealing
+from services.metering.store.audit import snapshot
+from services.metering.store.recording import record
+from tests.support.databases import Database
+from tests.support.metering import Metering, record_all, recording, refusal_of, usage_event
 from tests.support.waiting import until
 
 
@@ -85,3 +91,53 @@ async def test_who_may_audit_what(metering: Metering) -> None:
     for request, reason in ((team, "NOT_AN_ORG"), (metering_pb2.AuditRequest(org="acme"), "MALFORMED_SUBJECT")):
         malformed = await refusal_of(metering.stub_for("orgs/acme/teams/support", "auditor").Audit(request))
         assert (malformed.field, malformed.reason) == ("org", reason)
+
+
+async def test_what_changes_behind_a_seal_is_named_and_late_usage_is_not(
+    metering_database: Database, books: asyncpg.Connection
+) -> None:
+    """Of sealed hours the sums are compared, not the events; what comes later is read until it is sealed."""
+    at = datetime.now(UTC) - timedelta(days=3)
+    async with await create_pool(metering_database.service_dsn, application_name="test") as pool:
+
+        async def keep(*ids: str) -> None:
+            async with pool.acquire() as connection, connection.transaction():
+                items = [recording(id_, at, session="s", extra='{"output_audio_tokens": 5}') for id_ in ids]
+                await record(connection, items)
+
+        async def offenders() -> list[int]:
+            async with snapshot(pool, None) as books_now:
+                (total,) = await books_now.totals()
+                assert total.events == await books.fetchval("SELECT count(*) FROM usage_events")
+                return [
+                    (await books_now.rollups_that_differ()).count,
+                    (await books_now.sessions_that_differ()).count,
+                    (await books_now.kinds_that_differ()).count,
+                ]
+
+        async def settle() -> None:
+            while await folding.fold(pool):
+                pass
+            while await sealing.seal(pool):
+                pass
+
+        await keep("a", "b")
+        assert await offenders() == [0, 0, 0]
+        await settle()
+        assert await books.fetchval("SELECT sum(events) FROM usage_seals") == 2
+        assert await offenders() == [0, 0, 0]
+        await keep("late")
+        assert await offenders() == [0, 0, 0]
+        while await folding.fold(pool):
+            pass
+        assert await offenders() == [0, 0, 0]
+        await settle()
+        assert await books.fetchval("SELECT sum(events) FROM usage_seals") == 3
+        assert await offenders() == [0, 0, 0]
+
+        await books.execute("UPDATE usage_rollups SET cost_nanos = cost_nanos - 1")
+        assert await offenders() == [1, 0, 0]
+        await books.execute("DELETE FROM usage_sessions")
+        assert await offenders() == [1, 1, 0]
+        await books.execute("UPDATE usage_kind_rollups SET quantity = quantity + 1")
+        assert await offenders() == [1, 1, 1]
