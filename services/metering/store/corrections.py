@@ -1,7 +1,7 @@
 """The SQL of corrections: an event and what was last said of it, adjusting rows, usage without a price."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -36,7 +36,12 @@ _ADD_KEYS: Final = """
 INSERT INTO usage_keys (org, key, payload_hash, occurred_at, seq, recorded_at)
 SELECT * FROM unnest($1::text[], $2::bytea[], $3::bytea[], $4::timestamptz[], $5::bigint[], $6::timestamptz[])
 """
-_KEY_HASH: Final = "SELECT payload_hash FROM usage_keys WHERE org = $1 AND key = $2"
+# With the difference that the adjusting event says, so that the same answer can be given again.
+_KEY: Final = """
+SELECT k.payload_hash, e.cost_nanos
+FROM usage_keys k LEFT JOIN usage_events e ON e.org = k.org AND e.occurred_at = k.occurred_at AND e.seq = k.seq
+WHERE k.org = $1 AND k.key = $2
+"""
 _CORRECTION_COLUMNS: Final = (
     "org", "source", "id", "n", "correction_source", "correction_id", "occurred_at", "tokens", "requests", "extra",
     "cost_nanos", "currency", "rate_card_version", "reason", "corrected_by", "recorded_at",
@@ -93,7 +98,7 @@ class Correction:
         correction_source: Of the adjusting event, and `correction_id`.
         n: Its number.
         said: What is said of the event now.
-        before: What was said before; None where it was read from the books.
+        before: What was said before; None where it is not told.
     """
 
     org: str
@@ -275,10 +280,15 @@ async def _made_before(
     row = await connection.fetchrow(_FIND, org, *correction_key)
     if row is None:
         return None
-    stored = await connection.fetchval(_KEY_HASH, org, key_of(*correction_key))
-    if stored not in (None, payload_hash):
+    made = _correction(row)
+    stored = await connection.fetchrow(_KEY, org, key_of(*correction_key))
+    if stored is None:
+        return made
+    if stored["payload_hash"] != payload_hash:
         raise request_id_reused(correction_key[1])
-    return _correction(row)
+    if stored["cost_nanos"] is None or made.said.cost_nanos is None:
+        return made
+    return replace(made, before=made.said._replace(cost_nanos=made.said.cost_nanos - stored["cost_nanos"]))
 
 
 async def _find_event(connection: asyncpg.Connection, key: tuple[str, str, str], occurred_at: datetime | None) -> Known:
