@@ -10,6 +10,8 @@ from services.kit.errors import PurseError, invalid
 
 PAGE_DEFAULT: Final = 100
 PAGE_MAX: Final = 1_000
+TOKEN_CHARS_MAX: Final = 4_096
+"""Longer than any token that was ever given."""
 
 
 def size_of(page_size: int) -> int:
@@ -36,9 +38,11 @@ def after_of(token: str, scope: str, first: Sequence[str | int]) -> tuple[Any, .
     """
     if not token:
         return tuple(first)
+    if len(token) > TOKEN_CHARS_MAX:
+        raise _not_ours()
     try:
         found = json.loads(base64.urlsafe_b64decode(token.encode()))
-    except (binascii.Error, ValueError):
+    except (binascii.Error, ValueError, RecursionError):
         raise _not_ours() from None
     if not isinstance(found, list) or len(found) != len(first) + 1:
         raise _not_ours()

@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import ipaddress
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 from services.kit.errors import PurseError, conflict, invalid
+from services.kit.public_address import is_public_host, is_this_machine
 
 SUBSCRIPTIONS_MAX: Final = 20
 """The most of one subject."""
@@ -23,8 +23,9 @@ _URL_CHARS_MAX: Final = 2_048
 _EMAIL_CHARS_MAX: Final = 254
 _DISPLAY_CHARS_MAX: Final = 128
 _HINT_CHARS: Final = 4
-_EMAIL: Final = re.compile(r"[^\s@<>,;:\"()\[\]\\]{1,64}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z0-9-]{2,63}").fullmatch
-_LOCAL_NAMES: Final = (".localhost", ".local", ".internal")
+_EMAIL: Final = re.compile(
+    r"[^\s\x00-\x1f\x7f@<>,;:\"()\[\]\\]{1,64}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z0-9-]{2,63}"
+).fullmatch
 
 
 class EventKind(IntEnum):
@@ -211,13 +212,15 @@ def _url(url: str, *, loopback: bool) -> str:
     field = "subscription.webhook_url"
     if len(url) > _URL_CHARS_MAX:
         raise invalid(field, f"is {len(url)} characters long; the limit is {_URL_CHARS_MAX}")
-    if not url.isascii() or any(char.isspace() for char in url) or "\\" in url:
+    if not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
         raise invalid(field, "holds characters that no address has; write it percent-encoded")
     try:
         parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
+        host, port = parts.hostname, parts.port
     except ValueError:
         raise invalid(field, "is no address; write for example https://example.com/hooks/budget") from None
+    if port == 0:
+        raise invalid(field, "has the port 0, on which nothing answers")
     if parts.scheme not in {"https", "http"} or not host:
         raise invalid(field, "must be https; write for example https://example.com/hooks/budget", "INSECURE_URL")
     if parts.username is not None or parts.password is not None or parts.fragment:
@@ -227,20 +230,12 @@ def _url(url: str, *, loopback: bool) -> str:
 
 def _check_host(url: str, parts: SplitResult, host: str, *, loopback: bool) -> str:
     field = "subscription.webhook_url"
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        here = host == "localhost"
-        private = here or host.endswith(_LOCAL_NAMES)
-    else:
-        here = address.is_loopback
-        private = not address.is_global or address.is_multicast
-    if here and loopback:
+    if loopback and is_this_machine(host):
         return url
     if parts.scheme == "http":
         raise invalid(field, "must be https; http is for this machine only, if allowed", "INSECURE_URL")
-    if private:
-        raise invalid(field, f"{host[:80]} is no public address; deliveries go to public ones", "PRIVATE_URL")
+    if not is_public_host(host):
+        raise invalid(field, f"{host[:80]} is no public host; deliveries go to public ones", "PRIVATE_URL")
     return url
 
 
@@ -262,7 +257,7 @@ def _secret(secret: str) -> str:
 
 
 def _email(email: str) -> str:
-    if email and (len(email) > _EMAIL_CHARS_MAX or not email.isascii() or not _EMAIL(email)):
+    if email and (len(email) > _EMAIL_CHARS_MAX or not (email.isascii() and email.isprintable()) or not _EMAIL(email)):
         raise invalid("subscription.email", f"{email[:80]!r} is no mail address; write for example ops@example.com")
     return email
 
