@@ -86,11 +86,12 @@ def _place(batch: Batch, found: Reservation, item: ExtendItem) -> tuple[Decision
         # What the reservation holds in this very window is given back and asked for again.
         own = found.holds[at + 3] if at != _NEW and found.holds[at + 1] == counter.key else 0
         used = counter.spent + counter.reserved - own
+        limit = _limit(batch, found, counter, at)
         if left is None:
             unchecked.append(counter.budget.name)
-        is_over = used + (left or 0) > counter.limit or (left is None and used >= counter.limit)
+        is_over = used + (left or 0) > limit or (left is None and used >= limit)
         if (is_over and counter.blocking) or used + (left or 0) > AMOUNT_MAX:
-            violations.append(_use(counter, used, left or 0))
+            violations.append(_use(counter, limit, used, left or 0))
     if violations:
         denial = _decision(found, DeniedReason.BUDGET_EXCEEDED)
         denial.violations, denial.unchecked = violations, unchecked
@@ -102,6 +103,16 @@ def _place(batch: Batch, found: Reservation, item: ExtendItem) -> tuple[Decision
         return _decision(found, DeniedReason.INSUFFICIENT_FUNDS), unchecked
     _move(batch, found, places)
     return None, unchecked
+
+
+def _limit(batch: Batch, found: Reservation, counter: Counter, at: int) -> int:
+    """The limit of a window of now with what the one before leaves to it, once the hold there is given back."""
+    carry = counter.carry
+    if carry is None or at == _NEW or found.holds[at + 1] != carry.from_key:
+        return counter.limit
+    before = batch.counters[(counter.no, carry.from_key)]
+    left = carry.amount(before.spent + before.reserved - found.holds[at + 3])
+    return min(AMOUNT_MAX, counter.limit + left - counter.carried)
 
 
 def _places(found: Reservation, item: ExtendItem) -> list[Place]:
@@ -155,11 +166,12 @@ def _decision(found: Reservation, denied: DeniedReason) -> Decision:
     )
 
 
-def _use(counter: Counter, used: int, asked: int) -> Use:
+def _use(counter: Counter, limit: int, used: int, asked: int) -> Use:
     """The window without the reservation's own hold, which is what it is decided on."""
     assert counter.budget is not None
-    left = counter.limit - used
+    budget = counter.budget.with_limit(limit, counter.budget.generation)
+    left = limit - used
     return Use(
-        counter.budget, counter.key, counter.spent, used - counter.spent, asked, countable(left),
+        budget, counter.key, counter.spent, used - counter.spent, asked, countable(left),
         countable(max(0, asked - left)), counter.window_end_us,
     )  # fmt: skip

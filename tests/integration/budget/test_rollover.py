@@ -71,6 +71,30 @@ async def test_late_usage_and_releases_of_the_window_before_change_what_is_carri
         await budget.audit()
 
 
+@pytest.mark.parametrize(("cap", "outcome"), [(10, ALLOW), (9, DENY)])
+async def test_an_extension_across_an_edge_counts_on_what_its_own_hold_leaves(
+    database: Any, tmp_path: Path, cap: int, outcome: int
+) -> None:
+    base = database("budget")
+    async with running_budget(base, tmp_path) as budget:
+        created = await budget.create(ORG, "b", window=daily(), rollover=rollover(cap * NANOS))
+        await backdate(base, created.name, 1)
+        held = await budget.reserve(cost=10 * NANOS)
+        await hold_was_placed_before(base, held.reservation, 1)
+        late = usage("late", cost=0)
+        late.occurred_at.FromDatetime(at(1))
+        await budget.apply(late)
+        assert (await budget.reserve(cost=10 * NANOS)).outcome == ALLOW
+        assert (await status_of(budget, created.name)).carried_amount == 0
+        request = budget_pb2.ExtendReservationRequest(name=held.reservation, request_id="x")
+        decision = (await budget.admin.ExtendReservation(request)).decision
+        assert decision.outcome == outcome
+        limits = [(use.limit_amount, use.overage_amount) for use in decision.violations]
+        assert limits == ([] if outcome == ALLOW else [(19 * NANOS, NANOS)])
+        assert (await status_of(budget, created.name)).carried_amount == (10 * NANOS if outcome == ALLOW else 0)
+        await budget.audit()
+
+
 async def test_carrying_is_not_recursive(database: Any, tmp_path: Path) -> None:
     base = database("budget")
     async with running_budget(base, tmp_path) as budget:
