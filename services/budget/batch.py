@@ -116,22 +116,19 @@ class Runner:
         New reservations are not looked for: their insert finds a taken id, and so does `_check_ids` where nothing is
         inserted; the batch is then run again with a look.
         """
-        usage = sorted({(i.org, i.source, i.id) for i in items if isinstance(i, ApplyItem)})
+        events = [i for i in items if isinstance(i, ApplyItem)]
+        usage = sorted({(i.org, i.source, i.id) for i in events})
         # What is corrected, and what has no price and so will be; the usual call is neither.
-        counted = {
-            (i.org, *(i.corrects or (i.source, i.id)))
-            for i in items
-            if isinstance(i, ApplyItem) and (i.corrects is not None or not i.rated)
-        }
+        counted = {(i.org, *(i.corrects or (i.source, i.id))) for i in events if i.corrects is not None or not i.rated}
         if counted:
             batch.counted = await corrections.find(connection, sorted(counted))
         if usage:
             batch.usage = await store.find_usage(connection, usage)
             await self._forget_reused(connection, batch, items)
-        named = {(i.org, i.id) for i in items if isinstance(i, ReleaseItem | ExpireItem | ExtendItem)}
+        named = {(i.org, i.id) for i in items if isinstance(i, (ReleaseItem, ExpireItem, ExtendItem))}
         if extending := sorted({(i.org, i.request_id) for i in items if isinstance(i, ExtendItem)}):
             batch.extensions = await reservations.find_extensions(connection, extending)
-        named |= {(i.org, i.reservation) for i in items if isinstance(i, ApplyItem) and i.reservation}
+        named |= {(i.org, i.reservation) for i in events if i.reservation}
         keys = named
         if self._probing:
             self._probing -= 1

@@ -66,17 +66,16 @@ class Binder:
     def bind(self, items: Sequence[Item]) -> dict[int, PurseError]:
         """Binds every item; those that cannot be decided yet are returned with why."""
         refused = {}
-        new_events = {
-            (i.org, i.source, i.id)
-            for i in items
-            if self._batch.counted and isinstance(i, ApplyItem) and (i.org, i.source, i.id) not in self._batch.usage
-        }
+        new_events = set()
+        if self._batch.counted:
+            events = {(i.org, i.source, i.id) for i in items if isinstance(i, ApplyItem)}
+            new_events = events - self._batch.usage.keys()
         for index, item in enumerate(items):
-            if isinstance(item, ExtendItem):
-                self._bind_extend(item)
-            if isinstance(item, ExpireItem):
-                self._bind_expire(item)
-            if not isinstance(item, ReserveItem | ApplyItem):
+            if not isinstance(item, (ReserveItem, ApplyItem)):
+                if isinstance(item, ExtendItem):
+                    self._bind_extend(item)
+                elif isinstance(item, ExpireItem):
+                    self._bind_expire(item)
                 continue
             directory = self._directories.get(item.org)
             if directory is None:
