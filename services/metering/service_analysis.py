@@ -291,7 +291,7 @@ def _row_message(row: runlog.LogRow, verdict: unusual.Verdict) -> analysis_pb2.U
         operation=row.operation,
         calls=row.calls,
         errors=row.errors,
-        tokens=wire.counts_message(row.counts),
+        tokens=wire.counts_message(row.counts, row.extra),
         total_tokens=row.tokens,
         costs=[wire.money_message(code, nanos) for code, nanos in sorted(row.costs.items())],
         unusual=bool(verdict.reason),

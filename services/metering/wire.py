@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Final
@@ -194,7 +194,7 @@ def set_recorded(target: metering_pb2.RecordedUsage, recorded: Recorded) -> None
 def totals_message(totals: Totals) -> metering_pb2.UsageTotals:
     """The answer's sums."""
     return metering_pb2.UsageTotals(
-        tokens=counts_message(totals.tokens),
+        tokens=counts_message(totals.tokens, totals.extra),
         total_tokens=totals.tokens[0] + totals.tokens[3],
         costs=[money_message(code, nanos) for code, nanos in sorted(totals.costs.items())],
         requests=totals.requests,
@@ -206,8 +206,8 @@ def totals_message(totals: Totals) -> metering_pb2.UsageTotals:
     )
 
 
-def counts_message(counts: Sequence[int]) -> type_pb2.TokenCounts:
-    """Tokens by kind, in the domain's order."""
+def counts_message(counts: Sequence[int], extra: Mapping[str, int]) -> type_pb2.TokenCounts:
+    """Tokens by kind, in the domain's order, and further kinds by name."""
     read, cached, written, made, reasoned = counts
     return type_pb2.TokenCounts(
         input_tokens=read,
@@ -215,6 +215,7 @@ def counts_message(counts: Sequence[int]) -> type_pb2.TokenCounts:
         cache_write_tokens=written,
         output_tokens=made,
         reasoning_tokens=reasoned,
+        extra=extra,
     )
 
 

@@ -104,7 +104,10 @@ class Steps(NamedTuple):
 
 @dataclass(slots=True)
 class Totals:
-    """Sums of usage. `tokens` are input, cache read, cache write, output, reasoning; costs are nanos by currency."""
+    """Sums of usage. `tokens` are input, cache read, cache write, output, reasoning; costs are nanos by currency.
+
+    `extra` are further kinds by name.
+    """
 
     tokens: list[int] = field(default_factory=lambda: [0] * 5)
     requests: int = 0
@@ -113,6 +116,7 @@ class Totals:
     unrated: int = 0
     sessions: int = 0
     costs: dict[str, int] = field(default_factory=dict)
+    extra: dict[str, int] = field(default_factory=dict)
 
     def add(self, currency: str, sums: Sequence[int]) -> None:
         """Adds one currency's sums: tokens by kind (5), requests, operations, errors, cost. '' is UNRATED."""
@@ -137,7 +141,7 @@ class Totals:
         Raises:
             PurseError: AMOUNT_OUT_OF_RANGE.
         """
-        if max(*self.tokens, self.requests, *self.costs.values(), 0) > money.MAX_NANOS:
+        if max(*self.tokens, self.requests, *self.costs.values(), *self.extra.values(), 0) > money.MAX_NANOS:
             raise PurseError(
                 Code.OUT_OF_RANGE, "AMOUNT_OUT_OF_RANGE", "the sum is past a 64-bit integer; ask about a shorter range"
             )

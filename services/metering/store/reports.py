@@ -186,6 +186,26 @@ def sessions_sql(params: Params, subject: str, parts: Parts, wanted: Filter) -> 
     return " UNION ALL ".join(arms)
 
 
+def kinds_sql(params: Params, subject: str, parts: Parts, wanted: Filter) -> str:
+    """Rows of further kinds of use of a range."""
+    owner, matches = within(params, subject), matching(params, wanted)
+    arms = []
+    if spans := _quarters(parts):
+        columns = ", ".join(("bucket AS at", "subject", *_KINDS, "kind", "quantity"))
+        arms.append(f"SELECT {columns} FROM {_during(params, 'usage_kind_rollups', spans)} AND {owner}{matches}")  # noqa: S608
+    # What only events tell is there where a question is answered by them alone.
+    told = () if arms else _FROM_EVENTS
+    columns = ", ".join(
+        ("occurred_at AS at", "subject", *_KINDS, "e.key AS kind", "e.value::numeric AS quantity", *told)
+    )
+    arms.extend(
+        f"SELECT {columns} FROM usage_events, jsonb_each_text(extra) AS e "  # noqa: S608
+        f"WHERE {owner} AND extra IS NOT NULL AND {_in(params, 'occurred_at', edge)}{matches}"
+        for edge in parts.events
+    )
+    return " UNION ALL ".join(arms)
+
+
 async def totals_of(pool: asyncpg.Pool, subject: str, spans: Sequence[Span]) -> list[Totals]:
     """The totals of ranges, with their sessions, in one snapshot."""
     async with snapshot(pool) as connection:
@@ -226,6 +246,8 @@ async def answer(pool: asyncpg.Pool, question: Question) -> Page:
         del groups[question.page_size :]
         if groups and question.count_sessions:
             await _add_sessions(connection, question, parts, steps, groups)
+        if groups and totals.extra:
+            await _add_kinds(connection, question, parts, steps, groups)
     return Page(groups, totals, more)
 
 
@@ -242,8 +264,19 @@ async def _totals(connection: asyncpg.Connection, subject: str, parts: Parts, wa
     facts = facts_sql(params, subject, parts, by_subject=False, wanted=wanted)
     rows = await connection.fetch(f"SELECT currency, {SUM_ALL} FROM ({facts}) AS f GROUP BY currency", *params)  # noqa: S608
     totals = sum_totals((row[0], row[1:]) for row in rows)
+    totals.extra = await _sum_kinds(connection, subject, parts, wanted)
     totals.check()
     return totals
+
+
+async def _sum_kinds(connection: asyncpg.Connection, subject: str, parts: Parts, wanted: Filter) -> dict[str, int]:
+    params = Params()
+    facts = kinds_sql(params, subject, parts, wanted)
+    rows = await connection.fetch(
+        f"SELECT kind, sum(quantity) FROM ({facts}) AS f GROUP BY kind ORDER BY kind",  # noqa: S608
+        *params,
+    )
+    return {kind: int(quantity) for kind, quantity in rows if quantity}
 
 
 async def _count_sessions(connection: asyncpg.Connection, subject: str, parts: Parts, wanted: Filter) -> int:
@@ -320,6 +353,27 @@ async def _add_sessions(
     found = {tuple(row[:-1]): row[-1] for row in rows}
     for group in groups:
         group.totals.sessions = found.get(group.keys, 0)
+
+
+async def _add_kinds(
+    connection: asyncpg.Connection, question: Question, parts: Parts, steps: Steps, groups: list[Group]
+) -> None:
+    params = Params()
+    keys = _key_columns(params, question, steps)
+    names = ", ".join(f"k{n}" for n in range(len(question.group_by)))
+    facts = kinds_sql(params, question.subject, parts, question.wanted)
+    low, high = _values(params, groups[0].keys), _values(params, groups[-1].keys)
+    rows = await connection.fetch(
+        f"""
+        SELECT {names}, kind, sum(quantity) FROM (SELECT {keys}, kind, quantity FROM ({facts}) AS f) AS keyed
+        WHERE ({names}) >= ({low}) AND ({names}) <= ({high}) GROUP BY {names}, kind ORDER BY kind
+        """,  # noqa: S608 - of constants
+        *params,
+    )
+    by_keys = {group.keys: group.totals.extra for group in groups}
+    for *group_keys, kind, quantity in rows:
+        if quantity and tuple(group_keys) in by_keys:
+            by_keys[tuple(group_keys)][kind] = int(quantity)
 
 
 def _facts(params: Params, question: Question, parts: Parts) -> str:

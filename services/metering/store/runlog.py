@@ -58,6 +58,7 @@ class LogRow:
     calls: int
     errors: int
     counts: tuple[int, ...]
+    extra: dict[str, int]
     costs: dict[str, int]
     place: tuple[int, datetime, str]
 
@@ -77,12 +78,13 @@ def page_sql(params: Params, question: LogQuestion) -> str:
     else:
         rows = f"""
             SELECT subject, source, id, occurred_at AS first_at, occurred_at AS last_at, run, session,
-                   ARRAY[provider || '/' || model] AS models, operation, operations AS calls,
-                   CASE WHEN failed THEN operations ELSE 0 END AS errors, {", ".join(_COUNTS)},
+                   ARRAY[provider || '/' || model] AS models, operation, 1 AS calls,
+                   CASE WHEN failed THEN 1 ELSE 0 END AS errors, {", ".join(_COUNTS)},
                    CASE WHEN currency = '' THEN '{{}}' ELSE jsonb_build_object(currency, cost_nanos::text) END AS costs,
+                   CASE WHEN extra IS NULL THEN '[]' ELSE jsonb_build_array(extra) END AS extras,
                    coalesce(cost_nanos, 0)::numeric AS cost, input_tokens + output_tokens AS tokens,
                    lpad(seq::text, 20, '0') AS name
-            {chosen}"""
+            FROM ({_calls_sql(params, question.subject, chosen)}) AS calls"""  # noqa: S608 - of constants
     after = ""
     if question.after is not None:
         value, at, name = question.after
@@ -95,6 +97,25 @@ def page_sql(params: Params, question: LogQuestion) -> str:
     """  # noqa: S608 - of constants
 
 
+def _calls_sql(params: Params, subject: str, chosen: str) -> str:
+    """Calls, each as it was last said to be: rows that adjust others are no calls, and their sums are in the others."""
+    org = params.put(subject.split("/")[1], "text")
+    counts = ", ".join(f"coalesce(c_tokens[{n}], {count}) AS {count}" for n, count in enumerate(_COUNTS, 1))
+    given = ", ".join(
+        f"CASE WHEN c_tokens IS NULL THEN {column} ELSE c_{column} END AS {column}"
+        for column in ("cost_nanos", "currency", "extra")
+    )
+    return f"""
+        SELECT subject, source, id, occurred_at, run, session, provider, model, operation, failed, seq,
+               {counts}, {given}
+        FROM (SELECT * {chosen} AND corrects_source IS NULL) AS events
+        LEFT JOIN (
+            SELECT DISTINCT ON (source, id) source AS c_source, id AS c_id, tokens AS c_tokens,
+                   cost_nanos AS c_cost_nanos, currency AS c_currency, extra AS c_extra
+            FROM usage_corrections WHERE org = {org} ORDER BY source, id, n DESC
+        ) AS corrected ON c_source = source AND c_id = id"""  # noqa: S608 - of constants
+
+
 def _runs_sql(chosen: str) -> str:
     sums = ", ".join(f"sum({count}) AS {count}" for count in _COUNTS)
     return f"""
@@ -102,7 +123,7 @@ def _runs_sql(chosen: str) -> str:
                (array_agg(session ORDER BY last_at DESC))[1] AS session,
                (array_agg(DISTINCT model))[1:{MODELS_MAX}] AS models,
                (array_agg(operation ORDER BY last_at DESC))[1] AS operation, sum(calls) AS calls, sum(errors) AS errors,
-               {sums},
+               {sums}, coalesce(jsonb_agg(by_model.extras) FILTER (WHERE by_model.extras IS NOT NULL), '[]') AS extras,
                coalesce(jsonb_object_agg(currency, summed::text) FILTER (WHERE currency <> ''), '{{}}') AS costs,
                max(summed) AS cost, sum(input_tokens) + sum(output_tokens) AS tokens,
                (subject || '/' || run) COLLATE "C" AS name
@@ -111,7 +132,8 @@ def _runs_sql(chosen: str) -> str:
                    max(provider || '/' || model) AS model, (array_agg(session ORDER BY occurred_at DESC))[1] AS session,
                    (array_agg(operation ORDER BY occurred_at DESC))[1] AS operation,
                    sum(operations) AS calls, sum(CASE WHEN failed THEN operations ELSE 0 END) AS errors,
-                   {sums}, sum(sum(coalesce(cost_nanos, 0))) OVER (PARTITION BY subject, run, currency) AS summed
+                   {sums}, jsonb_agg(extra) FILTER (WHERE extra IS NOT NULL) AS extras,
+                   sum(sum(coalesce(cost_nanos, 0))) OVER (PARTITION BY subject, run, currency) AS summed
             {chosen} AND run <> '' GROUP BY subject, run, currency, provider, model
         ) AS by_model
         GROUP BY subject, run"""  # noqa: S608 - of constants
@@ -142,7 +164,8 @@ async def histories(connection: asyncpg.Connection, question: LogQuestion, subje
             f"SELECT subject, sum(input_tokens + output_tokens) AS tokens {chosen} AND run <> '' GROUP BY subject, run"
         )
     else:
-        tokens = f"SELECT subject, input_tokens + output_tokens AS tokens {chosen} AND operations = 1"
+        calls = _calls_sql(params, question.subject, chosen)
+        tokens = f"SELECT subject, input_tokens + output_tokens AS tokens FROM ({calls}) AS calls"  # noqa: S608
     rows = await connection.fetch(
         f"""
         WITH rows AS MATERIALIZED ({tokens}),
@@ -172,6 +195,21 @@ def _row(row: Any) -> LogRow:
         int(row["calls"]),
         int(row["errors"]),
         tuple(int(row[count]) for count in _COUNTS),
+        _sum_extras(json.loads(row["extras"])),
         {code: int(nanos) for code, nanos in json.loads(row["costs"]).items()},
         (int(row["sort"]), row["last_at"], row["name"]),
     )
+
+
+def _sum_extras(extras: Any) -> dict[str, int]:
+    """Further kinds of use, of objects in lists however deep."""
+    sums: dict[str, int] = {}
+    waiting = [extras]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, list):
+            waiting.extend(one)
+        else:
+            for kind, count in one.items():
+                sums[kind] = sums.get(kind, 0) + count
+    return {kind: count for kind, count in sorted(sums.items()) if count}
