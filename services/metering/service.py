@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import asyncpg
@@ -27,7 +27,7 @@ from services.metering.service_corrections import CorrectionsPart
 from services.metering.service_export import ExportPart
 from services.metering.service_rates import RatesPart
 from services.metering.service_savings import SavingsPart
-from services.metering.store import audit, parked, reports
+from services.metering.store import audit, deep_audit, parked, reports
 from services.metering.store.recording import Recorded, Recording
 from services.metering.streaming import in_order
 
@@ -188,8 +188,12 @@ class MeteringService(
         )
 
     async def Audit(self, request: metering_pb2.AuditRequest, context: _Context) -> metering_pb2.AuditResponse:
-        """Verifies the books in one snapshot."""
+        """Verifies the books in one snapshot, or a part of them against every event."""
         org = _org_of(request.org)
+        if request.deep:
+            return await _deep_audit(self._pool, org, request.page_token)
+        if request.page_token:
+            raise invalid("page_token", "only a deep audit has parts; ask for `deep`")
         async with audit.snapshot(self._pool, org) as snapshot:
             return await _audit(snapshot)
 
@@ -293,6 +297,19 @@ async def _audit(snapshot: audit.Snapshot) -> metering_pb2.AuditResponse:
             for key, total in totals.items()
         ],
         snapshot_time=wire.timestamp_of(snapshot.at),
+    )
+
+
+async def _deep_audit(pool: asyncpg.Pool, org: str | None, token: str) -> metering_pb2.AuditResponse:
+    try:
+        after = datetime.fromtimestamp(int(token or 0), UTC)
+    except (ValueError, OverflowError, OSError):
+        raise invalid("page_token", "is no token of a deep audit; use `next_page_token` as it was given") from None
+    part = await deep_audit.part(pool, org, after)
+    read = f"events from {part.start:%Y-%m-%d %H:%M}Z to {part.end:%Y-%m-%d %H:%M}Z"
+    return metering_pb2.AuditResponse(
+        checks=[_check(name, read, offenders) for name, offenders in part.found.items()],
+        next_page_token="" if part.is_last else str(int(part.end.timestamp())),
     )
 
 

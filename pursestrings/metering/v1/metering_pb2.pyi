@@ -1075,14 +1075,24 @@ class AuditRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     ORG_FIELD_NUMBER: builtins.int
+    DEEP_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
     org: builtins.str
     """Only this organisation, `orgs/{id}`. Empty: all that the credential covers."""
+    deep: builtins.bool
+    """Read every event again, also of hours that are sealed. Takes many calls, each of some seconds and of an instant of
+    its own: go on with `page_token`, and add up what the answers name. They have no totals.
+    """
+    page_token: builtins.str
+    """`next_page_token` of the answer before; with `deep` alone."""
     def __init__(
         self,
         *,
         org: builtins.str = ...,
+        deep: builtins.bool = ...,
+        page_token: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["org", b"org"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["deep", b"deep", "org", b"org", "page_token", b"page_token"]) -> None: ...
 
 Global___AuditRequest: typing_extensions.TypeAlias = AuditRequest
 
@@ -1095,6 +1105,9 @@ class AuditResponse(google.protobuf.message.Message):
     CHECKS_FIELD_NUMBER: builtins.int
     TOTALS_FIELD_NUMBER: builtins.int
     SNAPSHOT_TIME_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """Where a deep audit goes on; empty at its end, and without `deep`."""
     @property
     def checks(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[pursestrings.type.v1.type_pb2.AuditCheck]:
         """What was verified."""
@@ -1113,8 +1126,9 @@ class AuditResponse(google.protobuf.message.Message):
         checks: collections.abc.Iterable[pursestrings.type.v1.type_pb2.AuditCheck] | None = ...,
         totals: collections.abc.Iterable[pursestrings.type.v1.type_pb2.CostTotals] | None = ...,
         snapshot_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        next_page_token: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["snapshot_time", b"snapshot_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["checks", b"checks", "snapshot_time", b"snapshot_time", "totals", b"totals"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["checks", b"checks", "next_page_token", b"next_page_token", "snapshot_time", b"snapshot_time", "totals", b"totals"]) -> None: ...
 
 Global___AuditResponse: typing_extensions.TypeAlias = AuditResponse

@@ -23,7 +23,8 @@ TOTALS_MAX: Final = 20_000
 """The most totals in one answer, one an organisation and currency."""
 _SKEW: Final = timedelta(hours=1)
 """More than an event may lie before the time at which it is recorded."""
-_END: Final = datetime(9999, 1, 1, tzinfo=UTC)
+END: Final = datetime(9999, 1, 1, tzinfo=UTC)
+"""After everything."""
 
 _ROLLUP_KEY: Final = "org, bucket, subject, provider, model, operation, currency"
 _KIND_KEY: Final = "org, bucket, subject, provider, model, operation, kind"
@@ -79,7 +80,7 @@ def _kept_of(columns: str, table: str) -> str:
     ) AS r"""  # noqa: S608 - of constants
 
 
-_ROLLUPS_DIFFER: Final = f"""
+ROLLUPS_DIFFER: Final = f"""
 WITH summed AS (
     SELECT p.org, bucket, {sealing.KEYS}, currency, ARRAY[{", ".join(sealing.EVENT_SUMS)}] AS sums
     FROM {sealing.events_of(_EVENT_COLUMNS)} GROUP BY p.org, bucket, {sealing.KEYS}, currency
@@ -90,7 +91,7 @@ SELECT count(*) OVER () AS offenders, concat_ws(' ', subject, bucket, provider, 
 FROM summed FULL JOIN kept USING ({_ROLLUP_KEY})
 WHERE summed.sums IS DISTINCT FROM kept.sums LIMIT $4
 """  # noqa: S608 - of constants
-_KINDS_DIFFER: Final = f"""
+KINDS_DIFFER: Final = f"""
 WITH summed AS (
     SELECT p.org, bucket, {sealing.KEYS}, one.key AS kind, sum(one.value::numeric) AS quantity
     FROM {sealing.events_of(_EVENT_COLUMNS, "extra IS NOT NULL")}, jsonb_each_text(e.extra) AS one
@@ -102,7 +103,7 @@ SELECT count(*) OVER () AS offenders, concat_ws(' ', subject, bucket, provider, 
 FROM summed FULL JOIN kept USING ({_KIND_KEY})
 WHERE summed.quantity IS DISTINCT FROM kept.quantity LIMIT $4
 """  # noqa: S608 - of constants
-_SESSIONS_DIFFER: Final = f"""
+SESSIONS_DIFFER: Final = f"""
 WITH named AS (
     SELECT DISTINCT p.org, bucket, {sealing.KEYS}, session, true AS here
     FROM {sealing.events_of(_EVENT_COLUMNS, "session <> ''")}
@@ -224,69 +225,72 @@ class Snapshot:
     Attributes:
         at: The instant.
         events_from: From when on there are events; those before were dropped.
+        folded: Hours before it are sealed, but not those in `stale`, each of an organisation.
+        orgs: Whose books these are.
     """
 
     def __init__(self, connection: asyncpg.Connection, org: str | None) -> None:
-        self._connection = connection
-        self._org = org
+        self.connection = connection
+        self.org = org
 
     async def open(self) -> Self:
         """Looks up what is sealed; the rest is read from events."""
-        folded, self.events_from, self.at = await self._connection.fetchrow(_STATE)
-        self._folded: datetime = folded
-        stale = await self._connection.fetch(_STALE, self._org, self.events_from, folded)
+        self.folded, self.events_from, self.at = await self.connection.fetchrow(_STATE)
+        folded: datetime = self.folded
+        stale = await self.connection.fetch(_STALE, self.org, self.events_from, folded)
         self._stale: tuple[list[str], list[datetime]] = ([row[0] for row in stale], [row[1] for row in stale])
-        orgs = [self._org] if self._org else [row[0] for row in await self._connection.fetch(_ORGS)]
+        self.stale = {(row[0], row[1]) for row in stale}
+        orgs = [self.org] if self.org else [row[0] for row in await self.connection.fetch(_ORGS)]
+        self.orgs = orgs
         ends = [hour + timedelta(hours=1) for hour in self._stale[1]]
         self._pieces = Pieces(
-            [*orgs, *self._stale[0]], [*[folded] * len(orgs), *self._stale[1]], [*[_END] * len(orgs), *ends]
+            [*orgs, *self._stale[0]], [*[folded] * len(orgs), *self._stale[1]], [*[END] * len(orgs), *ends]
         )
         return self
 
-    async def events_without_key(self) -> Offenders:
-        """Events that would be taken again if they were sent again, of hours that are not sealed."""
-        return await self._offenders(_EVENTS_WITHOUT_KEY, *self._pieces, self.at - PAST_MAX, SHOWN_MAX)
+    async def events_without_key(self, pieces: Pieces | None = None) -> Offenders:
+        """Events that would be taken again if they were sent again; of hours that are not sealed, or of `pieces`."""
+        return await self.offenders(_EVENTS_WITHOUT_KEY, *(pieces or self._pieces), self.at - PAST_MAX, SHOWN_MAX)
 
     async def keys_without_event(self) -> Offenders:
         """Keys of calls that were answered as recorded and are not there, recorded since hours are not sealed."""
-        since = max(self.at - PAST_MAX, min(self._pieces.lows, default=self._folded) - _SKEW)
-        return await self._offenders(_KEYS_WITHOUT_EVENT, self._org, since, self.events_from, SHOWN_MAX)
+        since = max(self.at - PAST_MAX, min(self._pieces.lows, default=self.folded) - _SKEW)
+        return await self.offenders(_KEYS_WITHOUT_EVENT, self.org, since, self.events_from, SHOWN_MAX)
 
     async def rollups_that_differ(self) -> Offenders:
         """Rollups that are not their events' sum, are missing, or have no events."""
-        return await self._compare(_ROLLUPS_DIFFER, _SEALED_ROLLUPS_DIFFER)
+        return await self._compare(ROLLUPS_DIFFER, _SEALED_ROLLUPS_DIFFER)
 
     async def kinds_that_differ(self) -> Offenders:
         """Sums of further kinds of use that are not their events'."""
-        return await self._compare(_KINDS_DIFFER, _SEALED_KINDS_DIFFER)
+        return await self._compare(KINDS_DIFFER, _SEALED_KINDS_DIFFER)
 
     async def sessions_that_differ(self) -> Offenders:
         """Sessions that are named by events alone, or by none."""
-        return await self._compare(_SESSIONS_DIFFER, _SEALED_SESSIONS_DIFFER)
+        return await self._compare(SESSIONS_DIFFER, _SEALED_SESSIONS_DIFFER)
 
     async def parked(self) -> Offenders:
         """Usage that the budget service refused again and again."""
-        return await self._offenders(_PARKED, self._org, SHOWN_MAX, TOPIC)
+        return await self.offenders(_PARKED, self.org, SHOWN_MAX, TOPIC)
 
     async def totals(self) -> list[OrgTotal]:
         """Sums of events, those that were dropped included; one more than `TOTALS_MAX` where there are more."""
-        rows = await self._connection.fetch(
-            _TOTALS, *self._pieces, self._org, self._folded, *self._stale, TOTALS_MAX + 1
-        )
+        rows = await self.connection.fetch(_TOTALS, *self._pieces, self.org, self.folded, *self._stale, TOTALS_MAX + 1)
         return [OrgTotal(row[0], row[1], *(int(value) for value in row[2:])) for row in rows]
 
     async def pending(self) -> dict[tuple[str, str], tuple[int, int, int]]:
         """What is not delivered, parked or not, by organisation and currency: events and corrections, cost, credit."""
-        rows = await self._connection.fetch(_PENDING, self._org, TOPIC)
+        rows = await self.connection.fetch(_PENDING, self.org, TOPIC)
         return {(row[0], row[1]): (row[2], int(row[3]), int(row[4])) for row in rows}
 
     async def _compare(self, of_events: str, of_seals: str) -> Offenders:
-        return await self._offenders(of_events, *self._pieces, SHOWN_MAX) + await self._offenders(
-            of_seals, self._org, self._folded, *self._stale, SHOWN_MAX
+        return await self.offenders(of_events, *self._pieces, SHOWN_MAX) + await self.offenders(
+            of_seals, self.org, self.folded, *self._stale, SHOWN_MAX
         )
 
-    async def _offenders(self, sql: str, *params: object) -> Offenders:
-        rows = await self._connection.fetch(sql, *params)
+    async def offenders(self, sql: str, *params: object) -> Offenders:
+        """What a statement finds that does not hold."""
+        rows = await self.connection.fetch(sql, *params)
         return Offenders(rows[0]["offenders"] if rows else 0, [row["name"] for row in rows])
 
 

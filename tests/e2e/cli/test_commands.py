@@ -360,11 +360,12 @@ async def test_an_audit_finds_a_nano_that_is_missing(suite: RunningSuite, org: s
     assert 0 == purse(*recorded)[0]
     for sign in ("+", "-"):
         await tamper(suite, f"UPDATE usage_events SET cost_nanos = cost_nanos {sign} 1 WHERE org = $1", org)  # noqa: S608
-        code, audit = purse("audit", "--org", org)
+        code, audit = purse("audit", "--deep", "--org", org)
         wrong = {check["name"] for check in audit["checks"] if not check["ok"]}
         if sign == "+":
             assert (1, False) == (code, audit["ok"])
             assert {"suite.I6.use_arrives", "metering.I2.rollups_equal_events"} <= wrong
+            assert "metering.deep.I2.rollups_equal_events" in wrong
         else:
             assert (0, set()) == (code, wrong)
 

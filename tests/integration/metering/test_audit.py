@@ -1,16 +1,18 @@
 """The audit holds on true books and names what does not on others."""
 
+import asyncio
 import time
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
+import pytest
 
 from pursestrings.metering.v1 import metering_pb2
 from pursestrings.type.v1 import type_pb2
 from services.kit.database import create_pool
 from services.kit.errors import Code
 from services.metering.domain.usage import key_of
-from services.metering.store import folding, sealing
+from services.metering.store import deep_audit, folding, sealing
 from services.metering.store.audit import snapshot
 from services.metering.store.recording import record
 from tests.support.databases import Database
@@ -141,3 +143,42 @@ async def test_what_changes_behind_a_seal_is_named_and_late_usage_is_not(
         assert await offenders() == [1, 1, 0]
         await books.execute("UPDATE usage_kind_rollups SET quantity = quantity + 1")
         assert await offenders() == [1, 1, 1]
+
+
+async def deep(metering: Metering) -> dict[str, str]:
+    """What a deep audit says does not hold, part after part."""
+    found: dict[str, str] = {}
+    request = metering_pb2.AuditRequest(deep=True)
+    while True:
+        answer = await metering.stub_for().Audit(request)
+        found |= failing(answer)
+        if not answer.next_page_token:
+            return found
+        request.page_token = answer.next_page_token
+
+
+async def test_a_deep_audit_reads_the_events_behind_the_seals(
+    metering: Metering, metering_database: Database, books: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deep_audit, "PART_S", 0.0)
+    now = datetime.now(UTC)
+    async with await create_pool(metering_database.service_dsn, application_name="test") as pool:
+        async with pool.acquire() as connection, connection.transaction():
+            await record(connection, [recording(f"e{n}", now - timedelta(days=3 * n), session="s") for n in range(4)])
+        # The service does this by itself as well, one of the two at a time.
+        async with asyncio.timeout(20):
+            while await books.fetchval("SELECT count(*) FROM usage_seals") < 3:
+                await folding.fold(pool)
+                await sealing.seal(pool)
+    assert not await deep(metering)
+
+    await books.execute("UPDATE usage_events SET cost_nanos = cost_nanos - 1 WHERE id = 'e2'")
+    assert not failing(await audit(metering))
+    assert list(await deep(metering)) == ["I2.rollups_equal_events", "I2.seals_equal_events"]
+    await books.execute("UPDATE usage_events SET cost_nanos = cost_nanos + 1 WHERE id = 'e2'")
+    await books.execute("DELETE FROM usage_events WHERE id = 'e1'")
+    gone = await deep(metering)
+    assert {"I2.keys_have_events", "I2.rollups_equal_events", "I2.sessions_equal_events"} <= gone.keys()
+    assert key_of("test", "e1").hex() in gone["I2.keys_have_events"]
+    refused = await refusal_of(metering.stub_for().Audit(metering_pb2.AuditRequest(deep=True, page_token="x")))
+    assert refused.field == "page_token"
