@@ -24,8 +24,8 @@ $(READY): requirements.lock pyproject.toml
 up: $(READY) ## start the whole suite in the foreground; Ctrl-C stops it
 	@PURSE_FOLLOW_PARENT=1 exec $(BIN)/purse up
 
-prove-wallet: $(READY) ## settled calls into one hot wallet and into a thousand, up to the posted ledger; some minutes
-	@$(BIN)/python -m bench.prove_wallet
+prove-wallet: $(READY) ## recharges while a fifth goes wrong, settled calls up to the posted ledger; about 20 minutes
+	@$(BIN)/python -m proofs.wallet
 
 prove-metering: $(READY) ## recording beside a raw COPY, questions over ten million events, forecasts; some minutes, 6 GB
 	@$(BIN)/python -m proofs.metering

@@ -125,7 +125,7 @@ class Courier:
         )
 
     async def _post(self, delivery: Delivery) -> tuple[bool, str]:
-        payload = json.dumps(delivery.event, indent=2)
+        payload = json.dumps(delivery.event)
         # The receiver judges the signature's age by the real time, wherever this twin's clock stands.
         stamp = signature(payload, delivery.endpoint.secret, int(self._clock.wall()))
         response = await self._client.post(

@@ -2,18 +2,12 @@
 
 The whole suite runs. A person is played beside it: who authenticates what the bank wants to see them for, and instead
 of resting for hours after a decline moves the attempts' times back and wakes the workflow.
-
-    python -m proofs.wallet.workflows --recharges 300
 """
 
-import argparse
 import asyncio
 import contextlib
-import json
-import sys
-import tempfile
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +17,7 @@ import httpx
 from pydantic import SecretStr
 
 from embedded.suite import Suite
-from proofs.wallet.recharges import ORG, Place, Recharges, arm, compare, open_wallet, settle
+from proofs.wallet.recharges import ORG, Place, Recharges, arm, compare, open_wallet, resume, settle, standing
 from pursestrings.wallet.v1 import payments_pb2, wallet_pb2_grpc
 from pursestrings.wallet.v1 import wallet_pb2 as pb
 from services.kit.channel import channel
@@ -49,34 +43,27 @@ async def prove(directory: Path, *, recharges: int = 300, seed: int = 1, timeout
             await open_wallet(place, wallet, per_wallet)
         await arm(place, seed)
         began_s = asyncio.get_running_loop().time()
-        await asyncio.gather(*(_attend(place, wallet) for wallet in wallets))
+        await asyncio.gather(*(_attend(place, wallet, per_wallet) for wallet in wallets))
         faults = await settle(place)
         seconds = asyncio.get_running_loop().time() - began_s
         return replace(await compare(place, wallets, per_wallet, seconds), faults=faults)
 
 
-async def _attend(place: Place, wallet: str) -> None:
-    """Does what a person does until the caps let nothing more start."""
-    last = ""
-    while True:
-        newest = await place.stub.ListRecharges(pb.ListRechargesRequest(wallet=wallet, page_size=1))
-        one = next(iter(newest.recharges), None)
-        found = await place.stub.GetRechargePolicy(pb.GetRechargePolicyRequest(wallet=wallet))
-        policy = found.policy
-        ended = one is None or one.state != pb.RECHARGE_STATE_PENDING
-        # The next one may have started while the list was read, so only a month that is full ends it.
-        if ended and found.month_count >= policy.max_count_per_month and one is not None and last == one.name:
-            return
-        last = one.name if one is not None else ""
+async def _attend(place: Place, wallet: str, per_wallet: int) -> None:
+    """Does what a person does until the month is full."""
+    while (now := await standing(place, wallet)).succeeded < per_wallet:
         with contextlib.suppress(grpc.aio.AioRpcError):
-            if one is not None and not ended and one.decline_code in AUTHENTICATION:
+            one = None
+            if now.pending:
+                one = (await place.stub.GetRecharge(pb.GetRechargeRequest(name=now.pending))).recharge
+            if one is not None and one.decline_code in AUTHENTICATION:
                 await place.stub.AuthenticatePayment(payments_pb2.AuthenticatePaymentRequest(name=one.name))
-            elif one is not None and (policy.paused_reason or one.decline_code):
+            elif now.paused or (one is not None and one.decline_code):
                 await place.sql.execute(
-                    "UPDATE recharge_attempts SET ended_at = ended_at - interval '4 days' WHERE recharge = $1", one.name
+                    "UPDATE recharge_attempts SET ended_at = ended_at - interval '4 days' WHERE recharge = $1",
+                    now.pending,
                 )
-                policy.paused_reason = ""
-                await place.stub.SetRechargePolicy(pb.SetRechargePolicyRequest(policy=policy, resume=True))
+                await resume(place, wallet)
         await asyncio.sleep(_LOOK_EVERY_S)
 
 
@@ -91,20 +78,3 @@ async def _place(suite: Suite) -> AsyncIterator[Place]:
         sql = await stack.enter_async_context(asyncpg.create_pool(suite.dsn("wallet", "owner"), min_size=1, max_size=4))
         client = await stack.enter_async_context(httpx.AsyncClient(timeout=60, trust_env=False))
         yield Place(twin, wallet_pb2_grpc.WalletServiceStub(wire), stripe, sql, client)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Proves, and prints the figures as one line; 1 where the books differ or a cap was passed."""
-    parser = argparse.ArgumentParser(prog="python -m proofs.wallet.workflows")
-    parser.add_argument("--recharges", type=int, default=300, help="how many (default 300)")
-    parser.add_argument("--seed", type=int, default=1, help="of the faults (default 1)")
-    options = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory(prefix="purse-prove-") as directory:
-        found = asyncio.run(prove(Path(directory), recharges=max(1, options.recharges), seed=options.seed))
-    print(json.dumps({name: round(value, 1) for name, value in asdict(found).items()}))
-    same = found.charges == found.grants and not found.difference_nanos and not found.cap_breaches
-    return 0 if same else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

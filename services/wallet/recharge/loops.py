@@ -31,7 +31,8 @@ from services.wallet.recharge.top_ups import TopUps
 from services.wallet.store import wallets as wallets_store
 
 _RELAY_BATCH_MAX: Final = 16
-_EVENTS_AT_ONCE: Final = 4
+_EVENTS_MAX: Final = 64
+_LOOKS_AT_ONCE: Final = 8
 _SWEEP_BATCH_MAX: Final = 100
 _INBOX_INTERVAL_S: Final = 1.0
 _SWEEP_AT_ONCE: Final = 4
@@ -114,14 +115,32 @@ class RechargeLoops:
     async def process_inbox(self) -> bool:
         """Processes events that are due; returns whether more may be."""
         async with self._pool.acquire() as connection, connection.transaction():
-            events = await inbox.take(connection, _EVENTS_AT_ONCE)
-        await asyncio.gather(*(self._process(event) for event in events))
+            events = await inbox.take(connection, _EVENTS_MAX)
+        # Events only say where to look, so one look after all of them came serves all that are about the same.
+        together: dict[tuple[object, ...], list[EventRow]] = {}
+        for event in events:
+            together.setdefault(self._about(event), []).append(event)
+        room = asyncio.Semaphore(_LOOKS_AT_ONCE)
+
+        async def process(same: Sequence[EventRow]) -> None:
+            async with room:
+                await self._process(same)
+
+        await asyncio.gather(*map(process, together.values()))
         if events:
             self._signal.wake()
             self._start.wake()
-        return len(events) == _EVENTS_AT_ONCE
+        return len(events) == _EVENTS_MAX
 
-    async def _process(self, event: EventRow) -> None:
+    def _about(self, event: EventRow) -> tuple[object, ...]:
+        """Events of one payment with the same answer are processed together; any other event is alone."""
+        of_payment = event.type.startswith(("payment_intent.", "charge."))
+        if not of_payment or event.payment_intent is None or event.type.startswith(tuple(self._others)):
+            return event.org, event.id
+        return event.org, event.payment_intent, event.recharge, event.livemode
+
+    async def _process(self, events: Sequence[EventRow]) -> None:
+        event = events[0]
         try:
             outcome = await self._outcome(event)
         except PurseError as error:
@@ -133,11 +152,11 @@ class RechargeLoops:
             if is_connection_lost(error):
                 return
             async with self._pool.acquire() as connection:
-                parked = await inbox.failed(connection, event, f"failed: {error!r}")
-            _log.exception("processing a Stripe event failed", event_id=event.id, type=event.type, parked=parked)
+                parked = [await inbox.failed(connection, one, f"failed: {error!r}") for one in events]
+            _log.exception("processing a Stripe event failed", event_id=event.id, type=event.type, parked=any(parked))
             return
         async with self._pool.acquire() as connection:
-            await inbox.done(connection, event, outcome)
+            await inbox.done(connection, events, outcome)
 
     async def _outcome(self, event: EventRow) -> str:
         if not event.type.startswith(_HANDLED):

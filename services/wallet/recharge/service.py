@@ -166,7 +166,11 @@ class RechargeMethods(PaymentMethods):
         """The recharges of a wallet, newest first."""
         org = convert.wallet_key(request.wallet, "wallet")[0]
         size = convert.page_size(request.page_size)
-        async with self._pool.acquire() as connection:
+        # A page is read by several statements: in one snapshot, or a row and its attempts would be of different times.
+        async with (
+            self._pool.acquire() as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
             await wallets_store.get_wallet(connection, org, request.wallet)
             found = await rows.page(
                 connection, org, request.wallet, page_after(request.page_token, request.wallet), size + 1

@@ -1,5 +1,6 @@
 """The inbox of Stripe's events: stored before they are acknowledged, processed after."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -26,7 +27,8 @@ WHERE e.org = due.org AND e.id = due.id
 RETURNING e.org, e.id, e.type, e.livemode, e.payment_intent, e.recharge, e.object_id
 """
 _DONE = """
-UPDATE stripe_events SET done_at = clock_timestamp(), outcome = $3, payload = NULL WHERE org = $1 AND id = $2
+UPDATE stripe_events SET done_at = clock_timestamp(), outcome = $3, payload = NULL
+WHERE (org, id) IN (SELECT * FROM unnest($1::text[], $2::text[]))
 """
 _FAILED = """
 UPDATE stripe_events
@@ -115,9 +117,9 @@ async def take(connection: asyncpg.Connection, limit: int) -> list[EventRow]:
     return [EventRow(*row) for row in await connection.fetch(_TAKE, limit, _AGAIN_AFTER)]
 
 
-async def done(connection: asyncpg.Connection, row: EventRow, outcome: str) -> None:
-    """Ends an event with what became of it, and lets its payload go."""
-    await connection.execute(_DONE, row.org, row.id, outcome)
+async def done(connection: asyncpg.Connection, rows: Sequence[EventRow], outcome: str) -> None:
+    """Ends events with what became of them, and lets their payloads go."""
+    await connection.execute(_DONE, [row.org for row in rows], [row.id for row in rows], outcome)
 
 
 async def failed(connection: asyncpg.Connection, row: EventRow, error: str) -> bool:

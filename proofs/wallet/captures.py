@@ -1,9 +1,9 @@
-"""Settled calls from ApplyUsage to the posted ledger: one hot wallet, and a thousand that post every second."""
+"""Settled calls into one hot wallet, from ApplyUsage to the posted ledger."""
 
 import asyncio
 import time
 import uuid
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Final
 
 from embedded.suite import Suite
@@ -12,31 +12,14 @@ from pursestrings.type.v1 import type_pb2
 from pursestrings.wallet.v1 import wallet_pb2, wallet_pb2_grpc
 from services.kit.channel import channel
 
-WALLETS: Final = 1_000
-"""How many wallets post every second."""
 _BATCH: Final = 1_000
 _IN_FLIGHT: Final = 4
-_COST_NANOS: Final = 25_000
+COST_NANOS: Final = 25_000
+"""What a call costs."""
 _GRANT_NANOS: Final = 10**15
-_SET_UP_AT_ONCE: Final = 32
 _DRAIN_S: Final = 120.0
 _LOOK_S: Final = 0.1
 _TRIES: Final = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """A thousand wallets, each with one call a second.
-
-    Attributes:
-        wallets: How many.
-        lag_first_s: From the last call of a round to its posting, the median of the first half of the rounds.
-        lag_last_s: That of the second half: no higher where nothing piles up.
-    """
-
-    wallets: int
-    lag_first_s: float
-    lag_last_s: float
 
 
 async def hot_wallet(suite: Suite, *, calls: int) -> float:
@@ -48,15 +31,15 @@ async def hot_wallet(suite: Suite, *, calls: int) -> float:
     ):
         budgets: Any = budget_pb2_grpc.BudgetServiceStub(to_budget)
         wallets: Any = wallet_pb2_grpc.WalletServiceStub(to_wallet)
-        await _wallet(wallets, f"orgs/{run}")
-        await _settle(budgets, [f"orgs/{run}"], f"{run}-first")
+        await open_wallet(wallets, f"orgs/{run}")
+        await settle(budgets, [f"orgs/{run}"], f"{run}-first")
         await _until_posted(wallets, [f"orgs/{run}"], 1)
         batches = max(1, calls // _BATCH)
         turns = iter(range(batches))
 
         async def sender() -> None:
             for turn in turns:
-                await _settle(budgets, [f"orgs/{run}"] * _BATCH, f"{run}-{turn}")
+                await settle(budgets, [f"orgs/{run}"] * _BATCH, f"{run}-{turn}")
 
         began_s = time.perf_counter()
         await asyncio.gather(*(sender() for _ in range(_IN_FLIGHT)))
@@ -64,38 +47,8 @@ async def hot_wallet(suite: Suite, *, calls: int) -> float:
         return batches * _BATCH / (time.perf_counter() - began_s)
 
 
-async def many_wallets(suite: Suite, *, rounds: int, wallets: int = WALLETS) -> Spread:
-    """How long after a round of one call each all wallets have posted, while a round begins every second."""
-    run = f"many-{uuid.uuid4().hex[:8]}"
-    orgs = [f"orgs/{run}-{number}" for number in range(wallets)]
-    async with (
-        channel(suite.address("budget"), suite.mint("orgs/-", ["admin", "service"])) as to_budget,
-        channel(suite.address("wallet"), suite.mint("orgs/-", ["admin"])) as to_wallet,
-    ):
-        budgets: Any = budget_pb2_grpc.BudgetServiceStub(to_budget)
-        stub: Any = wallet_pb2_grpc.WalletServiceStub(to_wallet)
-        gate = asyncio.Semaphore(_SET_UP_AT_ONCE)
-
-        async def set_up(org: str) -> None:
-            async with gate:
-                await _wallet(stub, org)
-
-        await asyncio.gather(*map(set_up, orgs))
-        await _settle(budgets, orgs, f"{run}-first")
-        await _until_posted(stub, orgs, 1)
-        began_s = time.perf_counter()
-        lags = []
-        for turn in range(rounds):
-            await asyncio.sleep(max(0.0, began_s + turn - time.perf_counter()))
-            await _settle(budgets, orgs, f"{run}-{turn}")
-            settled_s = time.perf_counter()
-            await _until_posted(stub, orgs, 2 + turn)
-            lags.append(time.perf_counter() - settled_s)
-        half = max(1, rounds // 2)
-        return Spread(wallets, sorted(lags[:half])[half // 2], sorted(lags[-half:])[half // 2])
-
-
-async def _wallet(wallets: Any, org: str) -> None:
+async def open_wallet(wallets: Any, org: str) -> None:
+    """A wallet of an organisation with more money than will be spent."""
     await wallets.CreateWallet(
         wallet_pb2.CreateWalletRequest(
             parent=org, wallet_id="main", wallet=wallet_pb2.Wallet(currency_code="USD"), request_id="w"
@@ -106,12 +59,17 @@ async def _wallet(wallets: Any, org: str) -> None:
     await wallets.CreateGrant(wallet_pb2.CreateGrantRequest(wallet=f"{org}/wallets/main", grant=grant, request_id="g"))
 
 
-async def _settle(budgets: Any, orgs: list[str], prefix: str) -> None:
+async def settle(budgets: Any, orgs: Sequence[str], prefix: str) -> None:
+    """One call of each of these organisations.
+
+    Raises:
+        RuntimeError: Some were not settled on a wallet.
+    """
     request = budget_pb2.ApplyUsageRequest(relay="bench")
     for number, org in enumerate(orgs):
         item = request.items.add(subject=f"{org}/agents/a", source="bench", id=f"{prefix}-{number}", final=True)
         item.call.provider, item.call.model = "anthropic", "claude-sonnet-4-5"
-        item.cost.currency_code, item.cost.amount_nanos = "USD", _COST_NANOS
+        item.cost.currency_code, item.cost.amount_nanos = "USD", COST_NANOS
         item.occurred_at.FromMicroseconds(time.time_ns() // 1000)
     # Wallets that are new to budget are looked up first: what is refused until then is sent again.
     for _ in range(_TRIES):
@@ -126,7 +84,7 @@ async def _settle(budgets: Any, orgs: list[str], prefix: str) -> None:
 
 async def _until_posted(wallets: Any, orgs: list[str], calls: int) -> None:
     """Returns once the organisations' wallets have posted so many calls each."""
-    wanted = len(orgs) * calls * _COST_NANOS
+    wanted = len(orgs) * calls * COST_NANOS
     names = set(orgs)
     deadline_s = time.perf_counter() + _DRAIN_S
     while True:
