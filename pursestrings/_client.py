@@ -29,6 +29,7 @@ from pursestrings.metering.v1 import metering_pb2
 if TYPE_CHECKING:
     from typing import Self
 
+    from pursestrings._stream import Events, Streamed
     from pursestrings.budget.v1.budget_pb2_grpc import BudgetServiceAsyncStub
     from pursestrings.metering.v1.metering_pb2_grpc import MeteringServiceAsyncStub
     from pursestrings.wallet.v1.wallet_pb2_grpc import WalletServiceAsyncStub
@@ -273,6 +274,20 @@ class AsyncClient:
             first = next(failure for _, failure in failures if failure is not None)
             raise Unrecorded(f"{len(lost)} of {len(sent)} usage events are not recorded: {first}", lost)
         return [future.result() for _, future in sent]
+
+    async def record_stream(self, events: "Events") -> "Streamed":
+        """Records any number of events over a stream, in batches; all that are not refused are durable when it returns.
+
+        Args:
+            events: With ids that stay the same when they are sent again. An iterable is read in a thread.
+
+        Raises:
+            Rejected: The credential or the stream as a whole is refused.
+            Unavailable: Nothing was acknowledged within `timeout_s`. Send the same events again: ids make it once.
+        """
+        from pursestrings._stream import record_stream
+
+        return await record_stream(self.open().channels.metering, events, self._timeout_s)
 
     @property
     def budget(self) -> "BudgetServiceAsyncStub":

@@ -20,6 +20,8 @@ from pursestrings.metering.v1 import metering_pb2
 if TYPE_CHECKING:
     from typing import Self
 
+    from pursestrings._stream import Events, Streamed
+
 T = TypeVar("T")
 
 
@@ -314,6 +316,10 @@ class Client:
     def record_events(self, events: Iterable[metering_pb2.UsageEvent]) -> list[metering_pb2.RecordedUsage]:
         """Records events as they are, for example those of `Unrecorded`."""
         return self._running().run(self._client.record_events(list(events)))
+
+    def record_stream(self, events: "Events") -> "Streamed":
+        """Records any number of events over a stream; as `AsyncClient.record_stream`."""
+        return self._running().run(self._client.record_stream(events))
 
     def close(self) -> None:
         """Waits for what is under way, no longer than its time-outs, and ends the thread."""

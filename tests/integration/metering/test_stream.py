@@ -8,6 +8,7 @@ import asyncpg
 import grpc
 import pytest
 
+from pursestrings import AsyncClient, _stream
 from pursestrings.metering.v1 import metering_pb2
 from services.kit.status import from_rpc_error
 from tests.support.metering import EVERYONE, Metering, usage_event
@@ -105,3 +106,28 @@ async def test_a_stream_needs_a_role(metering: Metering) -> None:
     await call.write(batch("a"))
 
     assert await asyncio.wait_for(call.code(), 30) == grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_the_client_sends_again_what_a_broken_stream_did_not_acknowledge(
+    metering: Metering, books: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_stream, "BATCH", 3)
+    # No stream gets older than this: each breaks after some batches.
+    monkeypatch.setattr("services.kit.streams.AGE_MAX_S", 0.3)
+    events = [usage_event(f"e{n}" if n != 4 else "") for n in range(60)]
+
+    async def slowly() -> AsyncIterator[metering_pb2.UsageEvent]:
+        for n, event in enumerate(events):
+            if n % 12 == 0:
+                await asyncio.sleep(0.1)
+            yield event
+
+    token = metering.keys.token(EVERYONE, "service")
+    async with AsyncClient(metering=metering.address, token=token) as client:
+        done = await client.record_stream(slowly())
+        again = await client.record_stream(events)
+
+    assert (done.recorded, done.refused_count) == (59, 1)
+    assert [(event.id, refusal.field) for event, refusal in done.refused] == [("", "event.id")]
+    assert (again.recorded, again.duplicates) == (59, 59)
+    assert await books.fetchval("SELECT count(*) FROM usage_events") == 59
