@@ -10,7 +10,7 @@ import pytest
 from services.kit.database import create_pool
 from services.kit.errors import PurseError
 from services.metering.domain.questions import GroupBy, Span, ask
-from services.metering.store import audit, folding, reports, retention, sealing, upkeep
+from services.metering.store import audit, export, folding, reports, retention, sealing, upkeep
 from services.metering.store.recording import Recorded, record
 from tests.support.databases import Database
 from tests.support.metering import recording
@@ -100,6 +100,10 @@ async def test_a_month_goes_and_its_sums_and_ids_stay(
     assert refused.value.reason == "EVENTS_DROPPED"
     with pytest.raises(PurseError):
         await spent(pool, Span(OLD, NEXT_MONTH), by=GroupBy.DAY)
+    with pytest.raises(PurseError):
+        await export.begin(pool, "orgs/acme", Span(OLD, NOW), of_all_kept=False)
+    rest = await export.begin(pool, "orgs/acme", Span(OLD, NOW + timedelta(hours=1)), of_all_kept=True)
+    assert [row.id for _, row in (await export.page(pool, rest, export.Place(OLD, 0))).rows] == ["new"]
 
 
 async def test_what_is_still_needed_stays(pool: asyncpg.Pool, books: asyncpg.Connection) -> None:
