@@ -1,6 +1,7 @@
 """`purse wallet`: money, where it is, and how it refills."""
 
 import uuid
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -151,6 +152,18 @@ def policy(
     name: Name,
     threshold: Annotated[str | None, typer.Option("--threshold", help="Recharge when the balance is below.")] = None,
     charge: Annotated[str | None, typer.Option("--amount", help="How much to charge.")] = None,
+    target: Annotated[str | None, typer.Option("--target", help="Charge up to this balance instead.")] = None,
+    least: Annotated[str | None, typer.Option("--min-each", help="The least that one recharge charges.")] = None,
+    most: Annotated[str | None, typer.Option("--max-each", help="The most that one recharge charges.")] = None,
+    ahead: Annotated[
+        int | None, typer.Option("--hours-ahead", min=0, max=720, help="By forecast of so many hours; 0: by threshold.")
+    ] = None,
+    quantile: Annotated[int | None, typer.Option("--quantile", help="Of the forecast: 50, 90 or 99.")] = None,
+    lead_time: Annotated[
+        bool | None, typer.Option("--lead-time/--whole-horizon", help="Look only as far ahead as a recharge takes.")
+    ] = None,
+    floor: Annotated[str | None, typer.Option("--floor", help="By forecast: what must be left.")] = None,
+    pause: Annotated[str | None, typer.Option("--pause", help="Pause it, with the reason.")] = None,
     max_count: Annotated[int | None, typer.Option("--max-count", min=1, max=1000, help="Recharges a month.")] = None,
     max_amount: Annotated[str | None, typer.Option("--max-amount", help="Money a month.")] = None,
     cooldown: Annotated[str | None, typer.Option("--cooldown", help="Shortest time between two: 15m.")] = None,
@@ -160,8 +173,8 @@ def policy(
 ) -> None:
     """Show the recharge policy; with options, change what they name."""
     where, output = begin(context, as_json=as_json)
-    given = (threshold, charge, max_count, max_amount, cooldown, enabled)
-    change = resume or any(one is not None for one in given)
+    given = (threshold, charge, target, least, most, ahead, quantile, lead_time, floor, pause, max_count, max_amount)
+    change = resume or any(one is not None for one in (*given, cooldown, enabled))
 
     async def work(suite: Suite) -> wallet_pb2.GetRechargePolicyResponse:
         wallet = (await suite.wallet("GetWallet", wallet_pb2.GetWalletRequest(name=name))).wallet
@@ -172,12 +185,23 @@ def policy(
         _change_policy(
             wanted,
             wallet.currency_code,
-            threshold=threshold,
-            charge=charge,
+            {
+                "threshold": threshold,
+                "amount": charge,
+                "target": target,
+                "min_amount": least,
+                "max_amount": most,
+                "max_amount_per_month": max_amount,
+            },
+            ahead=ahead,
+            quantile=quantile,
+            lead_time=lead_time,
+            floor=floor,
             max_count=max_count,
-            max_amount=max_amount,
             cooldown=cooldown,
         )
+        # A pause that is there already keeps who made it, and when.
+        wanted.paused_reason = pause or ("" if resume else wanted.paused_reason)
         # A policy that is set is meant to work, unless it is said that it is not.
         wanted.enabled = True if enabled is None else enabled
         wanted.wallet = name
@@ -328,23 +352,41 @@ async def _policy_of(suite: Suite, name: str) -> wallet_pb2.GetRechargePolicyRes
 def _change_policy(
     policy: wallet_pb2.RechargePolicy,
     currency: str,
+    amounts: Mapping[str, str | None],
     *,
-    threshold: str | None,
-    charge: str | None,
+    ahead: int | None,
+    quantile: int | None,
+    lead_time: bool | None,
+    floor: str | None,
     max_count: int | None,
-    max_amount: str | None,
     cooldown: str | None,
 ) -> None:
-    for field, text in (("threshold", threshold), ("amount", charge), ("max_amount_per_month", max_amount)):
+    for field, other in (("amount", "target"), ("target", "amount")):
+        if amounts[field] is not None:
+            policy.ClearField(other)  # type: ignore[arg-type]
+    for field, text in amounts.items():
         if text is not None:
             getattr(policy, field).CopyFrom(amount(text, currency).to_proto())
     if max_count is not None:
         policy.max_count_per_month = max_count
     if cooldown is not None:
         policy.cooldown.FromSeconds(seconds(cooldown))
+    if ahead == 0 or amounts["threshold"] is not None:
+        policy.mode = wallet_pb2.RECHARGE_MODE_THRESHOLD
+        policy.ClearField("predictive")
+    elif any(one is not None for one in (ahead, quantile, lead_time, floor)):
+        policy.mode = wallet_pb2.RECHARGE_MODE_PREDICTIVE
+        policy.ClearField("threshold")
+        settings = policy.predictive
+        settings.SetInParent()
+        settings.predict_hours_ahead = ahead or settings.predict_hours_ahead
+        settings.quantile_percent = quantile or settings.quantile_percent
+        settings.lead_time = settings.lead_time if lead_time is None else lead_time
+        if floor is not None:
+            settings.floor.CopyFrom(amount(floor, currency).to_proto())
     missing: dict[str, Any] = {
-        "--threshold": policy.HasField("threshold"),
-        "--amount": policy.HasField("amount"),
+        "--threshold or --hours-ahead": policy.HasField("threshold") or policy.HasField("predictive"),
+        "--amount or --target": policy.HasField("amount") or policy.HasField("target"),
         "--max-count": policy.max_count_per_month,
     }
     absent = [option for option, there in missing.items() if not there]
@@ -354,19 +396,34 @@ def _change_policy(
 
 def _show_policy(output: Output, found: wallet_pb2.GetRechargePolicyResponse) -> None:
     policy = found.policy
-    if not policy.HasField("amount"):
+    if not policy.max_count_per_month:
         output.say("no recharge policy: this wallet does not refill itself")
         return
-    code = policy.amount.currency_code
+    code = (policy.amount if policy.HasField("amount") else policy.target).currency_code
     cap = f" and {money(policy.max_amount_per_month)}" if policy.HasField("max_amount_per_month") else ""
+    by = money(policy.amount) if policy.HasField("amount") else f"what is missing to {money(policy.target)}"
+    if policy.HasField("min_amount"):
+        by += f", at least {money(policy.min_amount)}"
+    if policy.HasField("max_amount"):
+        by += f", at most {money(policy.max_amount)}"
+    paused = f"{policy.paused_reason} ({policy.paused_by})" if policy.paused_reason else "no"
     output.pairs(
         {
             "in force": "yes" if policy.enabled else "no",
-            "recharge below": money(policy.threshold),
-            "by": money(policy.amount),
+            "recharge": _when(policy),
+            "by": by,
             "at most": f"{policy.max_count_per_month} a month{cap}",
             "this month": f"{found.month_count}, {Money(found.month_amount_nanos, code)}",
             "cooldown": f"{policy.cooldown.ToTimedelta()}" if policy.HasField("cooldown") else "none",
-            "paused": policy.paused_reason or "no",
+            "paused": paused,
         }
     )
+
+
+def _when(policy: wallet_pb2.RechargePolicy) -> str:
+    if policy.mode != wallet_pb2.RECHARGE_MODE_PREDICTIVE:
+        return f"below {money(policy.threshold)}"
+    settings = policy.predictive
+    left = f" less {money(settings.floor)}" if settings.HasField("floor") else ""
+    ahead = f"{settings.predict_hours_ahead} h" if not settings.lead_time else "the lead time"
+    return f"when the p{settings.quantile_percent} forecast of {ahead} reaches the balance{left}"

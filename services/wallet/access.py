@@ -62,6 +62,8 @@ ACCESS: Final[Mapping[str, Rule]] = {
     f"{_SERVICE}/AuthenticatePayment": rule(_by_payment, "operator"),
     f"{_SERVICE}/SetRechargePolicy": rule(by_name("policy.wallet", "wallets"), "operator"),
     f"{_SERVICE}/GetRechargePolicy": rule(by_name("wallet", "wallets"), *_READERS),
+    f"{_SERVICE}/StartPredictiveRecharge": rule(by_name("wallet", "wallets"), "service"),
+    f"{_SERVICE}/ListPredictiveWallets": rule(by_org("org"), *_BOOKKEEPERS),
     f"{_SERVICE}/GetRecharge": rule(by_name("name", "recharges"), *_READERS),
     f"{_SERVICE}/ListRecharges": rule(by_name("wallet", "wallets"), *_READERS),
     f"{_SERVICE}/AuthorizeAttempt": rule(any_org(), "service"),

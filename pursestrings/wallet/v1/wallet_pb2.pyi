@@ -13,6 +13,7 @@ import google.protobuf.message
 import google.protobuf.timestamp_pb2
 import google.rpc.status_pb2
 import pursestrings.type.v1.type_pb2
+import pursestrings.wallet.v1.predictive_pb2
 import sys
 import typing
 
@@ -1508,6 +1509,12 @@ class RechargePolicy(google.protobuf.message.Message):
     MAX_AMOUNT_PER_MONTH_FIELD_NUMBER: builtins.int
     COOLDOWN_FIELD_NUMBER: builtins.int
     PAUSED_REASON_FIELD_NUMBER: builtins.int
+    TARGET_FIELD_NUMBER: builtins.int
+    MIN_AMOUNT_FIELD_NUMBER: builtins.int
+    MAX_AMOUNT_FIELD_NUMBER: builtins.int
+    PREDICTIVE_FIELD_NUMBER: builtins.int
+    PAUSED_BY_FIELD_NUMBER: builtins.int
+    PAUSE_TIME_FIELD_NUMBER: builtins.int
     wallet: builtins.str
     """The wallet, `{subject}/wallets/{id}`."""
     enabled: builtins.bool
@@ -1518,13 +1525,15 @@ class RechargePolicy(google.protobuf.message.Message):
     """The most recharges in a month of the wallet's zone, 1 to 1,000."""
     paused_reason: builtins.str
     """Why it is paused, by a human or after a recharge that failed. Empty: it is not paused."""
+    paused_by: builtins.str
+    """Output: who paused it, as `{subject}#{token id}`; `wallet` where a recharge failed. Empty: it is not paused."""
     @property
     def threshold(self) -> pursestrings.type.v1.type_pb2.Money:
-        """THRESHOLD: recharge when the balance is below this."""
+        """THRESHOLD: recharge when the balance is below this. PREDICTIVE: leave it out, `predictive.floor` stands for it."""
 
     @property
     def amount(self) -> pursestrings.type.v1.type_pb2.Money:
-        """How much to charge; rounded up to what can be charged in the currency."""
+        """How much to charge; rounded up to what can be charged in the currency. Exactly one of `amount` and `target`."""
 
     @property
     def max_amount_per_month(self) -> pursestrings.type.v1.type_pb2.Money:
@@ -1533,6 +1542,28 @@ class RechargePolicy(google.protobuf.message.Message):
     @property
     def cooldown(self) -> google.protobuf.duration_pb2.Duration:
         """The shortest time between two recharges. Absent: none."""
+
+    @property
+    def target(self) -> pursestrings.type.v1.type_pb2.Money:
+        """Charge what is missing to this balance, instead of `amount`."""
+
+    @property
+    def min_amount(self) -> pursestrings.type.v1.type_pb2.Money:
+        """The least that one recharge charges. Absent: what can be charged at least in the currency."""
+
+    @property
+    def max_amount(self) -> pursestrings.type.v1.type_pb2.Money:
+        """The most that one recharge charges; less than what is missing to the target is charged then. Absent: what Stripe
+        takes at once.
+        """
+
+    @property
+    def predictive(self) -> pursestrings.wallet.v1.predictive_pb2.PredictiveSettings:
+        """PREDICTIVE: what it goes by. Absent: 24 hours ahead at 90 %."""
+
+    @property
+    def pause_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Output: since when it is paused. Absent: it is not."""
 
     def __init__(
         self,
@@ -1546,9 +1577,15 @@ class RechargePolicy(google.protobuf.message.Message):
         max_amount_per_month: pursestrings.type.v1.type_pb2.Money | None = ...,
         cooldown: google.protobuf.duration_pb2.Duration | None = ...,
         paused_reason: builtins.str = ...,
+        target: pursestrings.type.v1.type_pb2.Money | None = ...,
+        min_amount: pursestrings.type.v1.type_pb2.Money | None = ...,
+        max_amount: pursestrings.type.v1.type_pb2.Money | None = ...,
+        predictive: pursestrings.wallet.v1.predictive_pb2.PredictiveSettings | None = ...,
+        paused_by: builtins.str = ...,
+        pause_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["amount", b"amount", "cooldown", b"cooldown", "max_amount_per_month", b"max_amount_per_month", "threshold", b"threshold"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["amount", b"amount", "cooldown", b"cooldown", "enabled", b"enabled", "max_amount_per_month", b"max_amount_per_month", "max_count_per_month", b"max_count_per_month", "mode", b"mode", "paused_reason", b"paused_reason", "threshold", b"threshold", "wallet", b"wallet"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["amount", b"amount", "cooldown", b"cooldown", "max_amount", b"max_amount", "max_amount_per_month", b"max_amount_per_month", "min_amount", b"min_amount", "pause_time", b"pause_time", "predictive", b"predictive", "target", b"target", "threshold", b"threshold"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["amount", b"amount", "cooldown", b"cooldown", "enabled", b"enabled", "max_amount", b"max_amount", "max_amount_per_month", b"max_amount_per_month", "max_count_per_month", b"max_count_per_month", "min_amount", b"min_amount", "mode", b"mode", "pause_time", b"pause_time", "paused_by", b"paused_by", "paused_reason", b"paused_reason", "predictive", b"predictive", "target", b"target", "threshold", b"threshold", "wallet", b"wallet"]) -> None: ...
 
 Global___RechargePolicy: typing_extensions.TypeAlias = RechargePolicy
 
@@ -1666,6 +1703,7 @@ class Recharge(google.protobuf.message.Message):
     GRANT_FIELD_NUMBER: builtins.int
     CREATE_TIME_FIELD_NUMBER: builtins.int
     END_TIME_FIELD_NUMBER: builtins.int
+    FORECAST_FIELD_NUMBER: builtins.int
     name: builtins.str
     """`{subject}/recharges/{wallet id}-{month}-{number}`."""
     wallet: builtins.str
@@ -1702,6 +1740,10 @@ class Recharge(google.protobuf.message.Message):
     def end_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When it ended."""
 
+    @property
+    def forecast(self) -> pursestrings.wallet.v1.predictive_pb2.RechargeForecast:
+        """The forecast that it was started for. Absent: the balance was below the threshold."""
+
     def __init__(
         self,
         *,
@@ -1720,9 +1762,10 @@ class Recharge(google.protobuf.message.Message):
         grant: builtins.str = ...,
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         end_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        forecast: pursestrings.wallet.v1.predictive_pb2.RechargeForecast | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["amount", b"amount", "create_time", b"create_time", "end_time", b"end_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["amount", b"amount", "attempts", b"attempts", "create_time", b"create_time", "decline_code", b"decline_code", "end_time", b"end_time", "failure_reason", b"failure_reason", "grant", b"grant", "month", b"month", "name", b"name", "number", b"number", "payment_intent", b"payment_intent", "payment_intent_status", b"payment_intent_status", "reason", b"reason", "state", b"state", "wallet", b"wallet"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["amount", b"amount", "create_time", b"create_time", "end_time", b"end_time", "forecast", b"forecast"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["amount", b"amount", "attempts", b"attempts", "create_time", b"create_time", "decline_code", b"decline_code", "end_time", b"end_time", "failure_reason", b"failure_reason", "forecast", b"forecast", "grant", b"grant", "month", b"month", "name", b"name", "number", b"number", "payment_intent", b"payment_intent", "payment_intent_status", b"payment_intent_status", "reason", b"reason", "state", b"state", "wallet", b"wallet"]) -> None: ...
 
 Global___Recharge: typing_extensions.TypeAlias = Recharge
 

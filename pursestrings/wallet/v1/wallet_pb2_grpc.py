@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from pursestrings.wallet.v1 import payments_pb2 as pursestrings_dot_wallet_dot_v1_dot_payments__pb2
+from pursestrings.wallet.v1 import predictive_pb2 as pursestrings_dot_wallet_dot_v1_dot_predictive__pb2
 from pursestrings.wallet.v1 import refunds_pb2 as pursestrings_dot_wallet_dot_v1_dot_refunds__pb2
 from pursestrings.wallet.v1 import statements_pb2 as pursestrings_dot_wallet_dot_v1_dot_statements__pb2
 from pursestrings.wallet.v1 import wallet_pb2 as pursestrings_dot_wallet_dot_v1_dot_wallet__pb2
@@ -197,6 +198,16 @@ class WalletServiceStub(object):
                 '/pursestrings.wallet.v1.WalletService/GetRechargePolicy',
                 request_serializer=pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.GetRechargePolicyRequest.SerializeToString,
                 response_deserializer=pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.GetRechargePolicyResponse.FromString,
+                _registered_method=True)
+        self.StartPredictiveRecharge = channel.unary_unary(
+                '/pursestrings.wallet.v1.WalletService/StartPredictiveRecharge',
+                request_serializer=pursestrings_dot_wallet_dot_v1_dot_predictive__pb2.StartPredictiveRechargeRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_wallet_dot_v1_dot_predictive__pb2.StartPredictiveRechargeResponse.FromString,
+                _registered_method=True)
+        self.ListPredictiveWallets = channel.unary_unary(
+                '/pursestrings.wallet.v1.WalletService/ListPredictiveWallets',
+                request_serializer=pursestrings_dot_wallet_dot_v1_dot_predictive__pb2.ListPredictiveWalletsRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_wallet_dot_v1_dot_predictive__pb2.ListPredictiveWalletsResponse.FromString,
                 _registered_method=True)
         self.GetRecharge = channel.unary_unary(
                 '/pursestrings.wallet.v1.WalletService/GetRecharge',
@@ -473,6 +484,20 @@ class WalletServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StartPredictiveRecharge(self, request, context):
+        """Starts a recharge because of a forecast, under the policy's caps, cooldown and pause, unless one is pending.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPredictiveWallets(self, request, context):
+        """Wallets that a forecast is to be asked about.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetRecharge(self, request, context):
         """One recharge.
         """
@@ -698,6 +723,16 @@ def add_WalletServiceServicer_to_server(servicer, server):
                     servicer.GetRechargePolicy,
                     request_deserializer=pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.GetRechargePolicyRequest.FromString,
                     response_serializer=pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.GetRechargePolicyResponse.SerializeToString,
+            ),
+            'StartPredictiveRecharge': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartPredictiveRecharge,
+                    request_deserializer=pursestrings_dot_wallet_dot_v1_dot_predictive__pb2.StartPredictiveRechargeRequest.FromString,
+                    response_serializer=pursestrings_dot_wallet_dot_v1_dot_predictive__pb2.StartPredictiveRechargeResponse.SerializeToString,
+            ),
+            'ListPredictiveWallets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPredictiveWallets,
+                    request_deserializer=pursestrings_dot_wallet_dot_v1_dot_predictive__pb2.ListPredictiveWalletsRequest.FromString,
+                    response_serializer=pursestrings_dot_wallet_dot_v1_dot_predictive__pb2.ListPredictiveWalletsResponse.SerializeToString,
             ),
             'GetRecharge': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRecharge,
@@ -1610,6 +1645,60 @@ class WalletService(object):
             '/pursestrings.wallet.v1.WalletService/GetRechargePolicy',
             pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.GetRechargePolicyRequest.SerializeToString,
             pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.GetRechargePolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartPredictiveRecharge(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.wallet.v1.WalletService/StartPredictiveRecharge',
+            pursestrings_dot_wallet_dot_v1_dot_predictive__pb2.StartPredictiveRechargeRequest.SerializeToString,
+            pursestrings_dot_wallet_dot_v1_dot_predictive__pb2.StartPredictiveRechargeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPredictiveWallets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.wallet.v1.WalletService/ListPredictiveWallets',
+            pursestrings_dot_wallet_dot_v1_dot_predictive__pb2.ListPredictiveWalletsRequest.SerializeToString,
+            pursestrings_dot_wallet_dot_v1_dot_predictive__pb2.ListPredictiveWalletsResponse.FromString,
             options,
             channel_credentials,
             insecure,

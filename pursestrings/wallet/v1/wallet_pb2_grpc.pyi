@@ -8,6 +8,7 @@ import collections.abc
 import grpc
 import grpc.aio
 import pursestrings.wallet.v1.payments_pb2
+import pursestrings.wallet.v1.predictive_pb2
 import pursestrings.wallet.v1.refunds_pb2
 import pursestrings.wallet.v1.statements_pb2
 import pursestrings.wallet.v1.wallet_pb2
@@ -540,6 +541,38 @@ _WalletServiceGetRechargePolicyType = typing_extensions.TypeVar(
     ],
 )
 
+_WalletServiceStartPredictiveRechargeType = typing_extensions.TypeVar(
+    '_WalletServiceStartPredictiveRechargeType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.predictive_pb2.StartPredictiveRechargeRequest,
+        pursestrings.wallet.v1.predictive_pb2.StartPredictiveRechargeResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.predictive_pb2.StartPredictiveRechargeRequest,
+        pursestrings.wallet.v1.predictive_pb2.StartPredictiveRechargeResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.predictive_pb2.StartPredictiveRechargeRequest,
+        pursestrings.wallet.v1.predictive_pb2.StartPredictiveRechargeResponse,
+    ],
+)
+
+_WalletServiceListPredictiveWalletsType = typing_extensions.TypeVar(
+    '_WalletServiceListPredictiveWalletsType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.predictive_pb2.ListPredictiveWalletsRequest,
+        pursestrings.wallet.v1.predictive_pb2.ListPredictiveWalletsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.predictive_pb2.ListPredictiveWalletsRequest,
+        pursestrings.wallet.v1.predictive_pb2.ListPredictiveWalletsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.predictive_pb2.ListPredictiveWalletsRequest,
+        pursestrings.wallet.v1.predictive_pb2.ListPredictiveWalletsResponse,
+    ],
+)
+
 _WalletServiceGetRechargeType = typing_extensions.TypeVar(
     '_WalletServiceGetRechargeType',
     grpc.UnaryUnaryMultiCallable[
@@ -684,7 +717,7 @@ _WalletServiceAuditType = typing_extensions.TypeVar(
     ],
 )
 
-class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletServiceGetWalletType, _WalletServiceListWalletsType, _WalletServiceSetWalletStateType, _WalletServiceGetBalanceType, _WalletServiceCreateGrantType, _WalletServiceTransferType, _WalletServiceRefundType, _WalletServiceGetRefundType, _WalletServiceListRefundsType, _WalletServiceListDisputesType, _WalletServiceGetStatementType, _WalletServiceReconcileType, _WalletServiceListTransactionsType, _WalletServiceTrialBalanceType, _WalletServiceExtendLeaseType, _WalletServiceCaptureLeaseType, _WalletServiceReturnLeaseType, _WalletServiceReverseCaptureType, _WalletServiceBatchLeaseOperationsType, _WalletServiceSyncLeasesType, _WalletServiceReclaimLeaseType, _WalletServiceSetupPaymentMethodType, _WalletServiceListPaymentMethodsType, _WalletServiceDetachPaymentMethodType, _WalletServiceTopUpType, _WalletServiceGetTopUpType, _WalletServiceListTopUpsType, _WalletServiceCancelTopUpType, _WalletServiceAuthenticatePaymentType, _WalletServiceSetRechargePolicyType, _WalletServiceGetRechargePolicyType, _WalletServiceGetRechargeType, _WalletServiceListRechargesType, _WalletServiceAuthorizeAttemptType, _WalletServiceReportAttemptType, _WalletServiceFailRechargeType, _WalletServiceIngestStripeEventType, _WalletServiceListStripeEventsType, _WalletServiceRequeueStripeEventsType, _WalletServiceAuditType]):
+class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletServiceGetWalletType, _WalletServiceListWalletsType, _WalletServiceSetWalletStateType, _WalletServiceGetBalanceType, _WalletServiceCreateGrantType, _WalletServiceTransferType, _WalletServiceRefundType, _WalletServiceGetRefundType, _WalletServiceListRefundsType, _WalletServiceListDisputesType, _WalletServiceGetStatementType, _WalletServiceReconcileType, _WalletServiceListTransactionsType, _WalletServiceTrialBalanceType, _WalletServiceExtendLeaseType, _WalletServiceCaptureLeaseType, _WalletServiceReturnLeaseType, _WalletServiceReverseCaptureType, _WalletServiceBatchLeaseOperationsType, _WalletServiceSyncLeasesType, _WalletServiceReclaimLeaseType, _WalletServiceSetupPaymentMethodType, _WalletServiceListPaymentMethodsType, _WalletServiceDetachPaymentMethodType, _WalletServiceTopUpType, _WalletServiceGetTopUpType, _WalletServiceListTopUpsType, _WalletServiceCancelTopUpType, _WalletServiceAuthenticatePaymentType, _WalletServiceSetRechargePolicyType, _WalletServiceGetRechargePolicyType, _WalletServiceStartPredictiveRechargeType, _WalletServiceListPredictiveWalletsType, _WalletServiceGetRechargeType, _WalletServiceListRechargesType, _WalletServiceAuthorizeAttemptType, _WalletServiceReportAttemptType, _WalletServiceFailRechargeType, _WalletServiceIngestStripeEventType, _WalletServiceListStripeEventsType, _WalletServiceRequeueStripeEventsType, _WalletServiceAuditType]):
     """Keeps the money: wallets, grants, the ledger, leases granted, recharges and what Stripe says of them."""
 
     @typing.overload
@@ -816,6 +849,14 @@ class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletSe
         grpc.UnaryUnaryMultiCallable[
             pursestrings.wallet.v1.wallet_pb2.GetRechargePolicyRequest,
             pursestrings.wallet.v1.wallet_pb2.GetRechargePolicyResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.predictive_pb2.StartPredictiveRechargeRequest,
+            pursestrings.wallet.v1.predictive_pb2.StartPredictiveRechargeResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.predictive_pb2.ListPredictiveWalletsRequest,
+            pursestrings.wallet.v1.predictive_pb2.ListPredictiveWalletsResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             pursestrings.wallet.v1.wallet_pb2.GetRechargeRequest,
@@ -986,6 +1027,14 @@ class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletSe
             pursestrings.wallet.v1.wallet_pb2.GetRechargePolicyResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.predictive_pb2.StartPredictiveRechargeRequest,
+            pursestrings.wallet.v1.predictive_pb2.StartPredictiveRechargeResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.predictive_pb2.ListPredictiveWalletsRequest,
+            pursestrings.wallet.v1.predictive_pb2.ListPredictiveWalletsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             pursestrings.wallet.v1.wallet_pb2.GetRechargeRequest,
             pursestrings.wallet.v1.wallet_pb2.GetRechargeResponse,
         ],
@@ -1118,6 +1167,12 @@ class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletSe
 
     GetRechargePolicy: _WalletServiceGetRechargePolicyType
     """The policy in force."""
+
+    StartPredictiveRecharge: _WalletServiceStartPredictiveRechargeType
+    """Starts a recharge because of a forecast, under the policy's caps, cooldown and pause, unless one is pending."""
+
+    ListPredictiveWallets: _WalletServiceListPredictiveWalletsType
+    """Wallets that a forecast is to be asked about."""
 
     GetRecharge: _WalletServiceGetRechargeType
     """One recharge."""
@@ -1274,6 +1329,14 @@ WalletServiceAsyncStub: typing_extensions.TypeAlias = WalletServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.wallet_pb2.GetRechargePolicyRequest,
         pursestrings.wallet.v1.wallet_pb2.GetRechargePolicyResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.predictive_pb2.StartPredictiveRechargeRequest,
+        pursestrings.wallet.v1.predictive_pb2.StartPredictiveRechargeResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.predictive_pb2.ListPredictiveWalletsRequest,
+        pursestrings.wallet.v1.predictive_pb2.ListPredictiveWalletsResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.wallet_pb2.GetRechargeRequest,
@@ -1571,6 +1634,22 @@ class WalletServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[pursestrings.wallet.v1.wallet_pb2.GetRechargePolicyResponse, collections.abc.Awaitable[pursestrings.wallet.v1.wallet_pb2.GetRechargePolicyResponse]]:
         """The policy in force."""
+
+    @abc.abstractmethod
+    def StartPredictiveRecharge(
+        self,
+        request: pursestrings.wallet.v1.predictive_pb2.StartPredictiveRechargeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.wallet.v1.predictive_pb2.StartPredictiveRechargeResponse, collections.abc.Awaitable[pursestrings.wallet.v1.predictive_pb2.StartPredictiveRechargeResponse]]:
+        """Starts a recharge because of a forecast, under the policy's caps, cooldown and pause, unless one is pending."""
+
+    @abc.abstractmethod
+    def ListPredictiveWallets(
+        self,
+        request: pursestrings.wallet.v1.predictive_pb2.ListPredictiveWalletsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.wallet.v1.predictive_pb2.ListPredictiveWalletsResponse, collections.abc.Awaitable[pursestrings.wallet.v1.predictive_pb2.ListPredictiveWalletsResponse]]:
+        """Wallets that a forecast is to be asked about."""
 
     @abc.abstractmethod
     def GetRecharge(

@@ -6,13 +6,23 @@ from typing import Final
 from google.protobuf.duration_pb2 import Duration
 
 from pursestrings.type.v1 import type_pb2
+from pursestrings.wallet.v1 import predictive_pb2
 from pursestrings.wallet.v1 import wallet_pb2 as pb
 from services.kit import subject as subjects
 from services.kit.errors import invalid
+from services.kit.money import MAX_NANOS
 from services.wallet.convert import from_page_token, timestamp, to_page_token
 from services.wallet.recharge.domain import attempts as steps
 from services.wallet.recharge.domain import policy as rules
-from services.wallet.recharge.domain.policy import Amount, CurrencyError, Draft, Policy, PolicyError
+from services.wallet.recharge.domain.policy import (
+    Amount,
+    CurrencyError,
+    Draft,
+    Forecast,
+    Policy,
+    PolicyError,
+    Predictive,
+)
 from services.wallet.recharge.observe import Authorized
 from services.wallet.recharge.store.policies import Facts
 from services.wallet.recharge.store.recharges import RechargeRow
@@ -22,6 +32,9 @@ _STATES: Final = {
     steps.State.SUCCEEDED: pb.RECHARGE_STATE_SUCCEEDED,
     steps.State.FAILED: pb.RECHARGE_STATE_FAILED,
 }
+
+_HOURS_AHEAD: Final = 24
+_QUANTILE_PERCENT: Final = 90
 
 
 def recharge_key(name: str, field: str) -> tuple[str, str]:
@@ -52,14 +65,32 @@ def next_page(row: RechargeRow) -> str:
 def checked_policy(message: pb.RechargePolicy, currency: str) -> Policy:
     """The policy that a message asks for, or the refusal that names the field at fault."""
     cooldown = message.cooldown.ToTimedelta() if message.HasField("cooldown") else timedelta(0)
+    predictive = None
+    threshold = _amount(message, "threshold")
+    if message.mode == pb.RECHARGE_MODE_PREDICTIVE:
+        if threshold is not None:
+            raise invalid(
+                "policy.threshold", "leave it out under PREDICTIVE; say predictive.floor", "BAD_RECHARGE_POLICY"
+            )
+        asked = message.predictive
+        threshold = _amount(asked, "floor")
+        predictive = Predictive(
+            asked.predict_hours_ahead or _HOURS_AHEAD, asked.quantile_percent or _QUANTILE_PERCENT, asked.lead_time
+        )
+    elif message.HasField("predictive"):
+        raise invalid("policy.predictive", "set mode to PREDICTIVE, or leave it out", "BAD_RECHARGE_POLICY")
     draft = Draft(
         enabled=message.enabled,
-        threshold=_amount(message, "threshold"),
+        threshold=threshold,
         amount=_amount(message, "amount"),
         max_count=message.max_count_per_month,
         max_amount=_amount(message, "max_amount_per_month"),
         cooldown=cooldown,
         paused_reason=message.paused_reason,
+        target=_amount(message, "target"),
+        least=_amount(message, "min_amount"),
+        most=_amount(message, "max_amount"),
+        predictive=predictive,
     )
     try:
         return rules.check(draft, currency)
@@ -69,7 +100,7 @@ def checked_policy(message: pb.RechargePolicy, currency: str) -> Policy:
         raise invalid(f"policy.{error.field}", str(error), "BAD_RECHARGE_POLICY") from None
 
 
-def _amount(message: pb.RechargePolicy, field: str) -> Amount | None:
+def _amount(message: pb.RechargePolicy | predictive_pb2.PredictiveSettings, field: str) -> Amount | None:
     if not message.HasField(field):  # type: ignore[arg-type]
         return None
     money: type_pb2.Money = getattr(message, field)
@@ -88,16 +119,70 @@ def policy_message(known: Facts) -> pb.RechargePolicy:
         wallet=known.wallet,
         enabled=policy.enabled,
         mode=pb.RECHARGE_MODE_THRESHOLD,
-        threshold=_money(policy.threshold_nanos, known.currency),
-        amount=_money(policy.amount_nanos, known.currency),
         max_count_per_month=policy.max_count,
         paused_reason=policy.paused_reason,
+        paused_by=known.paused_by,
+        pause_time=timestamp(known.paused_at) if known.paused_at else None,
     )
-    if policy.max_amount_nanos is not None:
-        message.max_amount_per_month.CopyFrom(_money(policy.max_amount_nanos, known.currency))
+    amounts = {
+        "amount": policy.amount_nanos,
+        "target": policy.target_nanos,
+        "min_amount": policy.min_nanos or None,
+        "max_amount": policy.max_nanos,
+        "max_amount_per_month": policy.max_amount_nanos,
+    }
+    if policy.predictive is None:
+        amounts["threshold"] = policy.threshold_nanos
+    else:
+        message.mode = pb.RECHARGE_MODE_PREDICTIVE
+        message.predictive.CopyFrom(settings_message(policy.predictive, policy.threshold_nanos, known.currency))
+    for field, nanos in amounts.items():
+        if nanos is not None:
+            getattr(message, field).CopyFrom(_money(nanos, known.currency))
     if policy.cooldown:
         message.cooldown.CopyFrom(_duration(policy.cooldown))
     return message
+
+
+def settings_message(predictive: Predictive, floor_nanos: int, currency: str) -> predictive_pb2.PredictiveSettings:
+    """What a policy by forecast goes by, for the wire."""
+    return predictive_pb2.PredictiveSettings(
+        predict_hours_ahead=predictive.hours_ahead,
+        quantile_percent=predictive.quantile_percent,
+        lead_time=predictive.lead_time,
+        floor=_money(floor_nanos, currency) if floor_nanos else None,
+    )
+
+
+def asked_forecast(message: predictive_pb2.RechargeForecast) -> Forecast:
+    """The forecast that a message brings, or the refusal that names the field at fault."""
+    if not message.HasField("as_of_time"):
+        raise invalid("forecast.as_of_time", "is required: from when on the forecast is")
+    if not 0 <= message.spend_nanos <= MAX_NANOS:
+        raise invalid("forecast.spend_nanos", "must be 0 or more: what is spent over the hours ahead")
+    if message.quantile_percent not in rules.QUANTILES:
+        raise invalid("forecast.quantile_percent", f"is {message.quantile_percent}; say 50, 90 or 99")
+    if not 1 <= message.hours_ahead <= rules.MAX_HOURS_AHEAD:
+        raise invalid("forecast.hours_ahead", f"is {message.hours_ahead}; say 1 to {rules.MAX_HOURS_AHEAD}")
+    depletes_at = message.depletion_time.ToDatetime(tzinfo=UTC) if message.HasField("depletion_time") else None
+    return Forecast(
+        message.spend_nanos,
+        message.quantile_percent,
+        message.hours_ahead,
+        message.as_of_time.ToDatetime(tzinfo=UTC),
+        depletes_at,
+    )
+
+
+def _forecast_message(forecast: Forecast) -> predictive_pb2.RechargeForecast:
+    return predictive_pb2.RechargeForecast(
+        spend_nanos=forecast.spend_nanos,
+        quantile_percent=forecast.quantile_percent,
+        hours_ahead=forecast.hours_ahead,
+        depletion_time=timestamp(forecast.depletes_at) if forecast.depletes_at else None,
+        as_of_time=timestamp(forecast.as_of),
+        balance_nanos=forecast.balance_nanos,
+    )
 
 
 def recharge_message(row: RechargeRow) -> pb.Recharge:
@@ -121,6 +206,8 @@ def recharge_message(row: RechargeRow) -> pb.Recharge:
     )
     if row.ended_at is not None:
         message.end_time.CopyFrom(timestamp(row.ended_at))
+    if row.forecast is not None:
+        message.forecast.CopyFrom(_forecast_message(row.forecast))
     return message
 
 

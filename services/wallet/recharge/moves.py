@@ -15,6 +15,7 @@ from services.wallet.recharge.domain import attempts as steps
 from services.wallet.recharge.domain import outcome as outcomes
 from services.wallet.recharge.domain.attempts import AttemptState, Charge, Circumstances, State
 from services.wallet.recharge.domain.outcome import Intent, OpenAttempt
+from services.wallet.recharge.domain.policy import needed
 from services.wallet.recharge.store import policies
 from services.wallet.recharge.store import recharges as rows
 from services.wallet.recharge.store.policies import Facts
@@ -178,12 +179,12 @@ async def fail(connection: asyncpg.Connection, row: RechargeRow, why: GivingUp, 
     await policies.release(connection, row.org, row.wallet, row.month, row.amount_nanos)
     known = (await policies.facts(connection, row.org, [row.wallet], now))[0]
     policy = known.policy
-    if policy is None or not policy.enabled or known.balance_nanos >= policy.threshold_nanos:
+    if policy is None or not policy.enabled or not needed(policy, known.balance_nanos, row.forecast):
         return
     if why.advised and not steps.exhausted(row.standing(), now):
         await policies.evaluate(connection, row.org, [row.wallet], now)
         return
-    await policies.pause(connection, row.org, row.wallet, f"{row.name.rpartition('/')[2]} failed: {why.reason}")
+    await policies.pause(connection, row.org, row.wallet, f"{row.name.rpartition('/')[2]} failed: {why.reason}", now)
     await policies.alert(
         connection,
         row.org,

@@ -30,6 +30,7 @@ from services.wallet.recharge.domain import policy as rules
 from services.wallet.recharge.moves import GivingUp, Report
 from services.wallet.recharge.observe import Clock
 from services.wallet.recharge.service_payments import PaymentMethods
+from services.wallet.recharge.service_predictive import PredictiveMethods
 from services.wallet.recharge.store import inbox, policies
 from services.wallet.recharge.store import recharges as rows
 from services.wallet.recharge.stripe import Stripe
@@ -45,7 +46,7 @@ class _OtherFirstError(Exception):
     """Another request, about another wallet, took the request id meanwhile: roll back, and find its answer stored."""
 
 
-class RechargeMethods(PaymentMethods):
+class RechargeMethods(PaymentMethods, PredictiveMethods):
     """The recharge methods of `pursestrings.wallet.v1.WalletService`.
 
     Args:
@@ -119,8 +120,6 @@ class RechargeMethods(PaymentMethods):
     ) -> pb.SetRechargePolicyResponse:
         """Checks a policy, stores it and evaluates it at once."""
         org = convert.wallet_key(request.policy.wallet, "policy.wallet")[0]
-        if request.policy.mode == pb.RECHARGE_MODE_PREDICTIVE:
-            raise invalid("policy.mode", "PREDICTIVE is not offered yet; use THRESHOLD")
         if len(request.policy.paused_reason) > rules.MAX_REASON_CHARS:
             raise invalid("policy.paused_reason", f"is at most {rules.MAX_REASON_CHARS} characters")
         if request.resume and request.policy.paused_reason:
@@ -136,7 +135,7 @@ class RechargeMethods(PaymentMethods):
         wallet = await wallets_store.lock_wallet(connection, org, name)
         policy = checked_policy(request.policy, wallet.currency)
         now = await self._clock(connection)
-        await policies.put(connection, org, name, policy, now, resume=request.resume)
+        await policies.put(connection, org, name, policy, now, resume=request.resume, by=_caller())
         await rows.wake_pending(connection, org, [name], now, "the policy was changed")
         await policies.evaluate(connection, org, [name], now)
         known = (await policies.facts(connection, org, [name], now))[0]
@@ -237,6 +236,12 @@ class RechargeMethods(PaymentMethods):
         new = await transact(self._pool, store)
         self._wake()
         return pb.IngestStripeEventResponse(event_id=event.id, duplicate=not new)
+
+
+def _caller() -> str:
+    """Who calls, as far as the credential says: the subject that it covers, and its id."""
+    who = identity()
+    return f"{who.subject}#{who.token_id}"
 
 
 async def _stored_answer(connection: asyncpg.Connection, key: RequestKey) -> pb.SetupPaymentMethodResponse | None:

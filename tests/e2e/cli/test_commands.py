@@ -186,7 +186,7 @@ def test_wallets(purse: Purse, org: str) -> None:
     purse("wallet", "card", name, "pm_card_visa")
     assert [name] == [wallet["name"] for wallet in purse("wallet", "list", org)["wallets"]]
     missing = purse("wallet", "policy", name, "--amount", "5", code=2)
-    assert "--threshold, --max-count" in missing["error"]["message"]
+    assert "--threshold or --hours-ahead, --max-count" in missing["error"]["message"]
     policy = purse("wallet", "policy", name, "--threshold", "2", "--amount", "5", "--max-count", "3")["policy"]
     assert (True, 3, 5_000_000_000) == (
         policy["enabled"],
@@ -196,6 +196,11 @@ def test_wallets(purse: Purse, org: str) -> None:
     changed = purse("wallet", "policy", name, "--max-amount", "9", "--cooldown", "15m", "--disable")["policy"]
     assert (False, 3, 900.0) == (changed["enabled"], changed["max_count_per_month"], changed["cooldown"])
     assert "at most" in purse.text("wallet", "policy", name)
+    ahead = purse("wallet", "policy", name, "--hours-ahead", "48", "--floor", "1", "--target", "8")["policy"]
+    assert ("RECHARGE_MODE_PREDICTIVE", 48) == (ahead["mode"], ahead["predictive"]["predict_hours_ahead"])
+    assert "what is missing to 8.00 USD" in purse.text("wallet", "policy", name, "--pause", "an audit")
+    assert "an audit (" in purse.text("wallet", "policy", name)
+    assert "below 2.00 USD" in purse.text("wallet", "policy", name, "--threshold", "2", "--resume")
     assert [] == purse("wallet", "recharges", name)["recharges"]
     assert "FROZEN" == purse("wallet", "freeze", name, "--reason", "a look")["state"]
     assert "OPEN" == purse("wallet", "open", name)["state"]

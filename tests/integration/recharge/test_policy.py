@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 from pursestrings.type.v1 import type_pb2
+from pursestrings.wallet.v1 import predictive_pb2
 from pursestrings.wallet.v1 import wallet_pb2 as pb
 from services.kit.errors import Code
 from tests.support.recharging import USD, Rig, refusal, usd
@@ -20,7 +21,10 @@ BAD: list[tuple[str, str, dict[str, Any]]] = [
         "CURRENCY_MISMATCH",
         {"amount": type_pb2.Money(currency_code="EUR", amount_nanos=20 * USD)},
     ),
-    ("policy.mode", "INVALID_ARGUMENT", {"mode": pb.RECHARGE_MODE_PREDICTIVE}),
+    ("policy.threshold", "BAD_RECHARGE_POLICY", {"mode": pb.RECHARGE_MODE_PREDICTIVE}),
+    ("policy.predictive", "BAD_RECHARGE_POLICY", {"predictive": predictive_pb2.PredictiveSettings()}),
+    ("policy.target", "BAD_RECHARGE_POLICY", {"amount": None, "target": usd(5)}),
+    ("policy.amount", "BAD_RECHARGE_POLICY", {"max_amount": usd(19)}),
     ("policy.wallet", "MALFORMED_NAME", {"wallet": "orgs/acme"}),
     ("policy.paused_reason", "INVALID_ARGUMENT", {"paused_reason": "x" * 257}),
 ]
@@ -77,8 +81,11 @@ async def test_a_block_that_ends_starts_the_recharge(rig: Rig) -> None:
     await rig.stub.SetWalletState(
         pb.SetWalletStateRequest(name=rig.wallet, state=pb.WALLET_STATE_FROZEN, reason="a test")
     )
-    assert (await rig.policy()).paused_reason == "a human"
-    assert (await rig.policy(resume=True)).paused_reason == ""
+    paused = await rig.policy()
+    assert paused.paused_reason == "a human"
+    assert paused.paused_by.startswith("orgs/-#")
+    assert paused.HasField("pause_time")
+    assert (await rig.policy(resume=True)).paused_by == ""
     assert await rig.recharges() == []
     await rig.stub.SetWalletState(pb.SetWalletStateRequest(name=rig.wallet, state=pb.WALLET_STATE_OPEN))
     (one,) = await rig.recharges()

@@ -42,14 +42,17 @@ def test_caps_hold_whatever_happens(policy: Policy, story: list[tuple[str, int, 
         if what == "spend":
             balance -= amount
         elif pending and what == "succeed":
-            balance, pending = balance + policy.amount_nanos, ""
+            balance, pending = balance + (policy.amount_nanos or 0), ""
         elif pending and what == "fail":
             months[pending].pop()
             pending = ""
         month = rules.month_in_force(last, zone, now)
         held = months.setdefault(month.key, [])
         situation = Situation(
-            balance, month, Usage(len(held), sum(held)), bool(pending), last_started, is_open=True, has_card=True
+            *(balance, month, Usage(len(held), sum(held)), bool(pending), last_started),
+            is_open=True,
+            has_card=True,
+            currency="USD",
         )
         decision = rules.should_recharge(policy, situation, now)
         assert decision == rules.should_recharge(policy, situation, now)
@@ -111,9 +114,9 @@ def test_a_charge_is_never_decided_against_a_rule(
         tries[-1] = replace(tries[-1], state=AttemptState.OPEN, ended_at=None)
     now = at + timedelta(hours=hours)
     month = rules.month_in_force(None, "UTC", now)
-    standing = Standing(State.PENDING, policy.amount_nanos, "2026-01", BEGIN, tries, status)
+    standing = Standing(State.PENDING, policy.amount_nanos or 0, "2026-01", BEGIN, tries, status)
     held = month.key == "2026-01"
-    usage = Usage(count + held, count * policy.amount_nanos + held * policy.amount_nanos)
+    usage = Usage(count + held, (count + held) * (policy.amount_nanos or 0))
     world = Circumstances(policy, 0, wallet_state, "pm_1", month, usage)
     step = steps.next_step(standing, world, now)
     if not isinstance(step, steps.Charge):

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from services.kit import money
 from services.wallet.recharge.domain import policy as rules
 from services.wallet.recharge.domain.policy import (
     Amount,
@@ -12,8 +13,10 @@ from services.wallet.recharge.domain.policy import (
     Blocked,
     CurrencyError,
     Draft,
+    Forecast,
     MonthKey,
     PolicyError,
+    Predictive,
     Situation,
     Start,
     Usage,
@@ -24,7 +27,10 @@ MONTH = MonthKey("2026-11", "UTC", datetime(2026, 12, 1, tzinfo=UTC))
 CENT = 10_000_000
 GOOD = Draft(True, Amount("USD", 500 * CENT), Amount("USD", 2000 * CENT), 3, Amount("USD", 6000 * CENT), timedelta(0))
 POLICY = rules.check(GOOD, "USD")
-LOW = Situation(0, MONTH, Usage(0, 0), pending=False, last_started=None, is_open=True, has_card=True)
+UP_TO: dict[str, object] = {"amount": None, "target": Amount("USD", 2500 * CENT), "max_amount": None}
+FORECAST = Forecast(1000 * CENT, 90, 24, NOW)
+AHEAD = replace(POLICY, threshold_nanos=100 * CENT, predictive=Predictive(24, 90, lead_time=False))
+LOW = Situation(0, MONTH, Usage(0, 0), pending=False, last_started=None, is_open=True, has_card=True, currency="USD")
 
 
 def test_a_good_policy_is_taken_as_it_is() -> None:
@@ -44,6 +50,23 @@ def test_yen_have_no_cents() -> None:
 @pytest.mark.parametrize(
     ("field", "change"),
     [
+        ("amount", {"target": Amount("USD", 3000 * CENT)}),
+        ("target", {"amount": None, "target": Amount("USD", 500 * CENT)}),
+        ("max_amount_per_month", {**UP_TO, "max_amount": Amount("USD", 1500 * CENT)}),
+        (
+            "max_amount_per_month",
+            {**UP_TO, "least": Amount("USD", 2000 * CENT), "max_amount": Amount("USD", 1999 * CENT)},
+        ),
+        ("amount", {"most": Amount("USD", 1999 * CENT)}),
+        ("amount", {"least": Amount("USD", 2001 * CENT)}),
+        ("min_amount", {"least": Amount("USD", 49 * CENT)}),
+        ("max_amount", {"most": Amount("USD", 49 * CENT)}),
+        ("max_amount", {"most": Amount("USD", 100_000_000 * CENT)}),
+        ("max_amount", {**UP_TO, "least": Amount("USD", 900 * CENT), "most": Amount("USD", 800 * CENT)}),
+        ("predictive.floor", {"threshold": Amount("USD", -1), "predictive": Predictive(24, 90, False)}),
+        ("predictive.predict_hours_ahead", {"predictive": Predictive(0, 90, False)}),
+        ("predictive.predict_hours_ahead", {"predictive": Predictive(721, 90, False)}),
+        ("predictive.quantile_percent", {"predictive": Predictive(24, 95, False)}),
         ("threshold", {"threshold": None}),
         ("threshold", {"threshold": Amount("USD", 0)}),
         ("threshold", {"threshold": Amount("USD", -1)}),
@@ -125,3 +148,61 @@ def test_a_change_of_zone_waits_for_the_next_month() -> None:
     assert rules.month_in_force(("2026-11", "UTC"), "Pacific/Kiritimati", at).key == "2026-11"
     later = datetime(2026, 12, 1, tzinfo=UTC)
     assert rules.month_in_force(("2026-11", "UTC"), "Pacific/Kiritimati", later).key == "2026-12"
+
+
+def test_up_to_a_target_charges_what_is_missing_within_its_bounds() -> None:
+    drafted = replace(GOOD, **UP_TO, least=Amount("USD", 300 * CENT), most=Amount("USD", 2200 * CENT + 1))  # type: ignore[arg-type]
+    policy = rules.check(drafted, "USD")
+    assert 2200 * CENT == policy.max_nanos
+    for balance, charge in ((490 * CENT + 1, 2010 * CENT), (-100 * CENT, 2200 * CENT), (2400 * CENT, 300 * CENT)):
+        assert charge == policy.charge_nanos(balance, "USD")
+    assert 0 == policy.charge_nanos(2500 * CENT, "USD")
+    assert rules.should_recharge(policy, replace(LOW, balance_nanos=490 * CENT), NOW) == Start(2010 * CENT)
+    # Without bounds of its own, the currency's: what is missing is at least what can be charged.
+    free = rules.check(replace(GOOD, **UP_TO), "USD")  # type: ignore[arg-type]
+    assert 50 * CENT == free.charge_nanos(2490 * CENT, "USD")
+    assert 99_999_999 * CENT == free.charge_nanos(-(10**18), "USD")
+
+
+@pytest.mark.parametrize(
+    ("code", "missing", "charge"),
+    [("JPY", 49, 50), ("JPY", 51, 51), ("KWD", 1, 1), ("ISK", 7, 7), ("UGX", 900, 900)],
+)
+def test_what_is_missing_is_rounded_to_what_the_currency_can_pay(code: str, missing: int, charge: int) -> None:
+    unit = 10**9
+    policy = rules.Policy(True, unit, None, 1, None, timedelta(0), target_nanos=1000 * unit)
+    assert charge * unit == policy.charge_nanos((1000 - missing) * unit, code)
+    step = money.currency(code).increment_nanos
+    assert charge * unit + step == policy.charge_nanos((1000 - missing) * unit - 1, code) or missing < charge
+
+
+def test_a_forecast_that_reaches_the_balance_starts_one() -> None:
+    # A dollar must be left of it.
+    at = replace(LOW, balance_nanos=1100 * CENT)
+    assert rules.should_recharge(AHEAD, at, NOW) == Blocked(Block.ENOUGH)
+    forecast = replace(FORECAST, floor_nanos=100 * CENT)
+    assert rules.should_recharge(AHEAD, at, NOW, forecast) == Start(2000 * CENT)
+    assert rules.should_recharge(AHEAD, replace(at, balance_nanos=1100 * CENT + 1), NOW, forecast) == Blocked(
+        Block.ENOUGH
+    )
+    assert rules.should_recharge(POLICY, at, NOW, forecast) == Blocked(Block.ENOUGH)
+    nothing = replace(forecast, spend_nanos=0)
+    assert rules.should_recharge(AHEAD, replace(at, balance_nanos=100 * CENT), NOW, nothing) == Blocked(Block.ENOUGH)
+
+
+def test_below_the_floor_no_forecast_is_needed() -> None:
+    assert rules.should_recharge(AHEAD, replace(LOW, balance_nanos=100 * CENT - 1), NOW) == Start(2000 * CENT)
+
+
+def test_one_forecast_starts_one() -> None:
+    at = replace(LOW, balance_nanos=1000 * CENT, last_started=NOW)
+    assert rules.should_recharge(AHEAD, at, NOW + timedelta(hours=1), FORECAST) == Blocked(Block.STALE)
+    fresh = replace(FORECAST, as_of=NOW + timedelta(minutes=1))
+    assert rules.should_recharge(AHEAD, at, NOW + timedelta(hours=1), fresh) == Start(2000 * CENT)
+
+
+def test_a_forecast_by_a_target_that_is_reached_charges_nothing() -> None:
+    policy = replace(AHEAD, amount_nanos=None, target_nanos=900 * CENT)
+    assert rules.should_recharge(policy, replace(LOW, balance_nanos=900 * CENT), NOW, FORECAST) == Blocked(
+        Block.AT_TARGET
+    )

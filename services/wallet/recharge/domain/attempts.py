@@ -11,7 +11,7 @@ from typing import Final
 
 from services.wallet.domain.accounts import LEDGER_MAX_NANOS
 from services.wallet.recharge.domain import outcome
-from services.wallet.recharge.domain.policy import Block, MonthKey, Policy, Usage, over_cap
+from services.wallet.recharge.domain.policy import Block, Forecast, MonthKey, Policy, Usage, needed, over_cap
 
 MAX_ATTEMPTS: Final = 15
 """The most confirmations of one recharge."""
@@ -94,6 +94,7 @@ class Standing:
         attempts: In order of their numbers.
         intent_status: Of the PaymentIntent in use; empty where none is known.
         problem: What was charged and does not fit; empty where all fits.
+        forecast: Why it was started; None: the balance was below the threshold.
     """
 
     state: State
@@ -103,6 +104,7 @@ class Standing:
     attempts: Sequence[Attempt]
     intent_status: str
     problem: str = ""
+    forecast: Forecast | None = None
 
 
 class WalletState(StrEnum):
@@ -190,7 +192,7 @@ def next_step(recharge: Standing, world: Circumstances, now: datetime) -> Step:
         return _with_problem(recharge, now, deadline)
     if recharge.intent_status in outcome.AT_THE_BANK:
         return Observe("the bank has not answered yet", _observe_s(recharge, now))
-    stop = _not_needed(world) or (_TOO_OLD if now >= deadline else "")
+    stop = _not_needed(recharge, world) or (_TOO_OLD if now >= deadline else "")
     if stop:
         return GiveUp(stop)
     blocked = _blocked(world, recharge.amount_nanos)
@@ -211,13 +213,13 @@ def exhausted(recharge: Standing, now: datetime) -> bool:
     return now >= recharge.created_at + MAX_AGE or len(recharge.attempts) >= MAX_ATTEMPTS
 
 
-def _not_needed(world: Circumstances) -> str:
+def _not_needed(recharge: Standing, world: Circumstances) -> str:
     if world.policy is None or not world.policy.enabled:
         return "the policy is not in force any more"
     if world.wallet_state in {WalletState.CLOSING, WalletState.CLOSED}:
         return "the wallet is closed"
-    if world.balance_nanos >= world.policy.threshold_nanos:
-        return "the balance is at its threshold again, so the charge is not needed any more"
+    if not needed(world.policy, world.balance_nanos, recharge.forecast):
+        return "the balance is high enough again, so the charge is not needed any more"
     return ""
 
 

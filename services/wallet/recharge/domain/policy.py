@@ -18,6 +18,12 @@ MAX_COOLDOWN: Final = timedelta(days=366)
 """The longest cooldown."""
 MAX_REASON_CHARS: Final = 256
 """The longest reason of a pause."""
+MAX_HOURS_AHEAD: Final = 720
+"""How far a forecast may look."""
+QUANTILES: Final = frozenset({50, 90, 99})
+"""Quantiles of a forecast, in percent."""
+FORECAST_LIFE: Final = timedelta(hours=1)
+"""How old a forecast may be that starts a recharge."""
 
 
 class PolicyError(ValueError):
@@ -41,8 +47,23 @@ class Amount:
 
 
 @dataclass(frozen=True, slots=True)
+class Predictive:
+    """What a policy by forecast goes by.
+
+    Attributes:
+        hours_ahead: How far it looks.
+        quantile_percent: Of the forecast; one of `QUANTILES`.
+        lead_time: Whether it looks only as far as a recharge takes, at most `hours_ahead`.
+    """
+
+    hours_ahead: int
+    quantile_percent: int
+    lead_time: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Draft:
-    """A policy as asked for, before it is checked. None: not given."""
+    """A policy as asked for, before it is checked. None: not given. By forecast, `threshold` is the floor."""
 
     enabled: bool
     threshold: Amount | None
@@ -51,6 +72,10 @@ class Draft:
     max_amount: Amount | None
     cooldown: timedelta
     paused_reason: str = ""
+    target: Amount | None = None
+    least: Amount | None = None
+    most: Amount | None = None
+    predictive: Predictive | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,48 +84,92 @@ class Policy:
 
     Attributes:
         enabled: Whether it is in force.
-        threshold_nanos: It recharges while the balance is below this.
-        amount_nanos: What it charges; a multiple of what the currency can pay.
+        threshold_nanos: It recharges while the balance is below this, by forecast too: there it is the floor.
+        amount_nanos: What it charges; a multiple of what the currency can pay. None: up to the target.
         max_count: The most recharges a month.
         max_amount_nanos: The most money a month; None where only the count limits.
         cooldown: The shortest time between the starts of two recharges.
         paused_reason: Why it is paused; empty where it is not.
+        target_nanos: The balance that it charges up to; None: a fixed amount.
+        min_nanos: The least that one recharge charges.
+        max_nanos: The most that one charges; None: what Stripe takes at once.
+        predictive: None: by threshold.
     """
 
     enabled: bool
     threshold_nanos: int
-    amount_nanos: int
+    amount_nanos: int | None
     max_count: int
     max_amount_nanos: int | None
     cooldown: timedelta
     paused_reason: str = ""
+    target_nanos: int | None = None
+    min_nanos: int = 0
+    max_nanos: int | None = None
+    predictive: Predictive | None = None
+
+    def charge_nanos(self, balance_nanos: int, currency: str) -> int:
+        """What a recharge at this balance charges, a multiple of what the currency can pay; 0: nothing is missing."""
+        if self.amount_nanos is not None:
+            return self.amount_nanos
+        assert self.target_nanos is not None, "a policy has an amount or a target"
+        if balance_nanos >= self.target_nanos:
+            return 0
+        most = self.max_nanos or _most(currency)
+        missing = min(self.target_nanos - balance_nanos, most)
+        return max(money.round_charge_up(missing, currency), self.min_nanos, _least(currency))
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """Why a recharge is started before the balance is low.
+
+    Attributes:
+        spend_nanos: What is spent over the hours ahead at the quantile.
+        quantile_percent: One of `QUANTILES`.
+        hours_ahead: How far it looks.
+        as_of: From when on it is.
+        depletes_at: When the balance is used up; None where the forecast does not reach so far.
+        balance_nanos: When the recharge was started.
+        floor_nanos: What must be left.
+    """
+
+    spend_nanos: int
+    quantile_percent: int
+    hours_ahead: int
+    as_of: datetime
+    depletes_at: datetime | None = None
+    balance_nanos: int = 0
+    floor_nanos: int = 0
+
+    def reaches(self, balance_nanos: int) -> bool:
+        """Whether the spend that it expects leaves no more than the floor."""
+        return self.spend_nanos > 0 and balance_nanos - self.floor_nanos <= self.spend_nanos
 
 
 def check(draft: Draft, currency: str) -> Policy:
-    """The policy that a draft asks for, with the amount rounded up to what can be charged.
+    """The policy that a draft asks for, with what is charged rounded to what can be.
 
     Raises:
         CurrencyError: An amount is in another currency than the wallet.
         PolicyError: A part is missing, out of range, or makes a policy that can never fire.
     """
-    threshold_nanos = _required(draft.threshold, "threshold", currency)
-    if threshold_nanos <= 0:
-        raise PolicyError("threshold", "must be above 0: an empty wallet would never recharge")
-    amount_nanos = _charge(_required(draft.amount, "amount", currency), currency)
+    threshold_nanos = _threshold(draft, currency)
+    min_nanos, max_nanos = _bounds(draft, currency)
+    amount_nanos = target_nanos = None
+    if (draft.amount is None) == (draft.target is None):
+        raise PolicyError("amount", "set exactly one of amount (a fixed charge) and target (charge up to a balance)")
+    if draft.target is not None:
+        target_nanos, smallest = _target(draft, threshold_nanos, currency)
+        smallest = max(min(smallest, max_nanos or smallest), min_nanos, _least(currency))
+    else:
+        amount_nanos = smallest = _charge(draft.amount, "amount", currency)
+        _fits_bounds(amount_nanos, min_nanos, max_nanos, currency)
     if not 1 <= draft.max_count <= MAX_COUNT:
         raise PolicyError(
             "max_count_per_month",
             f"is {draft.max_count}; allow 1 to {MAX_COUNT} recharges a month, or set enabled to false",
         )
-    max_amount_nanos = None
-    if draft.max_amount is not None:
-        max_amount_nanos = _required(draft.max_amount, "max_amount_per_month", currency)
-        if max_amount_nanos < amount_nanos:
-            raise PolicyError(
-                "max_amount_per_month",
-                f"of {money.format_nanos(max_amount_nanos, currency)} is below one charge of "
-                f"{money.format_nanos(amount_nanos, currency)}, so the policy could never fire",
-            )
     if not timedelta(0) <= draft.cooldown <= MAX_COOLDOWN:
         raise PolicyError("cooldown", f"must be from 0 to {MAX_COOLDOWN.days} days")
     return Policy(
@@ -108,10 +177,100 @@ def check(draft: Draft, currency: str) -> Policy:
         threshold_nanos,
         amount_nanos,
         draft.max_count,
-        max_amount_nanos,
+        _month_cap(draft, smallest, currency),
         draft.cooldown,
         draft.paused_reason,
+        target_nanos=target_nanos,
+        min_nanos=min_nanos,
+        max_nanos=max_nanos,
+        predictive=None if draft.predictive is None else _predictive(draft.predictive),
     )
+
+
+def _threshold(draft: Draft, currency: str) -> int:
+    if draft.predictive is None:
+        nanos = _required(draft.threshold, "threshold", currency)
+        if nanos <= 0:
+            raise PolicyError("threshold", "must be above 0: an empty wallet would never recharge")
+        return nanos
+    nanos = 0 if draft.threshold is None else _required(draft.threshold, "predictive.floor", currency)
+    if nanos < 0:
+        raise PolicyError("predictive.floor", "must be 0 or more: what must be left of the balance")
+    return nanos
+
+
+def _bounds(draft: Draft, currency: str) -> tuple[int, int | None]:
+    """The least and the most of one recharge."""
+    least = 0 if draft.least is None else _charge(draft.least, "min_amount", currency)
+    if draft.most is None:
+        return least, None
+    most = _required(draft.most, "max_amount", currency)
+    try:
+        most = money.round_charge_down(most, currency)
+        money.check_charge(most, currency)
+    except money.MoneyError as error:
+        raise PolicyError("max_amount", str(error)) from None
+    if most > _most(currency):
+        raise PolicyError(
+            "max_amount", f"is more than one charge can take; say at most {_text(_most(currency), currency)}"
+        )
+    if most < least:
+        raise PolicyError(
+            "max_amount", f"of {_text(most, currency)} is below min_amount of {_text(least, currency)}; raise it"
+        )
+    return least, most
+
+
+def _fits_bounds(amount_nanos: int, least: int, most: int | None, currency: str) -> None:
+    if amount_nanos < least:
+        raise PolicyError(
+            "amount",
+            f"of {_text(amount_nanos, currency)} is below min_amount; charge at least {_text(least, currency)}",
+        )
+    if most is not None and amount_nanos > most:
+        raise PolicyError(
+            "amount", f"of {_text(amount_nanos, currency)} is above max_amount; charge at most {_text(most, currency)}"
+        )
+
+
+def _target(draft: Draft, threshold_nanos: int, currency: str) -> tuple[int, int]:
+    """The target, and the least that is ever missing to it when a recharge starts below the threshold."""
+    target_nanos = _required(draft.target, "target", currency)
+    if target_nanos <= threshold_nanos:
+        what = "threshold" if draft.predictive is None else "predictive.floor"
+        raise PolicyError(
+            "target",
+            f"must be above the {what} of {_text(threshold_nanos, currency)}: nothing would ever be missing",
+        )
+    # By forecast a recharge may start when hardly anything is missing.
+    missing = target_nanos - threshold_nanos if draft.predictive is None else 1
+    try:
+        return target_nanos, money.round_charge_up(missing, currency)
+    except money.MoneyError as error:
+        raise PolicyError("target", str(error)) from None
+
+
+def _month_cap(draft: Draft, smallest: int, currency: str) -> int | None:
+    if draft.max_amount is None:
+        return None
+    nanos = _required(draft.max_amount, "max_amount_per_month", currency)
+    if nanos < smallest:
+        raise PolicyError(
+            "max_amount_per_month",
+            f"of {_text(nanos, currency)} is below the smallest charge of {_text(smallest, currency)}, so the policy "
+            "could never fire; raise it, or charge less at once",
+        )
+    return nanos
+
+
+def _predictive(asked: Predictive) -> Predictive:
+    if not 1 <= asked.hours_ahead <= MAX_HOURS_AHEAD:
+        raise PolicyError(
+            "predictive.predict_hours_ahead", f"is {asked.hours_ahead}; look 1 to {MAX_HOURS_AHEAD} ahead"
+        )
+    if asked.quantile_percent not in QUANTILES:
+        raise PolicyError("predictive.quantile_percent", f"is {asked.quantile_percent}; say 50, 90 or 99")
+    return asked
 
 
 def _required(amount: Amount | None, field: str, currency: str) -> int:
@@ -122,19 +281,36 @@ def _required(amount: Amount | None, field: str, currency: str) -> int:
     return amount.nanos
 
 
-def _charge(asked_nanos: int, currency: str) -> int:
+def _charge(asked: Amount | None, field: str, currency: str) -> int:
     """The charge to make, a multiple of the currency's increment and within what Stripe takes at once."""
+    asked_nanos = _required(asked, field, currency)
     if asked_nanos <= 0:
-        raise PolicyError("amount", "must be above 0: a recharge of nothing refills nothing")
+        raise PolicyError(field, "must be above 0: a recharge of nothing refills nothing")
     try:
         amount_nanos = money.round_charge_up(asked_nanos, currency)
-        amount_minor = money.check_charge(amount_nanos, currency)
+        money.check_charge(amount_nanos, currency)
     except money.MoneyError as error:
-        raise PolicyError("amount", str(error)) from None
-    if amount_minor > MAX_CHARGE_MINOR:
-        most = money.format_nanos(money.from_minor_units(MAX_CHARGE_MINOR, currency), currency)
-        raise PolicyError("amount", f"is more than one charge can take; charge at most {most}, more often")
+        raise PolicyError(field, str(error)) from None
+    if amount_nanos > _most(currency):
+        most = _text(_most(currency), currency)
+        raise PolicyError(field, f"is more than one charge can take; charge at most {most}, more often")
     return amount_nanos
+
+
+def _least(currency: str) -> int:
+    """The least that Stripe charges."""
+    return money.from_minor_units(money.currency(currency).minimum_charge_minor, currency)
+
+
+def _most(currency: str) -> int:
+    """The most that Stripe charges at once, as a multiple of the increment and within what an amount can be."""
+    found = money.currency(currency)
+    steps = min(MAX_CHARGE_MINOR, money.MAX_NANOS // found.minor_nanos) // found.increment_minor
+    return steps * found.increment_nanos
+
+
+def _text(nanos: int, currency: str) -> str:
+    return money.format_nanos(nanos, currency)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +360,8 @@ class Block(StrEnum):
     PENDING = "PENDING"
     NOT_OPEN = "NOT_OPEN"
     NO_CARD = "NO_CARD"
+    AT_TARGET = "AT_TARGET"
+    STALE = "STALE"
     COOLDOWN = "COOLDOWN"
     COUNT_CAP = "COUNT_CAP"
     AMOUNT_CAP = "AMOUNT_CAP"
@@ -220,6 +398,7 @@ class Situation:
         last_started: When the latest recharge was started, whatever became of it.
         is_open: Whether the wallet is open: neither frozen nor closed.
         has_card: Whether a payment method is on file.
+        currency: The wallet's.
     """
 
     balance_nanos: int
@@ -229,13 +408,23 @@ class Situation:
     last_started: datetime | None
     is_open: bool
     has_card: bool
+    currency: str
 
 
-def should_recharge(policy: Policy, situation: Situation, now: datetime) -> Start | Blocked:
-    """Whether a recharge starts now: by level, so that it does not matter which event asks."""
+def should_recharge(
+    policy: Policy, situation: Situation, now: datetime, forecast: Forecast | None = None
+) -> Start | Blocked:
+    """Whether a recharge starts now: by level, so that it does not matter which event asks.
+
+    Args:
+        policy: In force or not.
+        situation: What is known.
+        now: The deciding clock.
+        forecast: Of the policy's quantile, where one is the reason.
+    """
     blocks = (
         (not policy.enabled, Block.DISABLED),
-        (situation.balance_nanos >= policy.threshold_nanos, Block.ENOUGH),
+        (not needed(policy, situation.balance_nanos, forecast), Block.ENOUGH),
         (bool(policy.paused_reason), Block.PAUSED),
         (situation.pending, Block.PENDING),
         (not situation.is_open, Block.NOT_OPEN),
@@ -244,12 +433,26 @@ def should_recharge(policy: Policy, situation: Situation, now: datetime) -> Star
     for holds, block in blocks:
         if holds:
             return Blocked(block)
-    if situation.last_started is not None and now < situation.last_started + policy.cooldown:
-        return Blocked(Block.COOLDOWN, situation.last_started + policy.cooldown)
-    full = over_cap(policy, situation.usage, policy.amount_nanos)
+    last = situation.last_started
+    # What was forecast before the latest recharge knows nothing of its money: one forecast starts one at most.
+    if forecast is not None and last is not None and forecast.as_of <= last:
+        return Blocked(Block.STALE)
+    if last is not None and now < last + policy.cooldown:
+        return Blocked(Block.COOLDOWN, last + policy.cooldown)
+    amount_nanos = policy.charge_nanos(situation.balance_nanos, situation.currency)
+    if not amount_nanos:
+        return Blocked(Block.AT_TARGET)
+    full = over_cap(policy, situation.usage, amount_nanos)
     if full is not None:
         return Blocked(full, situation.month.end)
-    return Start(policy.amount_nanos)
+    return Start(amount_nanos)
+
+
+def needed(policy: Policy, balance_nanos: int, forecast: Forecast | None) -> bool:
+    """Whether the balance is low: below the threshold or the floor, or the forecast reaches it."""
+    if balance_nanos < policy.threshold_nanos:
+        return True
+    return forecast is not None and policy.predictive is not None and forecast.reaches(balance_nanos)
 
 
 def over_cap(policy: Policy, usage: Usage, amount_nanos: int) -> Block | None:

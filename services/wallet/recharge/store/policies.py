@@ -2,16 +2,28 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from datetime import datetime, timedelta
 
 import asyncpg
 
 from services.kit import money, outbox
+from services.kit import subject as subjects
 from services.kit.outbox import OutboxRow
 from services.wallet.recharge.domain import policy as rules
 from services.wallet.recharge.domain.attempts import WalletState
-from services.wallet.recharge.domain.policy import CAPS, Block, Blocked, MonthKey, Policy, Situation, Start, Usage
+from services.wallet.recharge.domain.policy import (
+    CAPS,
+    Block,
+    Blocked,
+    Forecast,
+    MonthKey,
+    Policy,
+    Predictive,
+    Situation,
+    Start,
+    Usage,
+)
 from services.wallet.recharge.names import recharge_name
 
 TOPIC_START = "recharge"
@@ -31,7 +43,9 @@ _DUE_AGAIN = timedelta(minutes=1)
 _FACTS = """
 SELECT w.name AS wallet, w.subject, w.currency, w.state AS wallet_state, w.time_zone, w.payment_method,
        w.stripe_customer, p.enabled, p.threshold_nanos, p.amount_nanos, p.max_count, p.max_amount_nanos,
-       p.cooldown_us, p.paused_reason, p.check_at, m.month, m.zone, m.count, m.amount_nanos AS month_amount_nanos,
+       p.cooldown_us, p.paused_reason, p.paused_by, p.paused_at, p.target_nanos, p.min_nanos, p.max_nanos,
+       p.hours_ahead, p.quantile_percent, p.lead_time, p.check_at, m.month, m.zone, m.count,
+       m.amount_nanos AS month_amount_nanos,
        (SELECT coalesce(sum(a.credits_nanos - a.debits_nanos), 0)::bigint FROM accounts a
         WHERE a.org = w.org AND a.wallet = w.name AND a.kind IN ('available', 'escrow', 'debt')) AS balance_nanos,
        (SELECT coalesce(max(greatest(a.credits_nanos, a.debits_nanos)), 0) FROM accounts a
@@ -75,8 +89,10 @@ WHERE org = $1 AND wallet = $2 AND month = $3
 """
 _START = """
 INSERT INTO recharges
-    (org, name, wallet, currency, amount_nanos, amount_minor, named_month, number, month, reason, created_at, check_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $7, $9, $10, $11)
+    (org, name, wallet, currency, amount_nanos, amount_minor, named_month, number, month, reason, created_at, check_at,
+     forecast_spend_nanos, forecast_percent, forecast_hours, forecast_at, forecast_depletes_at,
+     forecast_balance_nanos, forecast_floor_nanos)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $7, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
 """
 _RECHECK = "UPDATE recharge_policies SET check_at = $3 WHERE org = $1 AND wallet = $2 AND check_at > $3"
 _SWEPT = "UPDATE recharge_policies SET check_at = $3 WHERE org = $1 AND wallet = $2"
@@ -98,21 +114,29 @@ RETURNING p.org, p.wallet
 _PUT = """
 INSERT INTO recharge_policies
     (org, wallet, enabled, threshold_nanos, amount_nanos, max_count, max_amount_nanos, cooldown_us, paused_reason,
-     check_at, updated_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10)
+     check_at, updated_at, target_nanos, min_nanos, max_nanos, hours_ahead, quantile_percent, lead_time,
+     paused_by, paused_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
+        CASE WHEN $9 <> '' THEN $18 ELSE '' END, CASE WHEN $9 <> '' THEN $11::timestamptz END)
 ON CONFLICT (org, wallet) DO UPDATE
 SET enabled = EXCLUDED.enabled, threshold_nanos = EXCLUDED.threshold_nanos, amount_nanos = EXCLUDED.amount_nanos,
     max_count = EXCLUDED.max_count, max_amount_nanos = EXCLUDED.max_amount_nanos,
     cooldown_us = EXCLUDED.cooldown_us, check_at = EXCLUDED.check_at, updated_at = EXCLUDED.updated_at,
-    paused_reason = CASE WHEN $11 THEN '' WHEN $9 <> '' THEN $9 ELSE recharge_policies.paused_reason END,
-    paused_by_failure = recharge_policies.paused_by_failure AND NOT $11 AND $9 = ''
+    target_nanos = EXCLUDED.target_nanos, min_nanos = EXCLUDED.min_nanos, max_nanos = EXCLUDED.max_nanos,
+    hours_ahead = EXCLUDED.hours_ahead, quantile_percent = EXCLUDED.quantile_percent, lead_time = EXCLUDED.lead_time,
+    paused_reason = CASE WHEN $19 THEN '' WHEN $9 <> '' THEN $9 ELSE recharge_policies.paused_reason END,
+    paused_by = CASE WHEN $19 THEN '' WHEN $9 = '' OR $9 = recharge_policies.paused_reason
+        THEN recharge_policies.paused_by ELSE $18 END,
+    paused_at = CASE WHEN $19 THEN NULL WHEN $9 = '' OR $9 = recharge_policies.paused_reason
+        THEN recharge_policies.paused_at ELSE $11 END,
+    paused_by_failure = recharge_policies.paused_by_failure AND NOT $19 AND $9 IN ('', recharge_policies.paused_reason)
 """
 _PAUSE = """
-UPDATE recharge_policies SET paused_reason = $3, paused_by_failure = TRUE
+UPDATE recharge_policies SET paused_reason = $3, paused_by_failure = TRUE, paused_by = 'wallet', paused_at = $4
 WHERE org = $1 AND wallet = $2 AND paused_reason = ''
 """
 _UNPAUSE = """
-UPDATE recharge_policies SET paused_reason = '', paused_by_failure = FALSE
+UPDATE recharge_policies SET paused_reason = '', paused_by_failure = FALSE, paused_by = '', paused_at = NULL
 WHERE org = $1 AND wallet = $2 AND paused_by_failure
 """
 _SET_METHOD = "UPDATE wallets SET stripe_customer = $3, payment_method = $4 WHERE org = $1 AND name = $2"
@@ -126,6 +150,7 @@ class Facts:
         policy: None where it has none.
         moved_nanos: What the fullest side of its accounts has taken in all.
         usage: Of the month in force.
+        paused_by: Who paused the policy, and `paused_at`: since when.
     """
 
     wallet: str
@@ -142,6 +167,8 @@ class Facts:
     last_started: datetime | None
     month: MonthKey
     usage: Usage
+    paused_by: str = ""
+    paused_at: datetime | None = None
 
     def situation(self) -> Situation:
         """As the policy's rule takes it."""
@@ -153,6 +180,7 @@ class Facts:
             last_started=self.last_started,
             is_open=self.wallet_state is WalletState.OPEN,
             has_card=self.payment_method is not None,
+            currency=self.currency,
         )
 
 
@@ -165,17 +193,7 @@ async def facts(
 
 
 def _facts(row: asyncpg.Record, now: datetime) -> Facts:
-    policy = None
-    if row["enabled"] is not None:
-        policy = Policy(
-            row["enabled"],
-            row["threshold_nanos"],
-            row["amount_nanos"],
-            row["max_count"],
-            row["max_amount_nanos"],
-            timedelta(microseconds=row["cooldown_us"]),
-            row["paused_reason"],
-        )
+    policy = None if row["enabled"] is None else _policy(row)
     last = None if row["month"] is None else (row["month"], row["zone"])
     month = rules.month_in_force(last, row["time_zone"], now)
     counts = last is not None and last[0] == month.key
@@ -194,6 +212,27 @@ def _facts(row: asyncpg.Record, now: datetime) -> Facts:
         last_started=row["last_started"],
         month=month,
         usage=Usage(row["count"], row["month_amount_nanos"]) if counts else Usage(0, 0),
+        paused_by=row["paused_by"] or "",
+        paused_at=row["paused_at"],
+    )
+
+
+def _policy(row: asyncpg.Record) -> Policy:
+    predictive = None
+    if row["hours_ahead"] is not None:
+        predictive = Predictive(row["hours_ahead"], row["quantile_percent"], row["lead_time"])
+    return Policy(
+        row["enabled"],
+        row["threshold_nanos"],
+        row["amount_nanos"],
+        row["max_count"],
+        row["max_amount_nanos"],
+        timedelta(microseconds=row["cooldown_us"]),
+        row["paused_reason"],
+        target_nanos=row["target_nanos"],
+        min_nanos=row["min_nanos"],
+        max_nanos=row["max_nanos"],
+        predictive=predictive,
     )
 
 
@@ -213,7 +252,7 @@ async def evaluate(connection: asyncpg.Connection, org: str, wallets: Sequence[s
         assert known.policy is not None, "only wallets with a policy were asked for"
         decision = rules.should_recharge(known.policy, known.situation(), now)
         if isinstance(decision, Start):
-            await _start(connection, org, known, decision, now)
+            await _start(connection, known, decision, now)
         else:
             await _note_block(connection, org, known, decision)
 
@@ -228,16 +267,37 @@ async def evaluate_low(connection: asyncpg.Connection, wallets: Sequence[tuple[s
         await evaluate(connection, org, names, now)
 
 
-async def _start(connection: asyncpg.Connection, org: str, known: Facts, start: Start, now: datetime) -> None:
+async def start_by_forecast(
+    connection: asyncpg.Connection, org: str, known: Facts, forecast: Forecast, now: datetime
+) -> str | Blocked:
+    """Starts a recharge that a forecast asks for, or says what stands in the way; returns the recharge's name.
+
+    Args:
+        connection: In a transaction that holds the lock of the wallet's row.
+        org: The organisation's bare id.
+        known: Read under that lock; its policy goes by forecast.
+        forecast: Of the policy's quantile.
+        now: PostgreSQL's clock, read after the lock.
+    """
+    assert known.policy is not None, "a forecast is a policy's"
+    decision = rules.should_recharge(known.policy, known.situation(), now, forecast)
+    if isinstance(decision, Start):
+        return await _start(connection, known, decision, now, forecast)
+    await _note_block(connection, org, known, decision)
+    return decision
+
+
+async def _start(
+    connection: asyncpg.Connection, known: Facts, start: Start, now: datetime, forecast: Forecast | None = None
+) -> str:
     assert known.policy is not None, "a start needs a policy"
+    org = subjects.parse_resource(known.wallet, "wallets")[0].org
     await lock_month(connection, org, known.wallet, known.month)
     number = await hold(
         connection, org, known.wallet, known.month.key, start.amount_nanos, policy=known.policy, new=True
     )
     name = recharge_name(known.wallet, known.month.key, number)
-    balance = money.format_nanos(known.balance_nanos, known.currency)
-    threshold = money.format_nanos(known.policy.threshold_nanos, known.currency)
-    reason = f"the balance of {balance} is below the threshold of {threshold}"
+    reason = _reason(known, known.policy, forecast)
     await connection.execute(
         _START,
         org,
@@ -251,9 +311,25 @@ async def _start(connection: asyncpg.Connection, org: str, known: Facts, start: 
         reason,
         now,
         now + NO_PROGRESS,
+        *(astuple(forecast) if forecast is not None else [None] * len(fields(Forecast))),
     )
     about = start_message(known.wallet, start.amount_nanos, known.currency, reason, now)
     await outbox.put(connection, [OutboxRow(org, TOPIC_START, name, about)])
+    return name
+
+
+def _reason(known: Facts, policy: Policy, forecast: Forecast | None) -> str:
+    balance = money.format_nanos(known.balance_nanos, known.currency)
+    if forecast is None:
+        what = "threshold" if policy.predictive is None else "floor"
+        level = money.format_nanos(policy.threshold_nanos, known.currency)
+        return f"the balance of {balance} is below the {what} of {level}"
+    spend = money.format_nanos(forecast.spend_nanos, known.currency)
+    ends = f", which is used up by {forecast.depletes_at:%Y-%m-%d %H:%M} UTC" if forecast.depletes_at else ""
+    return (
+        f"{spend} may be spent within {forecast.hours_ahead} h (p{forecast.quantile_percent}) "
+        f"of the balance of {balance}{ends}"
+    )
 
 
 def start_message(wallet: str, amount_nanos: int, currency: str, reason: str, created_at: datetime) -> bytes:
@@ -294,7 +370,7 @@ async def alert_cap(connection: asyncpg.Connection, org: str, known: Facts, cap:
             "amount_nanos": known.usage.amount_nanos,
             "max_count": known.policy.max_count,
             "max_amount_nanos": known.policy.max_amount_nanos,
-            "charge_nanos": known.policy.amount_nanos,
+            "charge_nanos": known.policy.charge_nanos(known.balance_nanos, known.currency),
             "balance_nanos": known.balance_nanos,
             "currency_code": known.currency,
         },
@@ -344,9 +420,10 @@ async def swept(connection: asyncpg.Connection, org: str, wallet: str, now: date
 
 
 async def put(
-    connection: asyncpg.Connection, org: str, wallet: str, policy: Policy, now: datetime, *, resume: bool
+    connection: asyncpg.Connection, org: str, wallet: str, policy: Policy, now: datetime, *, resume: bool, by: str
 ) -> None:
-    """Stores a policy. A pause stays unless it is ended by `resume` or replaced by another reason."""
+    """Stores a policy. A pause stays unless it is ended by `resume` or replaced by another reason of `by`'s."""
+    predictive = policy.predictive
     await connection.execute(
         _PUT,
         org,
@@ -359,13 +436,20 @@ async def put(
         policy.cooldown // timedelta(microseconds=1),
         policy.paused_reason,
         now + SWEEP_EVERY,
+        now,
+        policy.target_nanos,
+        policy.min_nanos,
+        policy.max_nanos,
+        *((predictive.hours_ahead, predictive.quantile_percent) if predictive else (None, None)),
+        predictive is not None and predictive.lead_time,
+        by,
         resume,
     )
 
 
-async def pause(connection: asyncpg.Connection, org: str, wallet: str, reason: str) -> None:
+async def pause(connection: asyncpg.Connection, org: str, wallet: str, reason: str, now: datetime) -> None:
     """Pauses a policy after a failure, so that it does not start the same again at once."""
-    await connection.execute(_PAUSE, org, wallet, reason[: rules.MAX_REASON_CHARS])
+    await connection.execute(_PAUSE, org, wallet, reason[: rules.MAX_REASON_CHARS], now)
 
 
 async def end_failure_pause(connection: asyncpg.Connection, org: str, wallet: str) -> None:

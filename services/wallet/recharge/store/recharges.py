@@ -10,12 +10,20 @@ from services.kit import outbox
 from services.kit.outbox import OutboxRow
 from services.wallet.recharge.domain.attempts import Attempt, AttemptState, Standing, State
 from services.wallet.recharge.domain.outcome import Expected, Intent, OpenAttempt
+from services.wallet.recharge.domain.policy import Forecast
 from services.wallet.recharge.store.policies import NO_PROGRESS, TOPIC_SIGNAL, TOPIC_START, start_message
 
 _COLUMNS = """
 r.org, r.name, r.wallet, r.state, r.currency, r.amount_nanos, r.amount_minor, r.named_month, r.number, r.month,
-r.reason, r.failure_reason, r.problem, r.received_nanos, r.grant_name, r.version, r.created_at, r.ended_at
+r.reason, r.failure_reason, r.problem, r.received_nanos, r.grant_name, r.version, r.created_at, r.ended_at,
+r.forecast_spend_nanos, r.forecast_percent, r.forecast_hours, r.forecast_at, r.forecast_depletes_at,
+r.forecast_balance_nanos, r.forecast_floor_nanos
 """
+# In the order of a forecast's fields.
+_FORECAST = [
+    *("forecast_spend_nanos", "forecast_percent", "forecast_hours", "forecast_at", "forecast_depletes_at"),
+    *("forecast_balance_nanos", "forecast_floor_nanos"),
+]
 _GET = "SELECT" + _COLUMNS + "FROM recharges r WHERE r.org = $1 AND r.name = ANY($2::text[])"
 _LOCK = "SELECT" + _COLUMNS + "FROM recharges r WHERE r.org = $1 AND r.name = $2 FOR UPDATE"
 _LOCK_WALLET_OF = """
@@ -152,6 +160,7 @@ class RechargeRow:
     ended_at: datetime | None
     intents: Sequence[IntentRow] = field(default=())
     attempts: Sequence[AttemptRow] = field(default=())
+    forecast: Forecast | None = None
 
     @property
     def intent(self) -> IntentRow | None:
@@ -182,6 +191,7 @@ class RechargeRow:
             ],
             intent_status=self.intent.status if self.intent else "",
             problem=self.problem,
+            forecast=self.forecast,
         )
 
     def expected(self, installation: str, *, livemode: bool) -> Expected:
@@ -230,14 +240,19 @@ async def _complete(connection: asyncpg.Connection, org: str, rows: Sequence[asy
     for row in await connection.fetch(_ATTEMPTS, org, names):
         fields = dict(row)
         attempts[fields.pop("recharge")].append(AttemptRow(**{**fields, "state": AttemptState(row["state"])}))
-    return [
-        RechargeRow(
-            **{**dict(row), "state": State(row["state"])},
-            intents=tuple(intents[row["name"]]),
-            attempts=tuple(attempts[row["name"]]),
+    found = []
+    for row in rows:
+        fields = dict(row)
+        forecast = [fields.pop(column) for column in _FORECAST]
+        found.append(
+            RechargeRow(
+                **{**fields, "state": State(row["state"])},
+                intents=tuple(intents[row["name"]]),
+                attempts=tuple(attempts[row["name"]]),
+                forecast=None if forecast[0] is None else Forecast(*forecast),
+            )
         )
-        for row in rows
-    ]
+    return found
 
 
 async def page(
