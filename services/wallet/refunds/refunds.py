@@ -1,12 +1,13 @@
 """Refunds: debited first, then asked of Stripe with a key of their own, then moved to what Stripe says."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
 import asyncpg
 
 from services.kit import money
+from services.kit import subject as subjects
 from services.kit.database import transact
 from services.kit.errors import PurseError, conflict, invalid, not_found
 from services.kit.telemetry import get_logger
@@ -31,6 +32,10 @@ from services.wallet.store import wallets as wallets_store
 Clock = Callable[[asyncpg.Connection], Awaitable[datetime]]
 """Reads the deciding clock."""
 
+SWEEP_EVERY: Final = timedelta(minutes=1)
+"""How often Stripe's list of refunds is looked through, for those that were made there and whose events never came."""
+_OVERLAP: Final = timedelta(days=1)
+_MADE_THERE: Final = "made at Stripe, not here"
 _FIRST_LOOK: Final = timedelta(seconds=5)
 _METADATA_CHARS_MAX: Final = 500
 _NO_REFUND: Final = "Stripe has no such refund any more"
@@ -90,24 +95,110 @@ class Refunds:
         return await transact(self._pool, lambda connection: self._settle(connection, row, *seen))
 
     async def observe_charge(self, payment_intent: str) -> str:
-        """Moves all refunds of a charge; returns what became of it, for people."""
+        """Moves all refunds of a charge, those made at Stripe itself too; returns what became of it, for people.
+
+        Raises:
+            PurseError: UNAVAILABLE where Stripe does not answer: then nothing has changed.
+        """
         async with self._pool.acquire() as connection:
             charge = await charges.of_intent(connection, payment_intent)
             found = await rows.of_charges(connection, charge.org, [payment_intent]) if charge else []
+        if charge is None:
+            return "stored: its PaymentIntent is no charge of this database"
+        # Ours first: one that Stripe refuses makes room for one that it did.
         for row in found:
             await self.advance(row.org, row.name)
-        return f"{len(found)} refunds looked at"
+        taken = await self._take_in(await self._stripe.refunds_of(payment_intent))
+        return f"{len(found)} refunds looked at, {taken} made at Stripe taken in"
 
     async def sweep(self, limit: int) -> int:
-        """Asks about refunds that are due; returns how many there were."""
+        """Asks about refunds that are due, and for those made at Stripe itself; returns how many were due."""
         async with self._pool.acquire() as connection, connection.transaction():
             due = await rows.take_due(connection, limit)
+            turn = await rows.take_sweep(connection, SWEEP_EVERY)
         for org, name in due:
             try:
                 await self.advance(org, name)
             except Exception as error:
                 _log.warning("a refund cannot be looked at", name=name, error=repr(error))
+        if turn is not None:
+            through, now = turn
+            await self._take_in(await self._stripe.refunds_since(through - _OVERLAP))
+            async with self._pool.acquire() as connection:
+                await rows.swept(connection, now)
         return len(due)
+
+    async def _take_in(self, seen: Sequence[RefundFacts]) -> int:
+        """Makes refunds of ours of those that nobody asked for here; returns how many.
+
+        What is wrong with one keeps none of the others waiting; the sweep comes back to it.
+        """
+        async with self._pool.acquire() as connection:
+            installation = await recharge_rows.installation(connection)
+            known = await rows.known(connection, [facts.id for facts in seen])
+        taken = 0
+        for facts in seen:
+            lives = rules.next_state(RefundState.PENDING, facts.status) is not RefundState.FAILED
+            if not lives or facts.id in known:
+                continue
+            try:
+                taken += await transact(
+                    self._pool,
+                    lambda connection, facts=facts: self._take_in_one(connection, facts, installation),  # type: ignore[misc]
+                )
+            except PurseError as error:
+                _log.warning("a refund made at Stripe cannot be taken in", refund=facts.id, error=repr(error))
+        return taken
+
+    async def _take_in_one(self, connection: asyncpg.Connection, facts: RefundFacts, installation: str) -> bool:
+        """Debits the wallet with what went back without being asked for here: unspent first, the rest as debt."""
+        charge = await charges.of_intent(connection, facts.payment_intent)
+        if charge is None:
+            return False
+        await wallets_store.lock_wallet(connection, charge.org, charge.wallet)
+        now = await self._clock(connection)
+        # Read again under the lock.
+        charge = await charges.of_intent(connection, facts.payment_intent)
+        assert charge is not None, "a charge is never deleted"
+        stored = await rows.of_charges(connection, charge.org, [charge.payment_intent])
+        if any(
+            row.stripe_refund == facts.id or (facts.installation, facts.name) == (installation, row.name)
+            for row in stored
+        ):
+            return False
+        nanos = money.from_minor_units(facts.amount_minor, facts.currency)
+        if not 0 < nanos <= charge.room:
+            # One of ours that Stripe refuses, or a dispute, still holds the room; the sweep comes back.
+            _log.warning("a refund made at Stripe does not fit its charge", refund=facts.id, charge=charge.source)
+            return False
+        name = f"{subjects.parse_resource(charge.wallet, 'wallets')[0].name}/refunds/stripe.{facts.id}"
+        row = _row(charge, name, (nanos, facts.amount_minor), _MADE_THERE, now)
+
+        def take(book: Book) -> list[tuple[str, int]]:
+            book.check_room(nanos)
+            return book.withdraw(AccountKind.REFUNDED, nanos, name, first=charge.grant, paid_only=False)
+
+        given = await change(connection, charge.org, charge.wallet, take, now=now)
+        await self._store(connection, charge, row, given)
+        state = rules.next_state(RefundState.PENDING, facts.status)
+        check_at = rules.refund_check_at(state, known=True, created_at=now, now=now)
+        await rows.move(connection, row, state, now, stripe_refund=facts.id, failure="", check_at=check_at)
+        await policies.alert(
+            connection,
+            charge.org,
+            charge.wallet,
+            {
+                "kind": "REFUND_MADE_AT_STRIPE",
+                "wallet": charge.wallet,
+                "refund": name,
+                "source": charge.source,
+                "amount_nanos": nanos,
+                "currency_code": charge.currency,
+                "debt_nanos": nanos - sum(part for _, part in given),
+            },
+        )
+        await policies.evaluate_low(connection, [(charge.org, charge.wallet)], now)
+        return True
 
     async def _create(
         self,
@@ -133,34 +224,21 @@ class Refunds:
         assert charge is not None, "a charge is never deleted"
         nanos, minor = _checked_amount(charge, amount)
         given = await change(connection, key.org, charge.wallet, lambda book: _take(book, charge, nanos, name), now=now)
-        row = RefundRow(
-            org=key.org,
-            name=name,
-            wallet=charge.wallet,
-            payment_intent=charge.payment_intent,
-            source=source,
-            state=RefundState.PENDING,
-            currency=charge.currency,
-            amount=nanos,
-            amount_minor=minor,
-            reason=reason,
-            key_number=1,
-            key_since=now,
-            stripe_refund="",
-            failure_reason="",
-            version=1,
-            created_at=now,
-            ended_at=None,
-        )
-        await charges.add(connection, charge, refunded=nanos)
-        await rows.put(connection, row, now + _FIRST_LOOK)
-        await charges.put_given(connection, key.org, name, given)
+        row = _row(charge, name, (nanos, minor), reason, now)
+        await self._store(connection, charge, row, given)
         await wallets_store.insert_keys(connection, [(key, name.encode())], now)
         await policies.evaluate_low(connection, [(key.org, charge.wallet)], now)
         return row
 
+    async def _store(
+        self, connection: asyncpg.Connection, charge: ChargeRow, row: RefundRow, given: list[tuple[str, int]]
+    ) -> None:
+        await charges.add(connection, charge, refunded=row.amount)
+        await rows.put(connection, row, row.created_at + _FIRST_LOOK)
+        await charges.put_given(connection, row.org, row.name, given)
+
     async def _look(self, row: RefundRow) -> tuple[RefundFacts | None, str] | None:
-        """What Stripe has of the refund and, where it certainly has none, why; None: the row has changed meanwhile."""
+        """What Stripe has of the refund and, where it has none, why; None: the row has changed meanwhile."""
         async with self._pool.acquire() as connection:
             installation = await recharge_rows.installation(connection)
             now = await self._clock(connection)
@@ -174,8 +252,7 @@ class Refunds:
             if ours:
                 return ours[0], ""
             if row.stripe_refund:
-                # Another account's key, or deleted test data: a person looks, and no money is made of it.
-                raise conflict("REFUND_GONE", f"{row.name}: {_NO_REFUND}")
+                return None, _NO_REFUND
             async with self._pool.acquire() as connection, connection.transaction():
                 await wallets_store.lock_wallet(connection, row.org, row.wallet)
                 current = _known(await rows.get(connection, row.org, row.name), row.name)
@@ -205,6 +282,9 @@ class Refunds:
         now = await self._clock(connection)
         if row.version != before.version or row.state is RefundState.FAILED:
             return row
+        if facts is None and row.stripe_refund:
+            await self._settle_gone(connection, row, now)
+            return _known(await rows.get(connection, row.org, row.name), row.name)
         status = facts.status if facts else "failed"
         state = rules.next_state(row.state, status)
         failure = (refused or (facts.failure if facts else "") or status) if state is RefundState.FAILED else ""
@@ -217,6 +297,27 @@ class Refunds:
             await policies.evaluate_low(connection, [(row.org, row.wallet)], now)
             await recharge_rows.wake_pending_of(connection, [(row.org, row.wallet)], now)
         return _known(await rows.get(connection, row.org, row.name), row.name)
+
+    async def _settle_gone(self, connection: asyncpg.Connection, row: RefundRow, now: datetime) -> None:
+        """Another account's key, or deleted test data: a person is told once, and no money is made of it."""
+        state = rules.gone_state(row.state, row.created_at, now)
+        check_at = rules.gone_check_at(row.created_at, now)
+        await rows.move(
+            connection, row, state, now, stripe_refund=row.stripe_refund, failure=_NO_REFUND, check_at=check_at
+        )
+        if row.failure_reason != _NO_REFUND:
+            await policies.alert(
+                connection,
+                row.org,
+                row.wallet,
+                {
+                    "kind": "REFUND_GONE",
+                    "wallet": row.wallet,
+                    "refund": row.name,
+                    "stripe_refund": row.stripe_refund,
+                    "reason": _NO_REFUND,
+                },
+            )
 
     async def _put_back(self, connection: asyncpg.Connection, row: RefundRow, why: str, now: datetime) -> None:
         """The money was not taken after all: the lots that gave it have it again."""
@@ -250,6 +351,30 @@ def _known(row: RefundRow | None, name: str) -> RefundRow:
     if row is None:
         raise not_found(name, "REFUND_UNKNOWN", refund=name)
     return row
+
+
+def _row(charge: ChargeRow, name: str, amount: tuple[int, int], reason: str, now: datetime) -> RefundRow:
+    """A refund of so many (nano-units, minor units) that Stripe was not asked for yet."""
+    nanos, minor = amount
+    return RefundRow(
+        org=charge.org,
+        name=name,
+        wallet=charge.wallet,
+        payment_intent=charge.payment_intent,
+        source=charge.source,
+        state=RefundState.PENDING,
+        currency=charge.currency,
+        amount=nanos,
+        amount_minor=minor,
+        reason=reason,
+        key_number=1,
+        key_since=now,
+        stripe_refund="",
+        failure_reason="",
+        version=1,
+        created_at=now,
+        ended_at=None,
+    )
 
 
 def _checked_amount(charge: ChargeRow, amount: tuple[str, int] | None) -> tuple[int, int]:

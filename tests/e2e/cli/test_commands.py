@@ -197,7 +197,7 @@ def test_wallets(purse: Purse, org: str) -> None:
     assert (False, 3, 900.0) == (changed["enabled"], changed["max_count_per_month"], changed["cooldown"])
     assert "at most" in purse.text("wallet", "policy", name)
     ahead = purse("wallet", "policy", name, "--hours-ahead", "48", "--floor", "1", "--target", "8")["policy"]
-    assert ("RECHARGE_MODE_PREDICTIVE", 48) == (ahead["mode"], ahead["predictive"]["predict_hours_ahead"])
+    assert ("PREDICTIVE", 48) == (ahead["mode"], ahead["predictive"]["predict_hours_ahead"])
     assert "what is missing to 8.00 USD" in purse.text("wallet", "policy", name, "--pause", "an audit")
     assert "an audit (" in purse.text("wallet", "policy", name)
     assert "below 2.00 USD" in purse.text("wallet", "policy", name, "--threshold", "2", "--resume")

@@ -148,14 +148,72 @@ async def test_a_refund_whose_answer_is_lost_is_made_once(rig: Rig) -> None:
     assert [] == await rig.audit_failures()
 
 
-async def test_stripe_refuses_a_refund_and_the_wallet_has_its_money_again(rig: Rig) -> None:
+async def test_stripe_refuses_a_refund_that_was_made_there_before_and_that_one_is_taken_in(rig: Rig) -> None:
+    await rig.sql.execute("UPDATE refund_sweep SET due_at = 'infinity'")
     recharge = await charged(rig)
-    await rig.twin.api.v1.refunds.create_async({"payment_intent": recharge.payment_intent, "amount": 1900})
+    await rig.spend(14, 1, total=14)
+    await rig.grant(10)
+    elsewhere = await rig.twin.api.v1.refunds.create_async({"payment_intent": recharge.payment_intent, "amount": 1900})
     made = await refund(rig, recharge.name, 5)
     assert FAILED == made.state
-    assert 20 * USD == await rig.balance()
+    assert 16 * USD == await rig.balance()
     assert ["REFUND_UNKNOWN"] == await differences(rig)
     assert len(await rig.alerts("REFUND_FAILED")) == 1
+    async with movers(rig) as (refunds, _):
+        # By the event and by the sweep, at once and again: one debit, what is unspent first, the rest as debt.
+        await rig.sql.execute("UPDATE refund_sweep SET due_at = clock_timestamp() - interval '1 s'")
+        await asyncio.gather(refunds.sweep(10), *(refunds.observe_charge(recharge.payment_intent) for _ in range(3)))
+    balance = await rig.stub.GetBalance(pb.GetBalanceRequest(name=rig.wallet))
+    assert (0, 3 * USD) == (balance.available_nanos, balance.debt_nanos)
+    listed = (await rig.stub.ListRefunds(refunds_pb2.ListRefundsRequest(wallet=rig.wallet))).refunds
+    (taken,) = [one for one in listed if one.state == SUCCEEDED]
+    assert (elsewhere.id, usd(19), recharge.name) == (taken.stripe_refund, taken.amount, taken.source)
+    assert len(await rig.alerts("REFUND_MADE_AT_STRIPE")) == 1
+    assert [] == await rig.audit_failures()
+    assert [] == await differences(rig)
+
+
+async def test_a_refund_made_at_stripe_that_fails_later_comes_back(rig: Rig) -> None:
+    await rig.sql.execute("UPDATE refund_sweep SET due_at = 'infinity'")
+    recharge = await charged(rig, "pm_card_pendingRefund")
+    async with webhooks(rig):
+        elsewhere = await rig.twin.api.v1.refunds.create_async(
+            {"payment_intent": recharge.payment_intent, "amount": 800}
+        )
+        async with asyncio.timeout(30):
+            while await rig.balance() != 12 * USD:
+                await asyncio.sleep(0.05)
+        await control(rig, f"refunds/{elsewhere.id}/complete", {"outcome": "failed"})
+        async with asyncio.timeout(30):
+            while await rig.balance() != 20 * USD:
+                await asyncio.sleep(0.05)
+        await rig.twin.redeliver_all()
+    assert 20 * USD == await rig.balance()
+    assert [] == await rig.audit_failures()
+
+
+async def test_a_refund_that_stripe_forgot_is_told_once_and_stays_debited(rig: Rig) -> None:
+    await rig.sql.execute("UPDATE refund_sweep SET due_at = 'infinity'")
+    recharge = await charged(rig, "pm_card_pendingRefund")
+    made = await refund(rig, recharge.name, 8)
+    # As if it were at another account: neither its id nor whose it is fits what Stripe has.
+    await rig.sql.execute("UPDATE refunds SET stripe_refund = 're_gone', check_at = 'infinity'")
+    await rig.sql.execute("UPDATE installation SET id = gen_random_uuid()")
+    async with movers(rig) as (refunds, _):
+        for _ in range(3):
+            assert "PENDING" == (await refunds.advance(rig.org, made.name)).state.value
+        assert "REFUND_MISSING" in await differences(rig)
+        # Nobody asks for ever: when no bank would send it back any more, it counts as paid out.
+        await rig.sql.execute("UPDATE refunds SET created_at = created_at - interval '36 days'")
+        assert "SUCCEEDED" == (await refunds.advance(rig.org, made.name)).state.value
+        assert await rig.sql.fetchval("SELECT check_at FROM refunds") is None
+        # It was another account's key: what Stripe says then is true.
+        await rig.sql.execute("UPDATE refunds SET stripe_refund = $1", made.stripe_refund)
+        await control(rig, f"refunds/{made.stripe_refund}/complete", {"outcome": "failed"})
+        assert "FAILED" == (await refunds.advance(rig.org, made.name)).state.value
+    assert len(await rig.alerts("REFUND_GONE")) == 1
+    assert 20 * USD == await rig.balance()
+    assert [] == await rig.audit_failures()
 
 
 async def test_a_dispute_debits_freezes_and_is_restored_once(rig: Rig) -> None:

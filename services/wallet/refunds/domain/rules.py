@@ -69,6 +69,22 @@ def next_state(state: RefundState, status: str) -> RefundState:
     return state
 
 
+def gone_state(state: RefundState, created_at: datetime, now: datetime) -> RefundState:
+    """Where a refund goes that Stripe had and does not know any more.
+
+    Nobody can say whether its money was paid out, so none is made of it: the wallet stays debited, and once no bank
+    would send it back any more it counts as paid out. It is FAILED only once Stripe itself says so.
+    """
+    if state is RefundState.PENDING and now >= created_at + LATE_FAILURES:
+        return RefundState.SUCCEEDED
+    return state
+
+
+def gone_check_at(created_at: datetime, now: datetime) -> datetime | None:
+    """When to ask again for a refund that is gone, since it may be that only the key was another account's."""
+    return now + timedelta(days=1) if now < created_at + LATE_FAILURES else None
+
+
 def refund_check_at(state: RefundState, *, known: bool, created_at: datetime, now: datetime) -> datetime | None:
     """When to ask Stripe again without an event; None: never.
 

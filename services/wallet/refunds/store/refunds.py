@@ -42,6 +42,12 @@ FROM (
 ) AS due
 WHERE r.org = due.org AND r.name = due.name RETURNING r.org, r.name
 """
+_KNOWN = "SELECT stripe_refund FROM refunds WHERE stripe_refund = ANY($1::text[])"
+_SWEEP = """
+UPDATE refund_sweep SET due_at = clock_timestamp() + $1::interval
+WHERE due_at <= clock_timestamp() RETURNING through, clock_timestamp()
+"""
+_SWEPT = "UPDATE refund_sweep SET through = greatest(through, $1)"
 _AGAIN = timedelta(minutes=1)
 
 
@@ -124,3 +130,19 @@ async def new_key(connection: asyncpg.Connection, row: RefundRow, now: datetime)
 async def take_due(connection: asyncpg.Connection, limit: int) -> list[tuple[str, str]]:
     """(org, name) of refunds to ask Stripe about; whoever takes one may die, so each comes back a little later."""
     return [(row[0], row[1]) for row in await connection.fetch(_DUE, limit, _AGAIN)]
+
+
+async def known(connection: asyncpg.Connection, stripe_refunds: Sequence[str]) -> set[str]:
+    """Which of these refunds, as Stripe names them, are stored, whosever they are."""
+    return {row[0] for row in await connection.fetch(_KNOWN, list(stripe_refunds))}
+
+
+async def take_sweep(connection: asyncpg.Connection, every: timedelta) -> tuple[datetime, datetime] | None:
+    """Whose turn it is to look through Stripe's list: through when it was looked at, and now; None: another's."""
+    row = await connection.fetchrow(_SWEEP, every)
+    return (row[0], row[1]) if row else None
+
+
+async def swept(connection: asyncpg.Connection, through: datetime) -> None:
+    """Says that Stripe's list was looked through until then."""
+    await connection.execute(_SWEPT, through)
