@@ -29,6 +29,7 @@ from services.metering.service_rates import RatesPart
 from services.metering.service_savings import SavingsPart
 from services.metering.store import audit, deep_audit, parked, reports
 from services.metering.store.recording import Recorded, Recording
+from services.metering.store.sessions import SessionCounts
 from services.metering.streaming import in_order
 
 _log = get_logger(__name__)
@@ -64,6 +65,7 @@ class MeteringService(
         self._prices = prices
         self._recorded = recorded
         self._clock = clock
+        self._sessions = SessionCounts()
 
     async def RecordUsage(
         self, request: metering_pb2.RecordUsageRequest, context: _Context
@@ -153,7 +155,7 @@ class MeteringService(
         today = questions.window_span(WindowKind.DAY, zone, now)
         month = questions.window_span(WindowKind.MONTH, zone, now)
         spans = (today,) if request.today_only else (today, month)
-        of_today, *of_month = await reports.totals_of(self._pool, who.name, spans)
+        of_today, *of_month = await reports.totals_of(self._pool, who.name, spans, self._sessions)
         response = metering_pb2.GetUsageResponse(
             today=wire.totals_message(of_today), today_start_time=wire.timestamp_of(today.start)
         )
@@ -180,7 +182,7 @@ class MeteringService(
             fill_zeros=request.fill_zeros,
             count_sessions=request.count_sessions,
         )
-        page = await reports.answer(self._pool, question)
+        page = await reports.answer(self._pool, question, self._sessions)
         return metering_pb2.QueryUsageResponse(
             groups=[_group(group, page.totals) for group in page.groups],
             totals=wire.totals_message(page.totals),
@@ -269,6 +271,7 @@ async def _audit(snapshot: audit.Snapshot) -> metering_pb2.AuditResponse:
         _check("I2.rollups_equal_events", f"{rows} events", await snapshot.rollups_that_differ()),
         _check("I2.kinds_equal_events", "sums of further kinds of use", await snapshot.kinds_that_differ()),
         _check("I2.sessions_equal_events", "sessions by name", await snapshot.sessions_that_differ()),
+        *(_check(*check) for check in await snapshot.folds_that_differ()),
         _check("I2.nothing_parked", "usage that the budget service refused", await snapshot.parked()),
     ]
     pending = await snapshot.pending()

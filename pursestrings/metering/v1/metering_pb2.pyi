@@ -631,7 +631,7 @@ class GetUsageRequest(google.protobuf.message.Message):
     time_zone: builtins.str
     """IANA zone that says where days begin. Empty: UTC."""
     today_only: builtins.bool
-    """Leaves this month out of the answer, which is faster: a month's distinct sessions take a while to count."""
+    """Leaves this month out of the answer."""
     def __init__(
         self,
         *,

@@ -10,15 +10,21 @@ HOUR: Final = timedelta(hours=1)
 DAY: Final = timedelta(days=1)
 PIECES_MAX: Final = 2_000
 """The most pieces that a range is read in; one that late usage has cut smaller is read by 15 minutes as a whole."""
+SESSION_PIECES_MAX: Final = 20
+"""The most pieces in which sessions are looked at that are not folded, or not all."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Fold(NamedTuple):
-    """What the sums of hours and days can be trusted for: hours before `through`, but not those in `late`."""
+    """What the sums of hours and days can be trusted for: hours before `through`, but not those in `late`.
+
+    `changes` counts how often a session was added to a folded hour.
+    """
 
     through: datetime
     late: frozenset[datetime] = frozenset()
+    changes: int = 0
 
 
 class Parts(NamedTuple):
@@ -58,6 +64,30 @@ def parts_of(span: Span, fold: Fold, borders: Iterable[datetime] = ()) -> Parts:
     if len(parts.days) + len(parts.hours) + len(parts.quarters) > PIECES_MAX:
         return Parts((), (), (whole,), edges)
     return parts
+
+
+class SessionParts(NamedTuple):
+    """A range for counting sessions: folded hours in one piece, and the rest; pieces may overlap.
+
+    An hour that usage came to afterwards is in both: what is folded of its sessions is true, but not all.
+    """
+
+    hours: Span
+    quarters: tuple[Span, ...]
+    events: tuple[Span, ...]
+
+
+def session_parts_of(span: Span, fold: Fold) -> SessionParts:
+    """Cuts a range into what is folded of its sessions and what is not."""
+    whole, edges = cut(span)
+    first, last = _ceil(whole.start, HOUR), min(_floor(whole.end, HOUR), _floor(fold.through, HOUR))
+    if last <= first:
+        return SessionParts(Span(first, first), _joined([whole]), edges)
+    late = [Span(hour, hour + HOUR) for hour in fold.late if first <= hour < last]
+    quarters = _joined([Span(whole.start, first), *late, Span(last, whole.end)])
+    if len(quarters) > SESSION_PIECES_MAX:
+        quarters = (whole,)
+    return SessionParts(Span(first, last), quarters, edges)
 
 
 def _split(spans: Sequence[Span], bad: set[datetime], width: timedelta) -> tuple[list[Span], list[Span]]:

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple, Self
 import asyncpg
 
 from services.metering.domain.usage import PAST_MAX
-from services.metering.store import sealing
+from services.metering.store import audit_folds, sealing
 from services.metering.store.columns import SUMS
 from services.metering.store.recording import TOPIC
 
@@ -268,6 +268,14 @@ class Snapshot:
     async def sessions_that_differ(self) -> Offenders:
         """Sessions that are named by events alone, or by none."""
         return await self._compare(SESSIONS_DIFFER, _SEALED_SESSIONS_DIFFER)
+
+    async def folds_that_differ(self) -> list[tuple[str, str, Offenders]]:
+        """Sums of hours, days and subtrees, and sessions, that are not what they were folded from, by check."""
+        since = (self.at - PAST_MAX).replace(hour=0, minute=0, second=0, microsecond=0)  # no day is compared in part
+        return [
+            (name, what, await self._offenders(statement, self._org, since, SHOWN_MAX))
+            for name, what, statement in audit_folds.CHECKS
+        ]
 
     async def parked(self) -> Offenders:
         """Usage that the budget service refused again and again."""

@@ -71,22 +71,41 @@ JOIN usage_periods s
 GROUP BY s.org, f.bucket, s.subject, {_KEYS}
 """  # noqa: S608 - of constants
 # A name's ancestors and itself are its first 1, 2, 3, … pairs.
+_PAIRS: Final = """
+    SELECT p.parts, generate_series(1, cardinality(p.parts) / 2) AS depth
+    FROM (SELECT string_to_array(s.subject, '/') AS parts) AS p
+"""
 _SUM_SCOPES: Final = f"""
 INSERT INTO usage_scopes (org, scope, hours, bucket, {_KEYS}, {_SUM_NAMES})
 SELECT s.org, array_to_string(n.parts[1:2 * n.depth], '/') AS scope, {{hours}}, f.bucket, {_KEYS}, {_SUMMED}
 FROM {_FOLDED}
 JOIN usage_periods s ON s.org = f.org AND s.hours = {{hours}} AND s.bucket = f.bucket
 CROSS JOIN LATERAL (
-    SELECT p.parts, generate_series(1, cardinality(p.parts) / 2) AS depth
-    FROM (SELECT string_to_array(s.subject, '/') AS parts) AS p
+{_PAIRS}
 ) AS n
 GROUP BY s.org, scope, f.bucket, {_KEYS}
 """  # noqa: S608 - of constants
+# Only added to: no later word takes a session from an hour.
+_NAME_SESSIONS: Final = f"""
+INSERT INTO usage_scope_sessions (org, scope, bucket, session)
+SELECT DISTINCT s.org, array_to_string(n.parts[1:2 * n.depth], '/') AS scope, f.bucket, s.session
+FROM {_FOLDED}
+JOIN usage_sessions s
+  ON s.org = f.org AND s.bucket >= f.bucket AND s.bucket < f.bucket + interval '1 hour'
+CROSS JOIN LATERAL (
+{_PAIRS}
+) AS n
+ON CONFLICT DO NOTHING
+"""  # noqa: S608 - of constants
+_CHANGED: Final = """
+INSERT INTO usage_session_changes AS c (org, changes) SELECT DISTINCT org, 1 FROM unnest($1::text[]) AS org
+ON CONFLICT (org) DO UPDATE SET changes = c.changes + 1
+"""
 _READ: Final = """
 SELECT f.folded, coalesce((
     SELECT array_agg(DISTINCT l.hour) FROM usage_late l
     WHERE l.org = $1 AND l.hour > $2::timestamptz - interval '1 hour' AND l.hour < $3::timestamptz
-), '{}') AS late
+), '{}') AS late, coalesce((SELECT changes FROM usage_session_changes WHERE org = $1), 0) AS changes
 FROM usage_fold f WHERE f.org = '-'
 """
 
@@ -122,7 +141,7 @@ async def fold(pool: asyncpg.Pool) -> bool:
 async def read(connection: asyncpg.Connection, org: str, start: datetime, end: datetime) -> Fold:
     """What is folded of a range, in the caller's snapshot."""
     row = await connection.fetchrow(_READ, org, start, end)
-    return Fold(row["folded"], frozenset(row["late"]))
+    return Fold(row["folded"], frozenset(row["late"]), row["changes"])
 
 
 async def _step(connection: asyncpg.Connection, state: _State) -> bool:
@@ -171,6 +190,9 @@ async def _sum(
         await connection.execute(statement.format(hours=1), orgs, starts)
     await connection.execute(_SUM_HOURS, orgs, starts)
     await connection.execute(_SUM_SCOPES.format(hours=1), orgs, starts)
+    status: str = await connection.execute(_NAME_SESSIONS, orgs, starts)
+    if status != "INSERT 0 0" and starts and min(starts) < days_from:
+        await connection.execute(_CHANGED, orgs)
     days = {(org, _day_of(hour)) for org, hour in hours}
     if _day_of(days_from) < _day_of(folded):
         rows = await connection.fetch(_OVER, _day_of(days_from), _day_of(folded))

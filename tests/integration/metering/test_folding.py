@@ -12,6 +12,7 @@ from services.kit.windows import zone_info
 from services.metering.domain.questions import Filter, GroupBy, Span, ask
 from services.metering.store import folding, reports
 from services.metering.store.recording import Recording, record
+from services.metering.store.sessions import SessionCounts
 from tests.support.databases import Database
 from tests.support.metering import recording
 
@@ -110,7 +111,7 @@ async def check(pool: asyncpg.Pool, items: list[Recording], rng: random.Random) 
                 now=end,
                 label_key="team" if group_by is GroupBy.LABEL else "",
             )
-            page = await reports.answer(pool, question)
+            page = await reports.answer(pool, question, SessionCounts())
             found = {
                 group.keys[0]: [group.totals.operations, sum(group.totals.costs.values())] for group in page.groups
             }
@@ -154,9 +155,9 @@ async def test_usage_in_flight_while_its_hour_is_folded_is_not_lost(pool: asyncp
         assert await pool.fetchval("SELECT operations FROM usage_scopes WHERE scope = 'orgs/acme' AND hours = 1") == 2
         await transaction.commit()
     span = Span(at - timedelta(hours=2), at + timedelta(hours=2))
-    assert (await reports.totals_of(pool, "orgs/acme", [span]))[0].operations == 3
+    assert (await reports.totals_of(pool, "orgs/acme", [span], SessionCounts()))[0].operations == 3
     await fold_all(pool)
-    assert (await reports.totals_of(pool, "orgs/acme", [span]))[0].operations == 3
+    assert (await reports.totals_of(pool, "orgs/acme", [span], SessionCounts()))[0].operations == 3
     assert await pool.fetchval("SELECT operations FROM usage_scopes WHERE scope = 'orgs/acme' AND hours = 1") == 3
 
 
@@ -173,7 +174,7 @@ async def test_series_have_a_group_for_every_time_and_filters_choose(pool: async
     }
 
     async def groups(**more: object) -> dict[tuple[str, ...], int]:
-        page = await reports.answer(pool, ask("orgs/acme", **{"page_size": 100, **fields, **more}))  # type: ignore[arg-type]
+        page = await reports.answer(pool, ask("orgs/acme", **{"page_size": 100, **fields, **more}), SessionCounts())  # type: ignore[arg-type]
         return {group.keys: group.totals.operations for group in page.groups}
 
     days = await groups(group_by=[GroupBy.DAY, GroupBy.MODEL], fill_zeros=True)

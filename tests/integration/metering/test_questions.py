@@ -18,6 +18,7 @@ from services.metering.domain.periods import Fold, Parts, parts_of
 from services.metering.domain.questions import GroupBy, Span, ask, share_bps
 from services.metering.store import reports
 from services.metering.store.recording import record
+from services.metering.store.sessions import SessionCounts
 from tests.support.databases import Database
 from tests.support.metering import Metering, record_all, recording, refusal_of, usage_event
 
@@ -230,7 +231,7 @@ async def test_days_around_a_change_of_clocks_are_exact(
             now=span.end,
         )
 
-        page = await reports.answer(pool, question)
+        page = await reports.answer(pool, question, SessionCounts())
 
     expected: dict[str, int] = {}
     for at in instants:

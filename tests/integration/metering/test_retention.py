@@ -12,6 +12,7 @@ from services.kit.errors import PurseError
 from services.metering.domain.questions import GroupBy, Span, ask
 from services.metering.store import audit, export, folding, reports, retention, sealing, upkeep
 from services.metering.store.recording import Recorded, record
+from services.metering.store.sessions import SessionCounts
 from tests.support.databases import Database
 from tests.support.metering import recording
 
@@ -67,7 +68,7 @@ async def spent(pool: asyncpg.Pool, span: Span, *, by: GroupBy) -> int:
         page_token="",
         now=NOW,
     )
-    return sum((await reports.answer(pool, question)).totals.costs.values())
+    return sum((await reports.answer(pool, question, SessionCounts())).totals.costs.values())
 
 
 @pytest.mark.parametrize("has_partition", [True, False])
