@@ -79,10 +79,6 @@ class BudgetMachine(PolicyMachine):
         answers: list[Any] = self.world.run(self.world.commit.submit_many(items))
         return answers
 
-    def applying(self, subject: str, model: str) -> list[Limit]:
-        """The budgets that an estimate may turn out to count on."""
-        return [one for one in self.limits.values() if one.counts(subject, model, actual=False)]
-
     @rule(
         at=st.sampled_from(SUBJECTS),
         asks=ASKS,
@@ -102,10 +98,21 @@ class BudgetMachine(PolicyMachine):
             asks = tuple(most if of is chosen.dimension else 0 for of in DIMENSIONS)  # type: ignore[assignment]
         item = self.spend_of(id_, subject, asks, model, ttl)
         answer, again = self.submit(item, item)
-        applying = self.applying(subject, model)
-        for one in applying:
-            self.touch(one, one.key_at(self.now_us))
+        self.touch_now(subject, model)
         self.expect(id_, subject, asks, model, ttl, answer, again)
+        self.finish()
+
+    @rule(at=st.sampled_from(SUBJECTS), asks=ASKS, model=st.sampled_from(MODELS))
+    def reserve_and_extend(self, at: str, asks: Three, model: str) -> None:
+        """A spend, and a longer life of what it reserves in the same transaction."""
+        id_, subject = self.next_id(), self.root + at
+        item = self.spend_of(id_, subject, asks, model, DAY_US)
+        answer, extended = self.submit(item, ExtendItem(self.org, id_, item.subject, self.next_id(), b"x", DAY_US))
+        self.touch_now(subject, model)
+        self.expect(id_, subject, asks, model, DAY_US, answer, answer)
+        assert id_ in self.held or extended.reason == "RESERVATION_UNKNOWN"
+        if id_ in self.held:
+            self.expect_extended(self.held[id_], extended)
         self.finish()
 
     def expect(  # noqa: PLR0917
@@ -174,8 +181,7 @@ class BudgetMachine(PolicyMachine):
         """A spend that is sent again."""
         id_, held = self.draw_held(data)
         (answer,) = self.submit(self.spend_of(id_, held.subject, held.asks, held.model, DAY_US))
-        for one in self.applying(held.subject, held.model):
-            self.touch(one, one.key_at(self.now_us))
+        self.touch_now(held.subject, held.model)
         self.finish()
         if held.state == "OPEN" and held.expires_us > self.now_us:
             assert isinstance(answer, Decision)

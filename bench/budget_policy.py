@@ -93,6 +93,15 @@ class PolicyMachine(RuleBasedStateMachine):
 
     # What a decision does besides.
 
+    def applying(self, subject: str, model: str) -> list[Limit]:
+        """The budgets that an estimate may turn out to count on."""
+        return [one for one in self.limits.values() if one.counts(subject, model, actual=False)]
+
+    def touch_now(self, subject: str, model: str) -> None:
+        """What a spend makes rows for."""
+        for one in self.applying(subject, model):
+            self.touch(one, one.key_at(self.now_us))
+
     def touch(self, limit: Limit, key: int, *, is_defined: bool = True) -> None:
         """A decision looks at a window: from here on it is carried something, and so is the one after it."""
         self.seen.setdefault((limit, key), self.state_of(limit, key))

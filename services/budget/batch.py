@@ -216,7 +216,8 @@ class Runner:
     async def _write(self, connection: asyncpg.Connection, batch: Batch) -> None:
         # Sorted, so that two replicas that make the same ids wait for each other and never in a circle.
         made = sorted((r for r in batch.reservations.values() if r.is_new), key=_reservation_order)
-        changed = [r for r in batch.reservations.values() if r.changed and not r.is_new]
+        # New ones too: the insert has no room for what only happens later, as to be closed.
+        changed = [r for r in batch.reservations.values() if r.changed]
         counters = [c for c in batch.counters.values() if c.changed]
         leases = [lease for lease in batch.leases.values() if lease.changed]
         now_us = batch.now_us

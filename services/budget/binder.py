@@ -59,6 +59,7 @@ class Binder:
         self._carried: set[tuple[int, int]] = set()
         self._memo: dict[tuple[int, str, str], tuple[Binding, Plan]] = {}
         self._asked: dict[tuple[str, str], ReserveItem] = {}
+        self._unclear: set[tuple[str, str]] = set()
         self.from_us = 0
         self.until_us = FOREVER_US
         self.pausing: set[tuple[str, int]] = set()
@@ -82,6 +83,9 @@ class Binder:
                 refused[index] = unavailable(f"the wallets of orgs/{item.org} are not known yet; send again")
             elif isinstance(item, ReserveItem):
                 self._bind_reserve(item, directory)
+            elif (item.org, item.reservation) in self._unclear:
+                # Which of several spends under one id is allowed is not known before they are decided.
+                refused[index] = unavailable("the reservation that this settles is being made; send again")
             elif item.corrects is None:
                 self._bind_apply(item, directory)
             elif (item.org, *item.corrects) in new_events:
@@ -104,7 +108,9 @@ class Binder:
 
     def _bind_reserve(self, item: ReserveItem, directory: Directory) -> None:
         if not item.validate_only:
-            self._asked[(item.org, item.id)] = item
+            first = self._asked.setdefault((item.org, item.id), item)
+            if first.payload_hash != item.payload_hash:
+                self._unclear.add((item.org, item.id))
         policy = self._policies[item.org]
         plan = policy.plan(item.subject, item.currency, item.call, actual=False)
         # The plan is kept beside the binding, so that its id stays its own.
@@ -153,6 +159,8 @@ class Binder:
 
     def _bind_extend(self, item: ExtendItem) -> None:
         """Binds the windows of now: of the budgets that the reservation holds on, and of those that were made since."""
+        # The batch may be run again, and then it may find what it did not.
+        item.binding, item.dimensions = None, {}
         found = self._batch.reservations.get((item.org, item.id))
         if found is None or found.subject != item.subject.name or found.state is not State.OPEN:
             return

@@ -183,7 +183,7 @@ def _allow(batch: Batch, item: ReserveItem, binding: Binding) -> Decision:
         item.rate_version,
         item.call.model,
         holds,
-        is_new=True,
+        binding=binding,
     )
     batch.reservations[(item.org, item.id)] = made
     decision.reservation = made.name

@@ -6,6 +6,7 @@ from services.budget.domain.budgets import AMOUNT_MAX, Dimension, countable
 from services.budget.domain.decide import Batch
 from services.budget.domain.exceed import pauses_on
 from services.budget.domain.model import (
+    Binding,
     Counter,
     Decision,
     DeniedReason,
@@ -15,7 +16,7 @@ from services.budget.domain.model import (
     Use,
     WalletState,
 )
-from services.kit.errors import PurseError, conflict, not_found
+from services.kit.errors import PurseError, conflict, not_found, unavailable
 
 _FIELDS: Final = 4
 _NEW: Final = -1
@@ -45,7 +46,11 @@ def extend(batch: Batch, item: ExtendItem) -> Decision | PurseError:
     if (closed := _closed(found, batch.now_us)) is not None:
         return closed
     if known is None:
-        denial, unchecked = _place(batch, found, item)
+        # One that this batch has made stands in the windows of now, and was bound as its spend was.
+        binding = item.binding if found.binding is None else found.binding
+        if binding is None:
+            return unavailable(f"the reservation {found.name} has just been made; send again")
+        denial, unchecked = _place(batch, found, item, binding)
         if denial is not None:
             return denial
         found.expires_us = max(found.expires_us, batch.now_us + item.ttl_us)
@@ -72,13 +77,13 @@ def _closed(found: Reservation, now_us: int) -> PurseError | None:
     )
 
 
-def _place(batch: Batch, found: Reservation, item: ExtendItem) -> tuple[Decision | None, list[str]]:
+def _place(batch: Batch, found: Reservation, item: ExtendItem, binding: Binding) -> tuple[Decision | None, list[str]]:
     """Moves the holds, all or none: why not, and the budgets whose share is not known."""
-    if item.binding.guarded and (pauses := pauses_on(batch, item.binding)):
+    if binding.guarded and (pauses := pauses_on(batch, binding)):
         denial = _decision(found, DeniedReason.PAUSED)
         denial.pauses = pauses
         return denial, []
-    places = _places(found, item)
+    places = _places(found, item, binding)
     violations: list[Use] = []
     unchecked: list[str] = []
     for counter, left, at in places:
@@ -96,7 +101,7 @@ def _place(batch: Batch, found: Reservation, item: ExtendItem) -> tuple[Decision
         denial = _decision(found, DeniedReason.BUDGET_EXCEEDED)
         denial.violations, denial.unchecked = violations, unchecked
         return denial, unchecked
-    lease = item.binding.lease
+    lease = binding.lease
     if lease is not None and lease.state is not WalletState.OPEN:
         return _decision(found, DeniedReason.WALLET_FROZEN), unchecked
     if lease is not None and (lease.quarantined is not None or lease.free < 0):
@@ -115,9 +120,13 @@ def _limit(batch: Batch, found: Reservation, counter: Counter, at: int) -> int:
     return min(AMOUNT_MAX, counter.limit + left - counter.carried)
 
 
-def _places(found: Reservation, item: ExtendItem) -> list[Place]:
+def _places(found: Reservation, item: ExtendItem, binding: Binding) -> list[Place]:
     """Where what is left belongs now."""
     held = {found.holds[at]: at for at in range(0, len(found.holds), _FIELDS)}
+    counters = binding.counters
+    if found.is_new:
+        # Of its own batch; what it asked nothing of was there when it was made.
+        counters = tuple(counter for counter in counters if counter.no in held)
     most: dict[int, int] = {}
     for no, at in held.items():
         dimension = item.dimensions.get(no, 0)
@@ -128,7 +137,7 @@ def _places(found: Reservation, item: ExtendItem) -> list[Place]:
         (counter, found.holds[held[counter.no] + 3], held[counter.no])
         if counter.no in held
         else (counter, most.get(counter.dimension), _NEW)
-        for counter in item.binding.counters
+        for counter in counters
     ]
 
 

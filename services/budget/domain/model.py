@@ -216,7 +216,7 @@ class Reservation:
         wallet: The lease that it holds on and settles on; None: unfunded.
         cost: What was held as cost; None: the cost is unknown.
         holds: Four numbers a hold: budget, window key, placed, still held.
-        is_new: Made by this batch.
+        binding: What decided it, where this batch has made it; None: it was there before.
         changed: Its row must be written.
         events: How many usage events have settled it.
         closed_us: When it was closed; 0: it is open.
@@ -237,10 +237,15 @@ class Reservation:
     rate_version: str
     model: str
     holds: list[int]
-    is_new: bool = False
+    binding: "Binding | None" = None
     changed: bool = False
     events: int = 0
     closed_us: int = 0
+
+    @property
+    def is_new(self) -> bool:
+        """Whether this batch has made it."""
+        return self.binding is not None
 
     @property
     def name(self) -> str:
@@ -409,7 +414,8 @@ class ExtendItem:
     Attributes:
         request_id: Of this request, in the organisation.
         ttl_us: How long it is to live from now on.
-        binding: Filled by the batch: the windows of now, of the budgets that it holds on or that were made since.
+        binding: Filled by each run of the batch: the windows of now, of the budgets that it holds on or that were made
+            since; None: the reservation was not there to be bound, so nothing may be moved by it.
         dimensions: Filled by the batch: what the budgets count that it holds on, by number.
     """
 
@@ -419,7 +425,7 @@ class ExtendItem:
     request_id: str
     payload_hash: bytes
     ttl_us: int
-    binding: Binding = NO_BINDING
+    binding: Binding | None = None
     dimensions: dict[int, int] = field(default_factory=dict)
 
 

@@ -6,6 +6,8 @@ from typing import Final
 
 import asyncpg
 
+from services.budget.domain.budgets import Dimension
+
 SHOWN_MAX: Final = 5
 """The most offenders named."""
 TOTALS_MAX: Final = 20_000
@@ -60,6 +62,23 @@ FROM counters x JOIN budgets b ON b.org = x.org AND b.budget_no = x.budget_no
 WHERE b.on_exceed IN (1, 4) AND b.revision = 1
     AND x.reserved > b.limit_amount::numeric + coalesce(least(x.carry_cap, x.carry_base), 0)
     AND {_NEVER_RAISED} AND ($1::text IS NULL OR x.org = $1)
+LIMIT {SHOWN_MAX}
+"""  # noqa: S608 - of constants
+# Budgets as they were made, which match every call: of these it is certain that the reservation had to hold on them.
+_HELD_NOWHERE: Final = f"""
+SELECT count(*) OVER () AS offenders,
+    concat(r.subject, '/reservations/', r.id, ': holds nothing of its cost on ', b.subject, '/budgets/', b.budget_id)
+        AS name
+FROM reservations r, LATERAL (SELECT string_to_array(r.subject, '/')) AS s (parts),
+    generate_series(1, cardinality(s.parts) / 2) AS n (levels)
+JOIN budgets b ON true
+WHERE b.org = r.org AND b.subject = array_to_string(s.parts[1:2 * n.levels], '/')
+    AND b.dimension = {int(Dimension.COST)} AND b.currency = r.currency AND b.selector = '' AND b.revision = 1
+    AND b.deleted_us IS NULL AND b.effective_until_us IS NULL AND b.effective_from_us <= r.created_us
+    AND r.state = 1 AND r.cost_nanos > 0 AND r.settled_events = 0 AND ($1::text IS NULL OR r.org = $1)
+    AND NOT EXISTS (
+        SELECT FROM generate_series(0, cardinality(r.holds) / 4 - 1) AS i
+        WHERE r.holds[1 + 4 * i] = b.budget_no AND r.holds[4 + 4 * i] > 0)
 LIMIT {SHOWN_MAX}
 """  # noqa: S608 - of constants
 _LEASE_HOLDS: Final = f"""
@@ -183,6 +202,7 @@ WHERE c.amount > b.limit_amount LIMIT {SHOWN_MAX}
 
 CHECKS: Final = {
     "I1.reserved_equals_open_holds": (_RESERVED, "what every counter holds is the sum of the open holds on it"),
+    "I1.open_reservations_hold": (_HELD_NOWHERE, "every open reservation holds its cost on each budget that counts it"),
     "I1.blocking_budgets_not_oversold": (_OVERSOLD, "no blocking budget holds more than its limit"),
     "I1.carried_follows_the_window_before": (_CARRIED, "what every window was carried is what the one before left"),
     "I1.allocations_within_their_budget": (_OVER_ALLOCATED, "no blocking budget has less than is allocated out of it"),
