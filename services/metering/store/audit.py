@@ -273,7 +273,7 @@ class Snapshot:
         """Sums of hours, days and subtrees, and sessions, that are not what they were folded from, by check."""
         since = (self.at - PAST_MAX).replace(hour=0, minute=0, second=0, microsecond=0)  # no day is compared in part
         return [
-            (name, what, await self._offenders(statement, self._org, since, SHOWN_MAX))
+            (name, what, await self.offenders(statement, self.org, since, SHOWN_MAX))
             for name, what, statement in audit_folds.CHECKS
         ]
 
