@@ -32,9 +32,9 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporting, "PIECE_BYTES_MAX", dict.fromkeys(Format, 1_500))
 
 
-async def fill(metering: Metering, count: int = 40, prefix: str = "e") -> None:
+async def fill(metering: Metering, count: int = 40, prefix: str = "e", hours: int = 24) -> None:
     """Events of two agents and another organisation, some of which happened at the same instant."""
-    now = datetime.now(UTC) - timedelta(days=1)
+    now = datetime.now(UTC) - timedelta(hours=hours)
     events = []
     for n in range(count):
         event = usage_event(f"{prefix}{n}", labels={"task": f'"a, {n}"'}, session=f"s{n % 3}", run="ü")
@@ -126,8 +126,8 @@ async def test_an_export_that_is_cut_again_and_again_has_each_row_of_its_beginni
         if kept[-1].done:
             break
         if cut == 2:
-            # Between its rows, and not of it: later than its beginning.
-            await fill(metering, 20, prefix="late")
+            # Where it has not read yet, and not of it: recorded after its beginning.
+            await fill(metering, 20, prefix="late", hours=20)
 
     assert cut > 3
     assert [one["id"] for one in csv.DictReader(io.StringIO(data.decode(), newline=""))] == before
