@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from services.kit import money, windows
 from services.kit.errors import Code, PurseError, invalid
-from services.metering.domain.usage import bucket_of
+from services.metering.domain.rollups import bucket_of
 
 RANGE_MAX: Final = timedelta(days=800)
 """The longest range that can be asked about."""

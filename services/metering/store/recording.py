@@ -9,7 +9,8 @@ import asyncpg
 
 from services.kit.errors import PurseError, conflict
 from services.kit.groupcommit import Redo
-from services.metering.domain.usage import KindKey, RollupKey, SessionKey, Usage, key_of, roll_up, roll_up_kinds
+from services.metering.domain.rollups import KindKey, RollupKey, SessionKey, roll_up, roll_up_kinds
+from services.metering.domain.usage import Usage, key_of
 from services.metering.store import rows
 from services.metering.store.columns import SUMS
 

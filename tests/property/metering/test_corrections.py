@@ -12,7 +12,8 @@ from services.kit.rating import Card, Layers, Markup, PriceCards, PublishedCard,
 from services.metering.domain.cards import RateCard, RateCards
 from services.metering.domain.corrections import Change, adjusting, difference, rerated, restated, said_by
 from services.metering.domain.publishing import Price, card_of
-from services.metering.domain.usage import Usage, roll_up
+from services.metering.domain.rollups import roll_up
+from services.metering.domain.usage import Usage
 from tests.support.metering import recording
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)

@@ -12,7 +12,8 @@ from services.kit.rate_source import load_rate_table
 from services.kit.windows import WindowKind, zone_info
 from services.metering.domain.cards import RateCard, RateCards
 from services.metering.domain.questions import Span, cut, days_of, share_bps, window_span
-from services.metering.domain.usage import Given, Usage, accept, bucket_of, roll_up
+from services.metering.domain.rollups import bucket_of, roll_up
+from services.metering.domain.usage import Given, Usage, accept
 from tests.support.metering import recording
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

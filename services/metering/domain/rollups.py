@@ -1,0 +1,103 @@
+"""Sums of events by 15 minutes. Pure."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Final, NamedTuple
+
+from services.metering.domain.kinds import extra_of
+from services.metering.domain.usage import Usage
+
+BUCKET_S: Final = 900
+"""The length of a rollup in seconds. Every zone's offset is a multiple of it, so every zone's days are too."""
+
+
+class RollupKey(NamedTuple):
+    """Which sum an event belongs to; `bucket_s` is the start of its 15 minutes in unix seconds."""
+
+    org: str
+    bucket_s: int
+    subject: str
+    provider: str
+    model: str
+    operation: str
+    currency: str
+
+
+class SessionKey(NamedTuple):
+    """A session that had events in 15 minutes."""
+
+    org: str
+    bucket_s: int
+    subject: str
+    provider: str
+    model: str
+    operation: str
+    session: str
+
+
+def roll_up(events: Iterable[Usage]) -> tuple[dict[RollupKey, list[int]], set[SessionKey]]:
+    """Sums of events, unsorted, and the sessions that they name.
+
+    A sum is: tokens by kind (5), requests, operations, errors, cost in nanos.
+    """
+    sums: dict[tuple[str, int, str, str, str, str, str], list[int]] = {}
+    sessions: set[tuple[str, int, str, str, str, str, str]] = set()
+    for event in events:
+        (
+            org, occurred_at, _, _, subject, provider, model, _, _, operation, _,
+            read, cached, written, made, reasoned, requests, cost_nanos, currency, _,
+            session, _, _, failed, _, _, _, _, _, _, operations, _, _, _,
+        ) = event  # fmt: skip
+        bucket_s = bucket_of(occurred_at)
+        key = (org, bucket_s, subject, provider, model, operation, currency)
+        known = sums.get(key)
+        if known is None:
+            known = sums[key] = [0] * 9
+        known[0] += read
+        known[1] += cached
+        known[2] += written
+        known[3] += made
+        known[4] += reasoned
+        known[5] += requests
+        known[6] += operations
+        if failed:
+            known[7] += operations
+        known[8] += cost_nanos or 0
+        if session:
+            sessions.add((org, bucket_s, subject, provider, model, operation, session))
+    return {RollupKey(*key): known for key, known in sums.items()}, {SessionKey(*key) for key in sessions}
+
+
+class KindKey(NamedTuple):
+    """Which sum of a further kind of use an event belongs to."""
+
+    org: str
+    bucket_s: int
+    subject: str
+    provider: str
+    model: str
+    operation: str
+    kind: str
+
+
+def roll_up_kinds(events: Iterable[Usage]) -> dict[KindKey, int]:
+    """Sums of the events' further kinds of use, unsorted."""
+    sums: dict[KindKey, int] = {}
+    for event in events:
+        for kind, count in extra_of(event.extra):
+            key = KindKey(
+                event.org,
+                bucket_of(event.occurred_at),
+                event.subject,
+                event.provider,
+                event.model,
+                event.operation,
+                kind,
+            )
+            sums[key] = sums.get(key, 0) + count
+    return sums
+
+
+def bucket_of(instant: datetime) -> int:
+    """The start of the 15 minutes that hold an instant, in unix seconds."""
+    return int(instant.timestamp() // BUCKET_S) * BUCKET_S
