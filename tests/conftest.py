@@ -56,9 +56,11 @@ def postgres_cluster(session_dir: Path) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def databases(postgres_cluster: Cluster) -> Databases:
+def databases(postgres_cluster: Cluster) -> Iterator[Databases]:
     """Makes databases, for fixtures of a wider scope than a test; whoever creates one drops it."""
-    return Databases(postgres_cluster)
+    made = Databases(postgres_cluster)
+    yield made
+    made.close()
 
 
 @pytest.fixture

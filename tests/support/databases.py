@@ -1,13 +1,17 @@
 """Databases for tests: a fresh one in milliseconds, copied from a template that is migrated once a session."""
 
+import asyncio
 import contextlib
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import asyncpg
 
 from embedded.ports import free_ports
 from embedded.postgres import SETTINGS, Cluster, Role
@@ -38,11 +42,44 @@ class Database:
     admin_dsn: str
 
 
+class _Administrator:
+    """One connection of the superuser for a session: a process of psql for every statement would cost more than it.
+
+    It has a loop of its own in a thread, since tests ask for databases inside and outside of theirs.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._connection: asyncpg.Connection | None = None
+
+    def execute(self, *statements: str) -> None:
+        """Runs each statement by itself."""
+        asyncio.run_coroutine_threadsafe(self._execute(statements), self._loop).result()
+
+    def close(self) -> None:
+        """Ends the connection and the thread."""
+        if self._connection is not None:
+            asyncio.run_coroutine_threadsafe(self._connection.close(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _execute(self, statements: tuple[str, ...]) -> None:
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await asyncpg.connect(self._dsn)
+        for statement in statements:
+            await self._connection.execute(statement)
+
+
 class Databases:
-    """Makes databases in one cluster."""
+    """Makes databases in one cluster; `close` it at the end."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
+        self._administrator = _Administrator(cluster.admin_dsn())
         self._templates: set[str] = set()
         self._count = 0
 
@@ -56,7 +93,11 @@ class Databases:
 
     def drop(self, database: Database) -> None:
         """Remove it, whoever is still connected."""
-        self.cluster.run_sql("postgres", f"DROP DATABASE {database.name} WITH (FORCE);")
+        self._administrator.execute(f"DROP DATABASE {database.name} WITH (FORCE)")
+
+    def close(self) -> None:
+        """Ends what it keeps open."""
+        self._administrator.close()
 
     def _ensure_template(self, service: str) -> None:
         # The service's own database is the template: nobody connects to it, and it has the right owner and schema.
@@ -77,10 +118,13 @@ class Databases:
 
     def _copy(self, service: str, name: str) -> None:
         # By file: a third of the time of a logged copy, and nobody replicates this.
-        create = f"CREATE DATABASE {name} TEMPLATE {service} OWNER {service}_owner STRATEGY FILE_COPY;"
+        create = f"CREATE DATABASE {name} TEMPLATE {service} OWNER {service}_owner STRATEGY FILE_COPY"
         # Rights inside come with the copy, those on the database do not.
-        rights = f"REVOKE ALL ON DATABASE {name} FROM PUBLIC; GRANT CONNECT ON DATABASE {name} TO {service}_service;"
-        self.cluster.run_sql("postgres", f"{create}\n{rights}")
+        self._administrator.execute(
+            create,
+            f"REVOKE ALL ON DATABASE {name} FROM PUBLIC",
+            f"GRANT CONNECT ON DATABASE {name} TO {service}_service",
+        )
 
     def _describe(self, service: str, name: str) -> Database:
         def dsn(role: Role) -> str:

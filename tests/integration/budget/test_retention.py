@@ -21,8 +21,10 @@ async def age(budget: Any, days: int) -> None:
 
 
 async def forget(budget: Any) -> None:
-    """One round of the loop, as a replica of its own."""
-    async with await create_pool(budget.database.service_dsn, application_name="forget") as pool:
+    """One round of the loop, as a replica of its own; the service's own may be at it, so it waits for its turn."""
+    async with await create_pool(budget.database.service_dsn, application_name="forget", size_max=1) as pool:
+        await pool.execute("SET lock_timeout = 0")
+        await pool.execute("SELECT pg_advisory_lock(7404, 0)")
         assert not await Retention(pool, usage_kept_days=91, reservations_kept_days=30).step()
 
 

@@ -416,7 +416,7 @@ def test_the_books_are_as_a_plain_model_says(world: World) -> None:
     run_state_machine_as_test(
         BooksMachine,
         settings=settings(
-            max_examples=35,
+            max_examples=15,
             stateful_step_count=25,
             deadline=None,
             phases=(Phase.generate,),
