@@ -72,6 +72,7 @@ class PolicyMachine(RuleBasedStateMachine):
         self.defined: set[Place] = set()
         self.new_bound: set[Place] = set()
         self.count = self.now_us = 0
+        self.was_below = False
 
     def move(self, by_us: int) -> None:
         """Moves the clock."""
@@ -155,6 +156,7 @@ class PolicyMachine(RuleBasedStateMachine):
                     self.alert(limit, key, threshold, most, AlertCause.USE)
         for limit, key in self.new_bound:
             limit.bound.add(key)
+        self.was_below |= any(window.spent < 0 for one in self.limits.values() for window in one.used.values())
         self.seen, self.defined, self.new_bound = {}, set(), set()
 
     def alert(self, limit: Limit, key: int, threshold: int, spent: int, cause: AlertCause) -> None:
