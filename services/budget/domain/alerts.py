@@ -208,11 +208,13 @@ def pause_payload(pause: Pause, now_us: int) -> bytes:
 
 def notice_payload(org: str, kind: str, reference: str, detail: str, now_us: int) -> bytes:
     """The outbox row of something else that a person should look at."""
+    about = reference.startswith(f"orgs/{org}/")
     return _json(
         {
             "type": f"budget.{kind.lower()}",
             "event": "NOTICE",
-            "subject": f"orgs/{org}",
+            # Whom it is about, where the reference begins with that; so whoever subscribed to it is told.
+            "subject": reference.partition(":")[0].partition("/wallets/")[0] if about else f"orgs/{org}",
             "reference": reference,
             "detail": detail,
             "raised_at": rfc3339(now_us),

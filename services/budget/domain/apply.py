@@ -236,25 +236,29 @@ def _currency_of(batch: Batch, named: Reservation) -> str:
 
 
 def _notice(batch: Batch, item: ApplyItem, named: Reservation | None, wallet: str | None, cost: int) -> None:
-    """What a person should look at: once a subject and cause, however many events."""
+    """What a person should look at: once a day, kind and outermost agent, whatever the events name."""
+    event = f"{item.source}/{item.id}"
     if named is not None and named.model and item.call.model and named.model != item.call.model:
         batch.mismatched += 1
-        batch.notices.append(
-            (item.org, "MODEL_DIFFERS", f"{named.subject}:{named.model}:{item.call.model}", f"{item.source}/{item.id}")
+        _tell(
+            batch, item.org, "MODEL_DIFFERS", named.subject, f"{event}: {named.model} estimated, {item.call.model} used"
         )
     if not item.rated and wallet is None and cost == 0 and item.corrects is None:
-        batch.notices.append(
-            (
-                item.org,
-                "UNRATED",
-                f"{item.subject.name}:{item.call.provider}:{item.call.model}",
-                f"{item.source}/{item.id}",
-            )
-        )
+        model = f"{item.call.provider}/{item.call.model}"
+        _tell(batch, item.org, "UNRATED", item.subject.name, f"{event} and maybe others: no price for {model}")
     if wallet is None and cost and item.binding.mismatch:
-        batch.notices.append(
-            (item.org, "UNFUNDED_CURRENCY", f"{item.subject.name}:{item.currency}", f"{item.source}/{item.id}")
-        )
+        _tell(batch, item.org, "UNFUNDED_CURRENCY", item.subject.name, f"{event} and maybe others: in {item.currency}")
+
+
+def _tell(batch: Batch, org: str, kind: str, subject: str, detail: str) -> None:
+    day = date(1970, 1, 1) + timedelta(days=batch.now_us // _DAY_US)
+    batch.notices.append((org, kind, f"{_answerable(subject)}:{day}", detail))
+
+
+def _answerable(subject: str) -> str:
+    """The outermost agent of a subject: those below it are of its own making."""
+    before, agent, below = subject.partition("/agents/")
+    return f"{before}{agent}{below.partition('/')[0]}"
 
 
 def release(batch: Batch, item: ReleaseItem) -> Reservation | PurseError:
@@ -280,16 +284,9 @@ def expire(batch: Batch, item: ExpireItem) -> bool:
     charged = item.charges and not found.events and charge(batch, found)
     _give_back(batch, found, State.CHARGED if charged else State.EXPIRED)
     if not found.events:
-        # Somebody may have spent and not said so: once a subject and day, and all of them are listed.
-        day = date(1970, 1, 1) + timedelta(days=batch.now_us // _DAY_US)
-        batch.notices.append(
-            (
-                found.org,
-                "RESERVATION_EXPIRED",
-                f"{found.subject}:{day}",
-                f"{found.name} and maybe others: never settled{', and charged the estimate' if charged else ''}",
-            )
-        )
+        # Somebody may have spent and not said so; all of them are listed.
+        ending = "charged the estimate" if charged else "never settled"
+        _tell(batch, found.org, "RESERVATION_EXPIRED", found.subject, f"{found.name} and maybe others: {ending}")
     return True
 
 

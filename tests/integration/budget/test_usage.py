@@ -1,5 +1,6 @@
 """Usage is applied once and in full, whatever the state of its reservation."""
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,15 @@ async def test_unrated_usage_draws_the_estimate_of_its_reservation(database: Any
         assert [(d.currency_code, d.cost_nanos) for d in books.unrated_drawn] == [("USD", 2 * NANOS)]
         assert totals[""].unrated_events == 2
         assert [row["kind"] for row in await rows(budget.database, "SELECT kind FROM alerts")] == ["UNRATED"]
+
+
+async def test_an_agent_cannot_flood_notices_by_what_it_names(database: Any, tmp_path: Path) -> None:
+    async with running_budget(database("budget"), tmp_path) as budget:
+        items = [usage(f"u{n}", cost=None, model=f"made-up-{n}", subject=f"{BOT}/agents/child-{n}") for n in range(20)]
+        await budget.apply(*items)
+        (notice,) = await rows(budget.database, "SELECT payload FROM outbox WHERE topic = 'alerts'")
+        told = json.loads(notice["payload"])
+        assert (told["type"], told["subject"]) == ("budget.unrated", BOT)
 
 
 async def test_a_threshold_alerts_once_and_a_jump_raises_each(database: Any, tmp_path: Path) -> None:
