@@ -14,6 +14,7 @@ from services.wallet.domain.book import Book, Lease
 from services.wallet.domain.commands import Move, PutGrant, RequestKey, SetState, move, put_grant, set_state
 from services.wallet.domain.leases import AnyOp, Capture, Extend, Line, Return, Reverse, StoredOp
 from services.wallet.domain.refusals import Refusal
+from services.wallet.recharge.domain.policy import MonthKey, Policy, Situation, Start, Usage, should_recharge
 from tests.property.wallet.model import Model, Totals
 
 WALLET = "orgs/acme/wallets/main"
@@ -22,6 +23,9 @@ HOLDERS = st.sampled_from(["east", "west"])
 SMALL = st.integers(0, 12)
 
 
+MONTH = MonthKey("2026-11", "UTC", datetime(2026, 12, 1, tzinfo=UTC))
+CHARGES_MAX = 4
+RECHARGE = Policy(True, 5, 7, 9, 7 * CHARGES_MAX, timedelta(0))
 CHILD = "orgs/acme/teams/a/wallets/team"
 WALLETS = st.sampled_from([WALLET, CHILD])
 
@@ -247,9 +251,9 @@ TestBooks.settings = settings(max_examples=80, stateful_step_count=40, deadline=
 
 
 class Leaving(RuleBasedStateMachine):
-    """A parent's and a child's books: money is granted, leased, spent, moved, refunded, disputed; none is made or lost.
+    """A parent's and a child's books: money is granted, recharged, leased, spent, moved, taken back, and expires.
 
-    The plain model is five sums; it knows nothing of lots, tags or burn order.
+    The plain model is six sums; it knows nothing of lots, tags or burn order. None is made or lost.
     """
 
     @initialize()
@@ -258,23 +262,72 @@ class Leaving(RuleBasedStateMachine):
         self.now = START
         self.put_in = self.refunded = self.disputed = self.spent = self.grants = 0
         self.open: dict[str, tuple[str, AccountKind, int, list[tuple[str, int]]]] = {}
-        self.n = dict.fromkeys(self.books, 0)
+        self.charging: dict[str, int] = {}
+        self.recharged: dict[str, list[int]] = {name: [] for name in self.books}
 
     def lease(self, name: str) -> Lease:
         book = self.books[name]
         return book.leases.setdefault("b", Lease("b", flow_at=self.now))
 
-    @rule(name=WALLETS, amount=st.integers(1, 20), kind=st.sampled_from(["PAID", "PROMOTIONAL"]), late=st.booleans())
-    def grant(self, name: str, amount: int, kind: str, late: bool) -> None:
-        self.grants += 1
+    def expired(self) -> int:
+        """What was there and has run out of time, by the accounts."""
+        return sum(
+            account.balance
+            for book in self.books.values()
+            for account in book.accounts.values()
+            if account.kind is AccountKind.EXPIRED
+        )
+
+    @rule(
+        name=WALLETS,
+        amount=st.integers(1, 20),
+        kind=st.sampled_from(["PAID", "PROMOTIONAL"]),
+        late=st.booleans(),
+        lives=st.none() | st.integers(4, 9),
+    )
+    def grant(self, name: str, amount: int, kind: str, late: bool, lives: int | None) -> None:
         effective = self.now + timedelta(minutes=3) if late else None
+        expires = None if lives is None else self.now + timedelta(minutes=lives)
+        self.put(name, kind, amount, effective=effective, expires=expires)
+
+    def put(
+        self, name: str, kind: str, amount: int, effective: datetime | None = None, expires: datetime | None = None
+    ) -> None:
+        self.grants += 1
         lot = f"{name.rpartition('/wallets/')[0]}/grants/g{self.grants:03}"
         put_grant(
             self.books[name],
-            PutGrant("acme", name, lot, kind, amount, "USD", 1, None, lot, effective_at=effective),
+            PutGrant("acme", name, lot, kind, amount, "USD", 1, expires, lot, effective_at=effective),
             self.now,
         )
         self.put_in += amount
+
+    @rule(name=WALLETS)
+    def start_recharge(self, name: str) -> None:
+        """By level, whatever has happened to the balance; one at a time, within the caps."""
+        held = [*self.recharged[name], *([self.charging[name]] if name in self.charging else [])]
+        situation = Situation(
+            *(self.books[name].balance, MONTH, Usage(len(held), sum(held)), name in self.charging, None),
+            is_open=True,
+            has_card=True,
+            currency="USD",
+        )
+        decision = should_recharge(RECHARGE, situation, self.now)
+        low = self.books[name].balance < RECHARGE.threshold_nanos
+        assert isinstance(decision, Start) == (low and name not in self.charging and len(held) < CHARGES_MAX)
+        if isinstance(decision, Start):
+            self.charging[name] = decision.amount_nanos
+
+    @precondition(lambda self: self.charging)
+    @rule(data=st.data(), paid=st.booleans())
+    def end_recharge(self, data: st.DataObject, paid: bool) -> None:
+        name = data.draw(st.sampled_from(sorted(self.charging)))
+        amount = self.charging.pop(name)
+        if paid:
+            before = self.books[name].balance
+            self.put(name, "PAID", amount)
+            assert self.books[name].balance == before + amount
+            self.recharged[name].append(amount)
 
     @rule()
     def wait(self) -> None:
@@ -342,10 +395,11 @@ class Leaving(RuleBasedStateMachine):
         reference = data.draw(st.sampled_from(sorted(self.open)))
         name, source, amount, given = self.open.pop(reference)
         book = self.books[name]
-        before = book.balance
+        before = book.balance + self.expired()
         book.begin()
         book.restore(source, amount, given, reference, self.now)
-        assert book.balance == before + amount
+        # What comes back to a lot that has expired meanwhile expires at once.
+        assert book.balance + self.expired() == before + amount
         self.disputed -= amount if source is AccountKind.DISPUTED else 0
         self.refunded -= amount if source is AccountKind.REFUNDED else 0
 
@@ -355,13 +409,16 @@ class Leaving(RuleBasedStateMachine):
             return
         pending = sum(lot.pending for book in self.books.values() for lot in book.lots.values())
         held = sum(book.balance for book in self.books.values())
-        assert self.put_in - pending == held + self.spent + self.refunded + self.disputed
+        assert self.put_in - pending == held + self.spent + self.refunded + self.disputed + self.expired()
+        assert self.expired() == sum(lot.expired for book in self.books.values() for lot in book.lots.values())
         for book in self.books.values():
             assert 0 == sum(account.balance for account in book.accounts.values())
             assert all(account.holds() for account in book.accounts.values())
             assert not (book.debt and book.available)
             lots = book.lots.values()
             for lot in lots:
+                over = lot.expires_at is not None and lot.expires_at <= self.now
+                assert not lot.free if over else not lot.expired
                 places = (lot.pending, lot.free, lot.leased, lot.spent, lot.expired, lot.gone)
                 assert lot.amount == sum(places)
                 assert min(places) >= 0
