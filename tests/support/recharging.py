@@ -62,6 +62,11 @@ class TwinControls:
     async def fault(self, kind: str, match: str = "*", times: int = 1) -> None:
         await self._post("faults", {"kind": kind, "match": match, "times": times})
 
+    async def fired(self) -> int:
+        """How often the faults that are armed have fired."""
+        answer = await self.http.get(f"{self.url}/_twin/state")
+        return sum(rule["fired"] for rule in answer.json()["faults"])
+
     async def clear_faults(self) -> None:
         (
             await self.http.delete(f"{self.url}/_twin/faults", headers={"content-type": "application/json"})

@@ -143,3 +143,23 @@ async def test_while_stripe_is_out_of_reach_events_wait(rig: Rig) -> None:
     assert (await rig.recharge(name)).state == SUCCEEDED
     signals = await rig.sql.fetchval("SELECT count(*) FROM outbox WHERE topic = 'recharge-signal' AND key = $1", name)
     assert signals == 1
+
+
+async def test_events_that_come_together_about_one_payment_are_one_look(rig: Rig) -> None:
+    name = await start(rig)
+    intent = await create(rig, await rig.authorize(name))
+    await ingest(rig, event("evt_0", id=intent, metadata={"org": rig.org, "recharge": name}))
+    await outcome(rig, "evt_0")
+    await rig.twin.fault("slow:0", "GET /v1/payment_intents/*", times=100)
+    ids = [f"evt_{number}" for number in range(1, 9)]
+    await rig.sql.execute(
+        "INSERT INTO stripe_events (org, id, type, payload_hash, payload, livemode, payment_intent, recharge,"
+        " object_id, received_at, due_at) SELECT org, unnest($1::text[]), type, payload_hash, '', livemode,"
+        " payment_intent, recharge, object_id, clock_timestamp(), clock_timestamp()"
+        " FROM stripe_events WHERE id = 'evt_0'",
+        ids,
+    )
+    # Another event wakes the loop.
+    await ingest(rig, event("evt_wake", "customer.created", object="customer", id="cus_1"))
+    assert {await outcome(rig, one) for one in ids} == {f"{name} is PENDING"}
+    assert await rig.twin.fired() < len(ids)
