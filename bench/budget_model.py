@@ -177,14 +177,13 @@ def is_within(subject: str, ancestor: str) -> bool:
 
 @dataclass(eq=False)
 class Stop:
-    """A pause; `limit` is the budget that made it, or None for a person, and `exceeded` its limit in force then."""
+    """A pause; `limit` is the budget that made it, or None for a person."""
 
     subject: str
     limit: Limit | None = None
     key: int = 0
     generation: int = 0
     until_us: int = FOREVER_US
-    exceeded: int = 0
     ended: bool = False
 
     def lasts(self, now_us: int) -> bool:

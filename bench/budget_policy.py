@@ -182,8 +182,7 @@ class PolicyMachine(RuleBasedStateMachine):
         if limit.on_exceed is OnExceed.PAUSE and window.paused < generation:
             window.paused = generation
             until_us = limit.bounds(key)[1] if limit.resume is ResumeMode.WINDOW_END else FOREVER_US
-            in_force = limit.in_force(key, self.now_us)
-            self.stops.append(Stop(limit.subject, limit, key, generation, until_us, in_force))
+            self.stops.append(Stop(limit.subject, limit, key, generation, until_us))
 
     def deny(self, limit: Limit, asked: int) -> None:
         """The first denial of what would fit an empty window alerts and pauses."""
@@ -206,7 +205,7 @@ class PolicyMachine(RuleBasedStateMachine):
             and (one.limit is None or (one.limit.alive and one.limit.on_exceed is OnExceed.PAUSE))
         ]
 
-    def follow(self, limit: Limit) -> None:
+    def follow(self, limit: Limit, before: int) -> None:
         """What a changed limit does to the window of now."""
         key = limit.key_at(self.now_us)
         window, in_force = limit.peek(key), limit.in_force(key, self.now_us)
@@ -215,7 +214,7 @@ class PolicyMachine(RuleBasedStateMachine):
                 self.alert(limit, key, threshold, window.spent, AlertCause.CHANGE)
         for one in self.stops:
             if one.limit is limit and one.lasts(self.now_us):
-                one.ended = limit.on_exceed is not OnExceed.PAUSE or in_force > max(one.exceeded, window.used)
+                one.ended = limit.on_exceed is not OnExceed.PAUSE or before < in_force > window.used
         if window.spent:
             self.reach(limit, key)
 
@@ -283,9 +282,10 @@ class PolicyMachine(RuleBasedStateMachine):
         assert not why
         if found.cap is not None:
             found.window(found.key_at(self.now_us))
+        before = found.in_force(found.key_at(self.now_us), self.now_us)
         found.generation += limit > found.limit
         found.limit, found.on_exceed = limit, exceed or found.on_exceed
-        self.follow(found)
+        self.follow(found, before)
 
     @precondition(lambda self: sum(one.alive for one in self.limits.values()) > 2)
     @rule(data=st.data())
@@ -310,9 +310,10 @@ class PolicyMachine(RuleBasedStateMachine):
         for _ in range(2):
             asked = Overrides(self.world.pool).grant(parse(subject), id_, grant, validate_only=False)
             assert self.refusal(asked) == ""
+        before = found.in_force(found.key_at(self.now_us), self.now_us)
         found.generation += 1
         found.raises.append((amount, self.now_us, self.now_us + lasting))
-        self.follow(found)
+        self.follow(found, before)
 
     @precondition(lambda self: any(one.alive for one in self.limits.values()))
     @rule(data=st.data(), amount=st.integers(0, 40), anew=st.booleans())
@@ -341,9 +342,12 @@ class PolicyMachine(RuleBasedStateMachine):
                 name, at, parent.dimension, amount, parent.on_exceed, parent.resume, parent.thresholds, parent.spec,
                 self.now_us, parent.model, parent=parent,
             )  # fmt: skip
+        elif child.cap is not None:
+            child.window(child.key_at(self.now_us))
+        before = child.in_force(child.key_at(self.now_us), self.now_us)
         child.generation += amount > child.limit
         child.limit = amount
-        self.follow(child)
+        self.follow(child, before)
 
     def refused_share(self, parent: Limit, child: Limit | None, amount: int) -> str:
         """Why a share cannot have this amount."""

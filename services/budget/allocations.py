@@ -40,12 +40,14 @@ class Allocated(NamedTuple):
         children: The budgets that were named, in order.
         total: What all that are allocated out of the parent have together.
         told: What people are told: that more is allocated than there is.
+        before: The children's definitions that are changed, by name.
     """
 
     parent: Budget
     children: list[Budget]
     total: int
     told: list[str]
+    before: dict[str, Budget]
 
 
 class Request(NamedTuple):
@@ -122,36 +124,37 @@ class Allocations:
                 _check_settled(kept, now_us)
                 found[share.name] = kept
         running = await standing.of(connection, [kept[-1] for kept in found.values()], now_us)
+        before = {one.written.name: one.written for one in running}
         held = {one.budget.name: Held(one.written, one.spent + one.reserved) for one in running}
         children = [rules.shared(parent, share, held.get(share.name), now_us) for share in shares]
-        before, _ = (await allocations.allocated(connection, subject.org, [parent.name])).get(parent.name, (0, 0))
+        taken, _ = (await allocations.allocated(connection, subject.org, [parent.name])).get(parent.name, (0, 0))
         replaced = sum(one.budget.limit for one in held.values() if one.budget.allocated_from == parent.name)
-        total = before - replaced + sum(child.limit for child in children)
-        told = [rules.over(parent, total)] if total > before else []
+        total = taken - replaced + sum(child.limit for child in children)
+        told = [rules.over(parent, total)] if total > taken else []
         below = await allocations.allocated(connection, subject.org, list(held))
         told += [
             rules.over(child, below[child.name][0])
             for child in children
             if child.name in below and child.limit < held[child.name].budget.limit
         ]
-        return Allocated(parent, children, total, [words for words in told if words])
+        return Allocated(parent, children, total, [words for words in told if words], before)
 
     async def _write(self, connection: asyncpg.Connection, plan: Allocated, now_us: int) -> Allocated:
         added = sum(child.no == 0 for child in plan.children)
         if added and (refusal := policy.refuse_more(await budgets.count(connection, plan.parent.org) + added - 1)):
             raise refusal
+        before = await reached.limits(connection, list(plan.before.values()), now_us)
         written = []
         for child in plan.children:
             if child.no:
-                await budgets.update(connection, child)
-                written.append(child)
+                written.append(await standing.rewrite(connection, plan.before[child.name], [child], None, now_us))
                 continue
             made = await budgets.insert(connection, child)
             if made is None:
                 raise AssertionError(f"{child.name} is there, and was not found under the lock")
             written.append(made)
         await tell(connection, plan.parent, plan.told, now_us)
-        await reached.follow(connection, written, now_us)
+        await reached.follow(connection, before, written, now_us)
         return plan._replace(children=written)
 
 

@@ -116,10 +116,9 @@ class Definitions:
                 return after
             await allocations.tell(connection, after, told, now_us)
             running = policy.in_force(rows, now_us)
-            if running.rollover_cap is not None or after.rollover_cap is not None:
-                await standing.begin(connection, running, now_us)
-            live = await _write_change(connection, change)
-            await reached.follow(connection, [change.in_force], now_us, by=by)
+            before = await reached.limits(connection, [running], now_us)
+            live = await standing.rewrite(connection, running, change.rows, change.begun, now_us)
+            await reached.follow(connection, before, [change.in_force], now_us, by=by)
             return live
 
         return await transact(self._pool, run)
@@ -143,18 +142,6 @@ async def _rows(connection: asyncpg.Connection, subject: Subject, budget_id: str
     if not rows:
         raise not_found(f"budget {subject.name}/budgets/{budget_id}", "BUDGET_UNKNOWN")
     return rows
-
-
-async def _write_change(connection: asyncpg.Connection, change: policy.Change) -> Budget:
-    for row in change.rows:
-        await budgets.update(connection, row)
-    live = change.rows[-1]
-    if change.begun is not None:
-        begun = await budgets.insert(connection, change.begun)
-        if begun is None:
-            raise AssertionError(f"{change.begun.name} is live twice")
-        live = begun
-    return live
 
 
 def size_of(page_size: int) -> int:

@@ -80,9 +80,10 @@ class Overrides:
             )
             if validate_only:
                 return made, made.amount, True
+            before = await reached.limits(connection, [budget], now_us)
             await store.add(connection, subject.org, made, grant.credential)
             raised = policy.in_force(await _rows(connection, subject, budget_id), now_us)
-            await reached.follow(connection, [raised], now_us, by=grant.credential)
+            await reached.follow(connection, before, [raised], now_us, by=grant.credential)
             return (await _shown(connection, raised, [made], now_us))[0]
 
         return await transact(self._pool, run)

@@ -1,6 +1,6 @@
 """What follows from a changed limit: alerts where use has reached a threshold, pauses that begin, pauses that end."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import asyncpg
@@ -17,13 +17,21 @@ from services.budget.store import alerts, pauses
 from services.budget.store import batch as store
 
 
-async def follow(connection: asyncpg.Connection, changed: Sequence[Budget], now_us: int, *, by: str = "") -> None:
+async def limits(connection: asyncpg.Connection, found: Sequence[Budget], now_us: int) -> dict[str, int]:
+    """The limits in force of these definitions' running windows, by the budgets' names."""
+    return {one.budget.name: one.budget.limit for one in await standing.of(connection, found, now_us)}
+
+
+async def follow(
+    connection: asyncpg.Connection, before: Mapping[str, int], changed: Sequence[Budget], now_us: int, *, by: str = ""
+) -> None:
     """Alerts of what the running windows of these definitions have reached, pauses where they must, and ends pauses.
 
     The caller holds the organisation's row against decisions, so what is read here stays.
 
     Args:
         connection: In the transaction of the change.
+        before: The limits in force before the change, as `limits` has them.
         changed: The definitions that decide now, of one organisation.
         now_us: The time.
         by: Who changed them.
@@ -36,20 +44,22 @@ async def follow(connection: asyncpg.Connection, changed: Sequence[Budget], now_
     ]
     await alerts.add_crossings(connection, found, now_us)
     if running:
-        await _end_lifted(connection, running, now_us, by)
+        await _end_lifted(connection, before, running, now_us, by)
     pausing = [one for one in running if one.budget.on_exceed is OnExceed.PAUSE and one.spent > 0]
     if pausing:
         await _pause(connection, pausing, now_us)
 
 
-async def _end_lifted(connection: asyncpg.Connection, running: Sequence[Standing], now_us: int, by: str) -> None:
+async def _end_lifted(
+    connection: asyncpg.Connection, before: Mapping[str, int], running: Sequence[Standing], now_us: int, by: str
+) -> None:
     found = await pauses.of_budgets(connection, running[0].budget.org, [one.budget for one in running], now_us)
     lifted, undone = [], []
     for one in running:
         for pause in found.get(one.budget.name, ()):
             if one.budget.on_exceed is not OnExceed.PAUSE:
                 undone.append(pause)
-            elif is_lifted(pause, one.budget.limit, one.spent + one.reserved):
+            elif is_lifted(before.get(one.budget.name, one.budget.limit), one.budget.limit, one.spent + one.reserved):
                 lifted.append(pause)
     await _end(connection, lifted, by, "the limit was raised above use", now_us)
     await _end(connection, undone, by, "the budget pauses no more", now_us)

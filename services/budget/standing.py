@@ -9,6 +9,7 @@ from services.budget import carry
 from services.budget.domain import limits
 from services.budget.domain.budgets import AMOUNT_MAX, Budget, Raise, countable, key_number
 from services.budget.domain.model import Use
+from services.budget.store import budgets as budget_rows
 from services.budget.store import windows
 from services.kit.windows import window_at
 
@@ -88,11 +89,37 @@ async def of(connection: asyncpg.Connection, budgets: Sequence[Budget], now_us: 
     return found
 
 
-async def begin(connection: asyncpg.Connection, budget: Budget, now_us: int) -> None:
-    """Makes the running window's row, so that a change of the definition does not change what it was carried.
+async def rewrite(
+    connection: asyncpg.Connection, running: Budget, rows: Sequence[Budget], begun: Budget | None, now_us: int
+) -> Budget:
+    """Writes a changed definition; the only way to, since what a window was carried must not change by it.
 
     The caller holds the organisation's row against decisions.
+
+    Args:
+        connection: In the transaction of the change.
+        running: The definition that decides until the change.
+        rows: What its rows become.
+        begun: A row that takes over later.
+        now_us: The time.
+
+    Returns:
+        The newest row.
     """
+    if any(one is not None and one.rollover_cap is not None for one in (running, *rows, begun)):
+        await _begin(connection, running, now_us)
+    for row in rows:
+        await budget_rows.update(connection, row)
+    if begun is None:
+        return rows[-1]
+    made = await budget_rows.insert(connection, begun)
+    if made is None:
+        raise AssertionError(f"{begun.name} is live twice")
+    return made
+
+
+async def _begin(connection: asyncpg.Connection, budget: Budget, now_us: int) -> None:
+    """Makes the running window's row, with what it is carried by the definition of now."""
     (standing,) = await of(connection, [budget], now_us)
     found = carry.before(budget, standing.key)
     await windows.begin(connection, budget, standing.key, standing.carried, found)

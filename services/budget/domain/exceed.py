@@ -107,6 +107,6 @@ def _reason(budget: Budget, counter: Counter, cause: PauseCause) -> str:
     )
 
 
-def is_lifted(pause: Pause, limit: int, used: int) -> bool:
-    """Whether a limit ends a pause of its budget: it is above the one that was exceeded, and above use."""
-    return limit > pause.limit and limit > used
+def is_lifted(before: int, limit: int, used: int) -> bool:
+    """Whether a change of the limit in force ends its budget's pauses: it has risen by it, and is above use now."""
+    return before < limit > used

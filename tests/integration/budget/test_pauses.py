@@ -110,6 +110,19 @@ async def test_the_first_denial_alerts_and_pauses_once(database: Any, tmp_path: 
         await budget.audit()
 
 
+async def test_a_raise_ends_the_pause_of_a_limit_that_was_higher(database: Any, tmp_path: Path) -> None:
+    async with running_budget(database("budget"), tmp_path) as budget:
+        name = (await budget.create(ORG, "b", limit_amount=20, on_exceed=PAUSE)).name
+        await budget.apply(usage("u", cost=20))
+        await budget.update(name, limit_amount=10)
+        correction = usage("c", cost=-9)
+        correction.corrects.source, correction.corrects.id = "test", "u"
+        await budget.apply(correction)
+        assert (await budget.reserve(cost=1)).denied_reason == PAUSED
+        await budget.update(name, limit_amount=15)
+        assert (await budget.reserve(cost=1)).outcome == ALLOW
+
+
 async def test_a_raised_limit_ends_the_pause_once_it_is_above_use(database: Any, tmp_path: Path) -> None:
     async with running_budget(database("budget"), tmp_path) as budget:
         name = (await budget.create(ORG, "b", limit_amount=10, on_exceed=PAUSE)).name

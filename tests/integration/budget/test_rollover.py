@@ -8,7 +8,7 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from pursestrings.budget.v1 import budget_pb2, limits_pb2
-from tests.support.budget import NANOS, ORG, ask, refusal_of, rows, running_budget, usage
+from tests.support.budget import NANOS, ORG, TEAM, ask, refusal_of, rows, running_budget, usage
 from tests.support.limits import at, backdate, daily, hold_was_placed_before, status_of
 
 ALLOW, DENY = budget_pb2.OUTCOME_ALLOW, budget_pb2.OUTCOME_DENY
@@ -211,3 +211,30 @@ async def test_a_window_without_a_next_one_cannot_begin_where_something_is_carri
             budget.update(created.name, window=budget_pb2.Window(kind=budget_pb2.WINDOW_KIND_LIFETIME))
         )
         assert refusal.field == "budget.rollover"
+
+
+async def test_a_share_that_is_given_more_is_carried_what_it_left_before(database: Any, tmp_path: Path) -> None:
+    base = database("budget")
+    async with running_budget(base, tmp_path) as budget:
+        await budget.create(ORG, "day", limit_amount=100 * NANOS, window=daily())
+        share = f"{TEAM}/budgets/day"
+
+        async def allocate(amount: int) -> None:
+            shares = [budget_pb2.Allocation(subject=TEAM, budget_id="day", amount=amount * NANOS)]
+            request = budget_pb2.AllocateRequest(
+                budget=f"{ORG}/budgets/day", request_id=f"a{amount}", allocations=shares
+            )
+            await budget.admin.Allocate(request)
+
+        await allocate(10)
+        await budget.update(share, rollover=rollover(50 * NANOS))
+        await backdate(base, share, 3)
+        late = usage("late", cost=10 * NANOS, subject=TEAM)
+        late.occurred_at.FromDatetime(at(1))
+        await budget.apply(late)
+        # Today's row, that the change above made, as if nothing had touched today yet.
+        await rows(base, "DELETE FROM counters c USING budgets b WHERE b.budget_no = c.budget_no AND c.spent = 0")
+        await allocate(60)
+        assert (await status_of(budget, share)).use.limit_amount == 60 * NANOS
+        assert (await carried_rows(base))[-1] == (0, 10 * NANOS)
+        await budget.audit()

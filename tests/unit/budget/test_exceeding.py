@@ -88,11 +88,12 @@ def test_use_at_the_limit_pauses_until_what_resume_says(resume: ResumeMode, unti
     assert not pause.is_active(until_us)
 
 
-@pytest.mark.parametrize(("limit", "used", "lifted"), [(101, 100, True), (101, 101, False), (100, 5, False)])
-def test_only_a_raise_above_use_lifts_a_pause(limit: int, used: int, lifted: bool) -> None:
-    batch, window = Batch(NOW_US), counter(100)
-    note_use(batch, window)
-    assert is_lifted(batch.begun[0], limit, used) is lifted
+@pytest.mark.parametrize(
+    ("before", "limit", "used", "lifted"),
+    [(100, 101, 100, True), (100, 101, 101, False), (100, 100, 5, False), (100, 99, 5, False), (10, 15, 11, True)],
+)
+def test_only_a_raise_above_use_lifts_a_pause(before: int, limit: int, used: int, lifted: bool) -> None:
+    assert is_lifted(before, limit, used) is lifted
 
 
 def test_pauses_reach_descendants_whatever_they_call() -> None:
