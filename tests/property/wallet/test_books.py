@@ -330,8 +330,8 @@ class Leaving(RuleBasedStateMachine):
             self.recharged[name].append(amount)
 
     @rule()
-    def wait(self) -> None:
-        self.now += timedelta(minutes=2)
+    def wait(self, minutes: int = 2) -> None:
+        self.now += timedelta(minutes=minutes)
         for book in self.books.values():
             book.begin()
             book.expire(self.now)
@@ -390,8 +390,11 @@ class Leaving(RuleBasedStateMachine):
         self.refunded += 0 if dispute else amount
 
     @precondition(lambda self: self.open)
-    @rule(data=st.data())
-    def comes_again(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), late=st.booleans())
+    def comes_again(self, data: st.DataObject, late: bool) -> None:
+        if late:
+            # Until every lot that can expire has.
+            self.wait(10)
         reference = data.draw(st.sampled_from(sorted(self.open)))
         name, source, amount, given = self.open.pop(reference)
         book = self.books[name]
