@@ -14,6 +14,7 @@ from services.kit.errors import PurseError, conflict, not_found
 _COST: Final = int(Dimension.COST)
 _FIELDS: Final = 4
 _DAY_US: Final = 86_400_000_000
+_SURELY_KEPT_US: Final = 90 * _DAY_US
 
 
 def apply(batch: Batch, item: ApplyItem) -> Applied | PurseError:
@@ -63,6 +64,14 @@ def _correct(batch: Batch, item: ApplyItem, corrects: tuple[str, str]) -> Applie
     a first price, or one in another currency, goes to the budgets that match by now. No hold is moved: the event did.
     """
     counted = batch.counted[(item.org, *corrects)]
+    if min(item.amounts) < 0 and not counted.known and batch.now_us - item.occurred_us <= _SURELY_KEPT_US:
+        # Given back now, it could be spent before what it is taken from has come.
+        return conflict(
+            "ORIGINAL_UNKNOWN",
+            f"corrects: usage {'/'.join(corrects)} is not applied, so nothing of it can be taken back; send again "
+            "once it is",
+            field="corrects",
+        )
     cost, currency = item.amounts[_COST], item.currency
     amounts = (0, cost, *item.amounts[2:])
     wallet = payer_of_correction(batch, item, counted)

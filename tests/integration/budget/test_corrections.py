@@ -122,15 +122,22 @@ async def test_what_was_paid_too_much_goes_back_to_the_wallet(database: Any, tmp
         await agree(budget, wallet)
 
 
-async def test_a_correction_of_what_is_not_known_counts_as_use_without_a_reservation(
-    database: Any, tmp_path: Path
-) -> None:
+async def test_what_was_never_applied_gives_nothing_back(database: Any, tmp_path: Path) -> None:
+    """Only of an event that is too old to be known still is the difference taken as it is."""
     async with running_budget(database("budget"), tmp_path) as budget:
-        await budget.create(ORG, "org")
-        (answer,) = await budget.apply(correction(usage("never"), "c", -NANOS, requests=-1))
-        assert answer.applied.unreserved
-        assert (await budget.use(f"{ORG}/budgets/org")).spent_amount == -NANOS
-        assert await totals(budget) == (0, -NANOS, 0)
+        await budget.create(ORG, "org", limit_amount=10 * NANOS)
+        event = usage("e", cost=5 * NANOS)
+        back = correction(event, "c", -NANOS, requests=-1)
+        assert refusals(await budget.apply(back)) == ["ORIGINAL_UNKNOWN"]
+        assert (await budget.use(f"{ORG}/budgets/org")).spent_amount == 0
+        assert refusals(await budget.apply(event, back)) == ["", ""]
+        assert (await budget.use(f"{ORG}/budgets/org")).spent_amount == 4 * NANOS
+        assert refusals(await budget.apply(correction(back, "of-a-correction", -NANOS))) == ["ORIGINAL_UNKNOWN"]
+        old = usage("old")
+        old.occurred_at.FromMicroseconds(time.time_ns() // 1000 - 91 * 86_400_000_000)
+        (answer,) = await budget.apply(correction(old, "late", -NANOS, requests=-1))
+        assert (answer.applied.unreserved, answer.applied.unfunded) == (True, True)
+        await budget.audit()
 
 
 async def test_corrections_never_alert_twice(database: Any, tmp_path: Path) -> None:
