@@ -106,7 +106,8 @@ async def test_every_key_begins_with_the_organisation(fresh: Database) -> None:
             SELECT c.conrelid::regclass::text, c.conname FROM pg_constraint c
             JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = c.conkey[1]
             WHERE c.contype IN ('p', 'u', 'f') AND c.connamespace = 'public'::regnamespace AND a.attname <> 'org'
-              AND c.conrelid::regclass::text NOT IN ('schema_migrations', 'installation', 'dispute_sweep')
+              AND c.conrelid::regclass::text
+                  NOT IN ('schema_migrations', 'installation', 'dispute_sweep', 'refund_sweep')
             """
         )
     finally:
