@@ -20,12 +20,19 @@ class Policies:
         self._by_org: dict[str, Policy] = {}
 
     async def at_epochs(self, connection: asyncpg.Connection, epochs: dict[str, int]) -> dict[str, Policy]:
-        """The policies at these epochs; what is missing or older is loaded under the locks that the caller holds."""
+        """The policies at these epochs, under the locks that the caller holds.
+
+        What is missing is loaded, and of what is older only what has changed since.
+        """
         found = {}
         for org, epoch in epochs.items():
             policy = self._by_org.get(org)
             if policy is None or policy.epoch != epoch:
-                policy = await budgets.load_policy(connection, org, epoch)
+                # An epoch from before the known one is that of a restored database, of which nothing is known.
+                if policy is None or policy.epoch > epoch:
+                    policy = await budgets.load_policy(connection, org, epoch)
+                else:
+                    policy = await budgets.reload_policy(connection, policy, epoch)
                 _remember(self._by_org, org, policy)
             found[org] = policy
         return found

@@ -5,13 +5,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fnmatch import translate
 from functools import lru_cache
-from typing import Final
+from typing import Final, TypeVar
 
 from services.budget.domain.budgets import Budget, Dimension, OnExceed, Selector
 from services.budget.domain.model import Call, WalletState
 from services.budget.domain.org_settings import NO_SETTINGS, OrgSettings
 from services.budget.domain.pauses import Pause
 from services.kit.subject import Subject
+
+T = TypeVar("T")
 
 _PLANS_MAX: Final = 65_536
 """The most plans remembered an organisation; a full memo starts anew."""
@@ -89,6 +91,51 @@ class Policy:
             if budget.on_exceed is OnExceed.PAUSE:
                 self._pausing.setdefault(budget.subject, []).append(budget.no)
 
+    def changed(
+        self,
+        epoch: int,
+        live: Iterable[Budget],
+        gone: Iterable[int],
+        *,
+        settings: OrgSettings,
+        pauses: Iterable[Pause],
+    ) -> "Policy":
+        """The policy at a later epoch. This one stays as it is; what has not changed is shared.
+
+        Args:
+            epoch: The later one.
+            live: Budgets that are new or have changed, those that have not among them do no harm.
+            gone: Numbers of deleted budgets, known here or not.
+            settings: What holds for all of it now.
+            pauses: Those by persons that have begun or ended since.
+        """
+        after = Policy(self.org, epoch, (), settings=settings)
+        became, ended = {budget.no: budget for budget in live}, self.by_no.keys() & set(gone)
+        if not became and not ended:
+            # What is remembered follows from the budgets alone.
+            after.by_no, after._plans = self.by_no, self._plans
+            after._by_subject, after._pausing = self._by_subject, self._pausing
+        else:
+            after.by_no = self.by_no | became
+            numbers: dict[str, set[int]] = {}
+            for budget in became.values():
+                numbers.setdefault(budget.subject, set()).add(budget.no)
+            for no in ended:
+                numbers.setdefault(after.by_no.pop(no).subject, set())
+            after._by_subject, after._pausing = dict(self._by_subject), dict(self._pausing)
+            for subject, changed in numbers.items():
+                changed |= {budget.no for budget in self._by_subject.get(subject, ())}
+                kept = [after.by_no[no] for no in sorted(changed) if no in after.by_no]
+                _put(after._by_subject, subject, kept)
+                _put(after._pausing, subject, [budget.no for budget in kept if budget.on_exceed is OnExceed.PAUSE])
+        after._paused = dict(self._paused)
+        for pause in pauses:
+            lasting = [one for one in after._paused.get(pause.subject, ()) if one.name != pause.name]
+            if pause.ended_us is None:
+                lasting = sorted([*lasting, pause], key=lambda p: p.name)
+            _put(after._paused, pause.subject, lasting)
+        return after
+
     def plan(self, subject: Subject, currency: str, call: Call, *, actual: bool) -> Plan:
         """The budgets that count a call of this subject, from the organisation down.
 
@@ -135,6 +182,13 @@ class Policy:
             if _counts_currency(budget, currency, actual=actual)
             and (budget.selector is None or matches(budget.selector, call, actual=actual))
         )
+
+
+def _put(by_subject: dict[str, list[T]], subject: str, values: list[T]) -> None:
+    if values:
+        by_subject[subject] = values
+    else:
+        by_subject.pop(subject, None)
 
 
 def _counts_currency(budget: Budget, currency: str, *, actual: bool) -> bool:

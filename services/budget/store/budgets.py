@@ -17,6 +17,10 @@ _COLUMNS: Final = """budget_no, org, subject, budget_id, display_name, dimension
 time_zone, week_start, anchor_day, on_exceed, thresholds, selector, generation, revision, created_us, updated_us,
 effective_from_us, effective_until_us, rollover_cap, allocated_from, over_allocation, resume"""
 _LOAD: Final = f"SELECT {_COLUMNS} FROM budgets WHERE org = $1 AND deleted_us IS NULL"  # noqa: S608 - a constant
+# Deleted rows too, and those of the known epoch itself: reading a row twice does no harm.
+_CHANGED: Final = f"""
+SELECT deleted_us, {_COLUMNS} FROM budgets WHERE org = $1 AND changed_epoch >= $2
+"""  # noqa: S608 - a constant
 _FIND: Final = f"""
 SELECT {_COLUMNS} FROM budgets WHERE org = $1 AND subject = $2 AND budget_id = $3 AND deleted_us IS NULL
 ORDER BY effective_from_us
@@ -75,7 +79,25 @@ async def load_policy(connection: asyncpg.Connection, org: str, epoch: int) -> P
     )
 
 
-def budget_of(row: asyncpg.Record, raises: Raises | None = None) -> Budget:
+async def reload_policy(connection: asyncpg.Connection, known: Policy, epoch: int) -> Policy:
+    """The policy at this epoch from one of an earlier epoch: what has not changed since is not read.
+
+    The caller holds the organisation's row at this epoch. Raises come with their budgets: a grant changes both.
+    """
+    org = known.org
+    settings = await org_settings.get(connection, org)
+    paused = await pauses.changed_by_persons(connection, org, known.epoch)
+    rows = await connection.fetch(_CHANGED, org, known.epoch)
+    raises: Raises = {}
+    if rows:
+        names = {(row["subject"], row["budget_id"]) for row in rows if row["deleted_us"] is None}
+        raises = await overrides.raises_of(connection, org, sorted(names))
+    gone = [row["budget_no"] for row in rows if row["deleted_us"] is not None]
+    live = [budget_of(list(row)[1:], raises) for row in rows if row["deleted_us"] is None]
+    return known.changed(epoch, live, gone, settings=settings, pauses=paused)
+
+
+def budget_of(row: Sequence[Any], raises: Raises | None = None) -> Budget:
     """A definition from its row, with the temporary raises of its name that were granted since it was created."""
     (no, org, subject, id_, display_name, dimension, currency, limit, kind, zone, week_start, anchor_day, on_exceed,
      thresholds, selector, generation, revision, created_us, updated_us, from_us, until_us, rollover_cap,
@@ -141,7 +163,7 @@ async def now_us(connection: asyncpg.Connection) -> int:
 
 async def find(connection: asyncpg.Connection, org: str, subject: str, budget_id: str) -> list[Budget]:
     """The budget's rows, by when they begin: one, or two around a change of the window."""
-    raises = await overrides.raises_of(connection, org, subject, budget_id)
+    raises = await overrides.raises_of(connection, org, [(subject, budget_id)])
     return [budget_of(row, raises) for row in await connection.fetch(_FIND, org, subject, budget_id)]
 
 
@@ -157,7 +179,7 @@ async def list_page(
 ) -> list[Budget]:
     """Budgets sorted by subject and id, from behind `after`; only those carved from one budget if it is named."""
     rows = await connection.fetch(_LIST, org, subject, descendants, *after, limit, allocated_from)
-    raises = await overrides.raises_of(connection, org)
+    raises = await overrides.raises_of(connection, org, [(row["subject"], row["budget_id"]) for row in rows])
     return [budget_of(row, raises) for row in rows]
 
 

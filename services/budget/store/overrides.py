@@ -1,6 +1,6 @@
 """Temporary raises of limits: written once, never changed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,8 +17,14 @@ _COLUMNS: Final = "id, subject, budget_id, amount, from_us, until_us, reason, gr
 _RAISES: Final = """
 SELECT subject, budget_id, amount, from_us, until_us FROM overrides
 WHERE org = $1 AND until_us > (extract(epoch FROM clock_timestamp()) * 1000000)::bigint - $2
-    AND ($3::text IS NULL OR (subject = $3 AND budget_id = $4))
 ORDER BY from_us, id
+"""
+_RAISES_OF: Final = """
+SELECT o.subject, o.budget_id, o.amount, o.from_us, o.until_us
+FROM unnest($3::text[], $4::text[]) AS k (subject, budget_id)
+JOIN overrides o ON o.org = $1 AND o.subject = k.subject AND o.budget_id = k.budget_id
+WHERE o.until_us > (extract(epoch FROM clock_timestamp()) * 1000000)::bigint - $2
+ORDER BY o.from_us, o.id
 """
 _GET: Final = f"SELECT {_COLUMNS} FROM overrides WHERE org = $1 AND id = $2"  # noqa: S608 - a constant
 _LIST: Final = f"""
@@ -58,12 +64,15 @@ class Override:
         return Raise(self.amount, self.from_us, self.until_us)
 
 
-async def raises_of(
-    connection: asyncpg.Connection, org: str, subject: str | None = None, budget_id: str = ""
-) -> Raises:
-    """Raises that may still matter, of an organisation or of one budget, the earliest first."""
+async def raises_of(connection: asyncpg.Connection, org: str, names: Iterable[tuple[str, str]] | None = None) -> Raises:
+    """Raises that may still matter, the earliest first: of these budgets by subject and id, or of all."""
+    if names is None:
+        rows = await connection.fetch(_RAISES, org, _MEMORY_US)
+    else:
+        unique = sorted(set(names))
+        rows = await connection.fetch(_RAISES_OF, org, _MEMORY_US, [n[0] for n in unique], [n[1] for n in unique])
     found: dict[tuple[str, str], list[Raise]] = {}
-    for of, id_, amount, from_us, until_us in await connection.fetch(_RAISES, org, _MEMORY_US, subject, budget_id):
+    for of, id_, amount, from_us, until_us in rows:
         found.setdefault((of, id_), []).append(Raise(amount, from_us, until_us))
     return found
 

@@ -27,6 +27,9 @@ RETURNING subject, budget_no, window_key, generation
 _BY_PERSONS: Final = f"""
 SELECT {_COLUMNS} FROM {_FROM} WHERE p.org = $1 AND p.budget_no = 0 AND p.ended_us IS NULL
 """  # noqa: S608 - a constant
+_CHANGED_BY_PERSONS: Final = f"""
+SELECT {_COLUMNS} FROM {_FROM} WHERE p.org = $1 AND p.budget_no = 0 AND p.changed_epoch >= $2
+"""  # noqa: S608 - a constant
 _OF_SUBJECTS: Final = f"""
 SELECT {_COLUMNS} FROM {_FROM}
 WHERE p.org = $1 AND p.subject = ANY($2::text[]) AND p.ended_us IS NULL AND p.until_us > $3
@@ -109,6 +112,11 @@ def _key(pause: Pause) -> tuple[str, int, int, int]:
 async def by_persons(connection: asyncpg.Connection, org: str) -> list[Pause]:
     """The pauses by persons that last: policy."""
     return [pause_of(row) for row in await connection.fetch(_BY_PERSONS, org)]
+
+
+async def changed_by_persons(connection: asyncpg.Connection, org: str, epoch: int) -> list[Pause]:
+    """The pauses by persons that were begun or ended at this epoch or later."""
+    return [pause_of(row) for row in await connection.fetch(_CHANGED_BY_PERSONS, org, epoch)]
 
 
 async def of_subjects(connection: asyncpg.Connection, org: str, subjects: Sequence[str], at_us: int) -> list[Pause]:
