@@ -149,6 +149,9 @@ class Allocations:
             if child.no:
                 written.append(await standing.rewrite(connection, plan.before[child.name], [child], None, now_us))
                 continue
+            has = await budgets.count_of(connection, child.org, child.subject)
+            if refusal := policy.refuse_more_of(child.subject, has):
+                raise refusal
             made = await budgets.insert(connection, child)
             if made is None:
                 raise AssertionError(f"{child.name} is there, and was not found under the lock")

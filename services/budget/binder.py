@@ -268,10 +268,11 @@ class Binder:
         self._batch.adjusted.append(counter)
         if budget.raises:
             start_us = counter.start_us
+            raises = budget.touching(start_us, counter.end_us)
             counter.raised, counter.start_us, counter.end_us = limits.raised(
-                budget.raises, start_us, counter.end_us, self.guess_us
+                raises, start_us, counter.end_us, self.guess_us
             )
-            counter.lowered = limits.has_fallen(budget.raises, start_us, min(self.guess_us, counter.window_end_us))
+            counter.lowered = limits.has_fallen(raises, start_us, min(self.guess_us, counter.window_end_us))
 
     def _carry(self, budget: Budget, key: int, bounds: tuple[int, int]) -> None:
         """Binds the neighbours of a window that unused amounts are carried from and to.

@@ -51,6 +51,10 @@ class Definitions:
             wanted = policy.define(draft, subject.org, subject.name, budget_id, now_us, settings=settings)
             if refusal := policy.refuse_more(await budgets.count(connection, subject.org)):
                 raise refusal
+            if refusal := policy.refuse_more_of(
+                subject.name, await budgets.count_of(connection, subject.org, subject.name)
+            ):
+                raise refusal
             created = await budgets.insert(connection, wanted)
             if created is None:
                 raise already_exists(name)

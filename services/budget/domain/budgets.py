@@ -70,7 +70,7 @@ class Raise(NamedTuple):
 
 
 _LIMITS_MAX: Final = 64
-"""The most limits in force remembered with a definition."""
+"""The most limits in force, and the most windows' raises, remembered with a definition."""
 
 
 @dataclass(slots=True, eq=False)
@@ -119,10 +119,22 @@ class Budget:
     resume: ResumeMode = ResumeMode.MANUAL
     name: str = field(init=False)
     _with_limits: dict[tuple[int, int], "Budget"] = field(init=False, repr=False)
+    _touching: dict[tuple[int, int], tuple[Raise, ...]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.name = f"{self.subject}/budgets/{self.id}"
         self._with_limits = {}
+        self._touching = {}
+
+    def touching(self, start_us: int, end_us: int) -> tuple[Raise, ...]:
+        """The raises that touch a window, which are all that matter to it."""
+        found = self._touching.get((start_us, end_us))
+        if found is None:
+            if len(self._touching) >= _LIMITS_MAX:
+                self._touching.clear()
+            found = tuple(one for one in self.raises if one.from_us < end_us and start_us < one.until_us)
+            self._touching[(start_us, end_us)] = found
+        return found
 
     def with_limit(self, limit: int, generation: int) -> "Budget":
         """The definition with the limit in force in one window: always the same copy, itself for its own limit."""

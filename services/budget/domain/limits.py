@@ -9,6 +9,8 @@ from services.kit.errors import conflict, invalid
 
 LASTING_MAX: Final = 32
 """The most raises of one budget that count at once."""
+REMEMBERED_MAX: Final = 200
+"""The most raises of one budget that may still matter: those of the last 200 days, ended or not."""
 _LONGEST_US: Final = 366 * 86_400 * 1_000_000
 
 
@@ -28,6 +30,11 @@ def check_grant(budget: Budget, amount: int, until_us: int, now_us: int) -> None
         raise conflict(
             "TOO_MANY_OVERRIDES",
             f"{budget.name} has {len(lasting)} overrides that count, which is the limit; raise its limit instead",
+        )
+    if len(budget.raises) >= REMEMBERED_MAX:
+        raise conflict(
+            "TOO_MANY_OVERRIDES",
+            f"{budget.name} had {len(budget.raises)} overrides in 200 days, which is the limit; raise its own",
         )
 
 

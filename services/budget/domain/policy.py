@@ -13,6 +13,8 @@ from services.kit.windows import UnknownZoneError, WindowError, WindowKind, Wind
 
 BUDGETS_MAX: Final = 100_000
 """The most budgets of one organisation."""
+OF_SUBJECT_MAX: Final = 100
+"""The most budgets of one subject itself: every spend below it is held against each."""
 MUTABLE: Final = frozenset(
     {
         "display_name",
@@ -287,6 +289,17 @@ def check_mask(paths: Sequence[str]) -> frozenset[str]:
         if path.split(".")[0] not in MUTABLE or "." in path:
             raise invalid("update_mask", f"{path[:80]!r} cannot be changed; name some of {', '.join(sorted(MUTABLE))}")
     return frozenset(paths)
+
+
+def refuse_more_of(subject: str, count: int) -> PurseError | None:
+    """Why a subject with so many budgets of its own gets no other one."""
+    if count < OF_SUBJECT_MAX:
+        return None
+    return conflict(
+        "TOO_MANY_BUDGETS",
+        f"{subject} has {count} budgets, which is the limit of one subject; delete some, or set some below it",
+        subject=subject,
+    )
 
 
 def refuse_more(count: int) -> PurseError | None:

@@ -61,6 +61,10 @@ _COUNTER: Final = """
 SELECT spent, reserved FROM counters WHERE org = $1 AND budget_no = $2 AND window_key = $3
 """
 _COUNT: Final = "SELECT count(*) FROM budgets WHERE org = $1 AND deleted_us IS NULL"
+_COUNT_OF: Final = """
+SELECT count(*) FROM budgets
+WHERE org = $1 AND subject = $2 AND deleted_us IS NULL AND effective_until_us IS NULL
+"""
 _NOW: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 
 
@@ -206,6 +210,12 @@ async def begin_write(connection: asyncpg.Connection, org: str) -> int:
 async def count(connection: asyncpg.Connection, org: str) -> int:
     """How many budgets the organisation has."""
     value: int = await connection.fetchval(_COUNT, org)
+    return value
+
+
+async def count_of(connection: asyncpg.Connection, org: str, subject: str) -> int:
+    """How many budgets a subject itself has."""
+    value: int = await connection.fetchval(_COUNT_OF, org, subject)
     return value
 
 

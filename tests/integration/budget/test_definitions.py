@@ -240,3 +240,35 @@ async def test_credentials_reach_their_own_subtree_only(database: Any, tmp_path:
             assert (await refusal_of(call)).code.name == "PERMISSION_DENIED"
         own = await budget.stub_for(ORG, "auditor").Audit(budget_pb2.AuditRequest(org=ORG))
         assert all(check.ok for check in own.checks)
+
+
+async def test_a_subject_has_so_many_budgets_of_its_own(database: Any, tmp_path: Path) -> None:
+    async with running_budget(database("budget"), tmp_path) as budget:
+        top = await budget.create(ORG, "top", limit_amount=100)
+        await budget.create(BOT, "b0", limit_amount=1)
+        await rows(
+            budget.database,
+            """
+            INSERT INTO budgets (org, subject, budget_id, dimension, currency, limit_amount, window_kind, time_zone,
+                week_start, anchor_day, on_exceed, thresholds, created_us, updated_us, effective_from_us)
+            SELECT org, subject, 'b' || i, dimension, currency, limit_amount, window_kind, time_zone, week_start,
+                anchor_day, on_exceed, thresholds, created_us, updated_us, effective_from_us
+            FROM budgets, generate_series(1, 98) i WHERE budget_id = 'b0'
+            """,
+        )
+        await budget.create(BOT, "b99", limit_amount=1)
+        share = budget_pb2.Allocation(subject=BOT, budget_id="b100", amount=1)
+        for refused in (
+            budget.create(BOT, "b100"),
+            budget.admin.Allocate(budget_pb2.AllocateRequest(budget=top.name, allocations=[share], request_id="r")),
+        ):
+            error = await refusal_of(refused)
+            assert (error.reason, BOT in error.message) == ("TOO_MANY_BUDGETS", True)
+        await budget.create(TEAM, "another")
+
+
+async def test_a_spend_of_nothing_fits_where_nothing_may_be_spent(database: Any, tmp_path: Path) -> None:
+    async with running_budget(database("budget"), tmp_path) as budget:
+        await budget.create(ORG, "b", limit_amount=0)
+        assert (await budget.reserve(cost=0)).outcome == budget_pb2.OUTCOME_ALLOW
+        assert (await budget.reserve(cost=1)).outcome == budget_pb2.OUTCOME_DENY

@@ -27,7 +27,7 @@ def plain(policy: Policy) -> Any:
     """All that a policy says, in values that compare."""
 
     def of(budget: Budget) -> tuple[Any, ...]:
-        return tuple(getattr(budget, field.name) for field in fields(Budget) if field.name != "_with_limits")
+        return tuple(getattr(budget, field.name) for field in fields(Budget) if field.name[0] != "_")
 
     return (
         policy.epoch,

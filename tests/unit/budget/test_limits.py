@@ -59,6 +59,25 @@ def test_a_limit_falls_when_a_raise_ends_within_the_window() -> None:
     assert not limits.has_fallen(raises, 20, 90)
 
 
+def test_a_window_needs_only_the_raises_that_touch_it() -> None:
+    raises = (*(Raise(1 + n, 7 * n, 7 * n + 9) for n in range(30)), Raise(50, 0, 500), Raise(60, 100, 110))
+    one = budget(raises=raises)
+    for start_us, end_us in ((0, 40), (9, 14), (100, 110), (110, 111), (219, 600)):
+        touching = one.touching(start_us, end_us)
+        assert len(touching) < len(raises)
+        for at_us in range(start_us - 2, end_us + 2):
+            assert limits.raised(touching, start_us, end_us, at_us) == limits.raised(raises, start_us, end_us, at_us)
+            in_it_us = min(at_us, end_us)
+            assert limits.has_fallen(touching, start_us, in_it_us) == limits.has_fallen(raises, start_us, in_it_us)
+
+
+def test_a_budget_has_so_many_raises_in_200_days() -> None:
+    limits.check_grant(budget(raises=(Raise(1, 0, 1),) * 199), 1, 5, 2)
+    with pytest.raises(PurseError) as refused:
+        limits.check_grant(budget(raises=(Raise(1, 0, 1),) * 200), 1, 5, 2)
+    assert refused.value.reason == "TOO_MANY_OVERRIDES"
+
+
 def test_the_raise_that_ends_first_is_used_first() -> None:
     raises = [Raise(5, 0, 90), Raise(5, 0, 50)]
     assert limits.remaining(raises, 3) == [5, 5]
