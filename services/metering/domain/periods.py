@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 from services.metering.domain.questions import Span, cut
@@ -88,6 +89,16 @@ def session_parts_of(span: Span, fold: Fold) -> SessionParts:
     if len(quarters) > SESSION_PIECES_MAX:
         quarters = (whole,)
     return SessionParts(Span(first, last), quarters, edges)
+
+
+def pieces_of(spans: Iterable[Span]) -> tuple[Span, ...]:
+    """What ranges cut each other into, in order: each piece is wholly inside a range or wholly outside of it."""
+    spans = [span for span in spans if span.start < span.end]
+    borders = sorted({at for span in spans for at in span})
+    pieces = (Span(start, end) for start, end in pairwise(borders))
+    return tuple(
+        piece for piece in pieces if any(span.start <= piece.start and piece.end <= span.end for span in spans)
+    )
 
 
 def _split(spans: Sequence[Span], bad: set[datetime], width: timedelta) -> tuple[list[Span], list[Span]]:

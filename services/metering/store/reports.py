@@ -29,6 +29,13 @@ from services.metering.store.sessions import SessionCounts
 TIMEOUT_S: Final = 20
 """The longest that one question may take."""
 
+# One round trip. The pool plans statements once for all values; the plan of a question hangs on how much it spans. The
+# coarse indexes by time alone are folding's: of one organisation they would read everybody's rows.
+_BEGIN: Final = (
+    "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; "
+    f"SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL statement_timeout = '{TIMEOUT_S}s'; "
+    "SET LOCAL work_mem = '32MB'; SET LOCAL enable_bitmapscan = off"
+)
 _KINDS: Final = ("provider", "model", "operation")
 _FROM_EVENTS: Final = ("effort", "session", "run", "labels")
 _SUM_NAMES: Final = ", ".join(SUMS)
@@ -85,14 +92,13 @@ async def snapshot(pool: asyncpg.Pool) -> AsyncIterator[asyncpg.Connection]:
         PurseError: QUESTION_TOO_LARGE: it took too long.
     """
     try:
-        async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
-            # The pool plans statements once for all values; the plan of a question hangs on how much it spans. The
-            # coarse indexes by time alone are folding's: of one organisation they would read everybody's rows.
-            await connection.execute(
-                f"SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL statement_timeout = '{TIMEOUT_S}s'; "
-                "SET LOCAL work_mem = '32MB'; SET LOCAL enable_bitmapscan = off"
-            )
-            yield connection
+        async with pool.acquire() as connection:
+            await connection.execute(_BEGIN)
+            try:
+                yield connection
+            finally:
+                # After a failure it says ROLLBACK.
+                await connection.execute("COMMIT")
     except asyncpg.QueryCanceledError:
         raise PurseError(
             Code.RESOURCE_EXHAUSTED,
@@ -208,19 +214,6 @@ def kinds_sql(params: Params, subject: str, parts: Parts, wanted: Filter) -> str
     return " UNION ALL ".join(arms)
 
 
-async def totals_of(pool: asyncpg.Pool, subject: str, spans: Sequence[Span], counts: SessionCounts) -> list[Totals]:
-    """The totals of ranges, with their sessions, in one snapshot; `counts` remembers from one question to the next."""
-    org = subjects.parse(subject).org
-    async with snapshot(pool) as connection:
-        fold = await folding.read(connection, org, min(span.start for span in spans), max(span.end for span in spans))
-        found = []
-        for span in spans:
-            totals = await _totals(connection, subject, parts_of(span, fold), NO_FILTER)
-            totals.sessions = await counts.count(connection, subject, span, fold)
-            found.append(totals)
-    return found
-
-
 async def costs_of(connection: asyncpg.Connection, subject: str, span: Span) -> dict[str, int]:
     """What was spent in a range, in nanos by currency."""
     parts = await _parts(connection, subject, span, ())
@@ -242,7 +235,7 @@ async def answer(pool: asyncpg.Pool, question: Question, counts: SessionCounts) 
         if question.count_sessions:
             if question.wanted == NO_FILTER and not question.from_events:
                 fold = await _fold(connection, question.subject, question.span)
-                totals.sessions = await counts.count(connection, question.subject, question.span, fold)
+                (totals.sessions,) = await counts.count(connection, question.subject, (question.span,), fold)
             else:
                 totals.sessions = await _count_sessions(connection, question.subject, parts, question.wanted)
         if not question.group_by:

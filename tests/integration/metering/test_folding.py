@@ -10,7 +10,7 @@ import pytest
 from services.kit.database import create_pool
 from services.kit.windows import zone_info
 from services.metering.domain.questions import Filter, GroupBy, Span, ask
-from services.metering.store import folding, reports
+from services.metering.store import folding, reports, windows
 from services.metering.store.recording import Recording, record
 from services.metering.store.sessions import SessionCounts
 from tests.support.databases import Database
@@ -155,9 +155,9 @@ async def test_usage_in_flight_while_its_hour_is_folded_is_not_lost(pool: asyncp
         assert await pool.fetchval("SELECT operations FROM usage_scopes WHERE scope = 'orgs/acme' AND hours = 1") == 2
         await transaction.commit()
     span = Span(at - timedelta(hours=2), at + timedelta(hours=2))
-    assert (await reports.totals_of(pool, "orgs/acme", [span], SessionCounts()))[0].operations == 3
+    assert (await windows.totals_of(pool, "orgs/acme", [span], SessionCounts()))[0].operations == 3
     await fold_all(pool)
-    assert (await reports.totals_of(pool, "orgs/acme", [span], SessionCounts()))[0].operations == 3
+    assert (await windows.totals_of(pool, "orgs/acme", [span], SessionCounts()))[0].operations == 3
     assert await pool.fetchval("SELECT operations FROM usage_scopes WHERE scope = 'orgs/acme' AND hours = 1") == 3
 
 

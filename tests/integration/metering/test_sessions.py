@@ -9,7 +9,7 @@ import pytest
 
 from services.kit.database import create_pool
 from services.metering.domain.questions import Span
-from services.metering.store import folding, reports
+from services.metering.store import folding, windows
 from services.metering.store.recording import Recording, record
 from services.metering.store.sessions import SessionCounts
 from tests.support.databases import Database
@@ -59,7 +59,7 @@ async def check(pool: asyncpg.Pool, items: list[Recording], spans: list[Span], c
         expected = [
             len({usage.session for usage in mine if span.start <= usage.occurred_at < span.end}) for span in spans
         ]
-        found = await reports.totals_of(pool, subject, spans, counts)
+        found = await windows.totals_of(pool, subject, spans, counts)
         assert [totals.sessions for totals in found] == expected, subject
 
 
@@ -97,7 +97,7 @@ async def test_a_count_is_remembered_and_goes_on(pool: asyncpg.Pool) -> None:
     hour = NOW.replace(minute=0, second=0, microsecond=0)
     # As it was when only the old ones were folded.
     earlier = Span(span.start, hour - timedelta(hours=20))
-    assert [one.sessions for one in await reports.totals_of(pool, "orgs/acme", [earlier], counts)] == [5]
-    assert [one.sessions for one in await reports.totals_of(pool, "orgs/acme", [span], counts)] == [8]
+    assert [one.sessions for one in await windows.totals_of(pool, "orgs/acme", [earlier], counts)] == [5]
+    assert [one.sessions for one in await windows.totals_of(pool, "orgs/acme", [span], counts)] == [8]
     # A shorter range neither takes the longer one's count nor takes its place.
-    assert [one.sessions for one in await reports.totals_of(pool, "orgs/acme", [earlier, span], counts)] == [5, 8]
+    assert [one.sessions for one in await windows.totals_of(pool, "orgs/acme", [earlier, span], counts)] == [5, 8]
