@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.metering.domain.periods import DAY, HOUR, PIECES_MAX, Fold, parts_of
+from services.metering.domain.periods import DAY, HOUR, PIECES_MAX, Fold, parts_of, pieces_of
 from services.metering.domain.questions import Span, days_of
 
 START = datetime(2026, 10, 20, tzinfo=UTC)
@@ -56,3 +56,22 @@ def test_a_month_of_utc_is_read_by_days() -> None:
     parts = parts_of(month, Fold(month.end), days_of(month, "UTC").starts)
 
     assert parts == ((month,), (), (), ())
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=4))
+def test_ranges_are_cut_into_pieces_that_each_is_made_of(ends: list[tuple[int, int]]) -> None:
+    spans = [Span(START + low * HOUR, START + high * HOUR) for low, high in map(sorted, ends)]
+
+    pieces = pieces_of(spans)
+
+    assert all(one.end <= two.start for one, two in itertools.pairwise(pieces))
+    for n in range(30):
+        hour = Span(START + n * HOUR, START + (n + 1) * HOUR)
+        found = [piece for piece in pieces if piece.start <= hour.start and hour.end <= piece.end]
+        wanted = [span for span in spans if span.start <= hour.start and hour.end <= span.end]
+        assert len(found) == bool(wanted)
+        # Whole in each range that has a part of it.
+        assert all(
+            wanted == [span for span in spans if max(span.start, piece.start) < min(span.end, piece.end)]
+            for piece in found
+        )
