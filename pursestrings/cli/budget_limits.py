@@ -22,6 +22,7 @@ def status(
     *,
     name: Annotated[str, typer.Argument(help="A budget, or a subject: then all its budgets and those below it.")],
     limit: Limit = 100,
+    totals: Annotated[bool, typer.Option(help="Sum up all of them, at most 10,000.")] = True,
     as_json: Json = False,
 ) -> None:
     """Show what the current windows have used, hold and leave, as a tree with totals."""
@@ -33,7 +34,7 @@ def status(
             one = budget_pb2.GetBudgetStatusRequest(name=name)
             found.statuses.append((await suite.budget("GetBudgetStatus", one)).status)
             return found
-        request = budget_pb2.ListBudgetStatusesRequest(parent=name, page_size=min(limit, _PAGE_MAX))
+        request = budget_pb2.ListBudgetStatusesRequest(parent=name, page_size=min(limit, _PAGE_MAX), with_totals=totals)
         while True:
             page = await suite.budget("ListBudgetStatuses", request)
             found.statuses.extend(page.statuses)

@@ -76,7 +76,7 @@ class LimitMethods:
     async def ListBudgetStatuses(
         self, request: budget_pb2.ListBudgetStatusesRequest, context: Context
     ) -> budget_pb2.ListBudgetStatusesResponse:
-        """A page of what a subtree's budgets have used, with totals on the first one."""
+        """A page of what a subtree's budgets have used, with totals on the first one if asked."""
         subject = wire.subject_of(request.parent, "parent")
         if request.allocated_from:
             wire.resource_of(request.allocated_from, "budgets", "allocated_from")
@@ -85,6 +85,7 @@ class LimitMethods:
             request.allocated_from,
             definitions.after_token(request.page_token, subject),
             definitions.size_of(request.page_size),
+            with_totals=request.with_totals,
         )
         return budget_pb2.ListBudgetStatusesResponse(
             statuses=[wire_budgets.status_message(one) for one in found],

@@ -12,9 +12,11 @@ from services.budget.domain.budgets import Budget
 from services.budget.domain.totals import Totals
 from services.budget.standing import Standing
 from services.budget.store import allocations, budgets, windows
-from services.kit.errors import not_found
+from services.kit.errors import conflict, not_found
 from services.kit.subject import Subject
 
+TOTALS_MAX: Final = 10_000
+"""The most budgets that are summed up in one answer."""
 _CHUNK: Final = 1_001
 """Read at once for totals: more than any page, so that the first one is among them."""
 
@@ -55,9 +57,9 @@ class Statuses:
             return (await _of(connection, [policy.in_force(rows, now_us)], now_us))[0]
 
     async def list_page(
-        self, subject: Subject, allocated_from: str, after: tuple[str, str], size: int
+        self, subject: Subject, allocated_from: str, after: tuple[str, str], size: int, *, with_totals: bool
     ) -> tuple[list[Status], tuple[str, str] | None, Totals | None]:
-        """Statuses of a subtree by subject and id, what the next page comes behind, and on the first page totals.
+        """Statuses of a subtree by subject and id, what the next page comes behind, and totals if asked.
 
         All of one instant.
 
@@ -66,16 +68,28 @@ class Statuses:
             allocated_from: Only budgets carved from this one; empty: all.
             after: Subject and id that the page comes behind; empty ones: the first page.
             size: The most on a page.
+            with_totals: Sum up all of them on the first page, for which all are read.
+
+        Raises:
+            PurseError: TOO_MANY_TO_TOTAL.
         """
         async with (
             self._pool.acquire() as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
             now_us = await budgets.now_us(connection)
-            if after[0]:
+            if after[0] or not with_totals:
                 found = await _page(connection, subject, allocated_from, after, size + 1)
                 page = await _of(connection, await _in_force(connection, found[:size], now_us), now_us)
                 return page, _behind(found, size), None
+            count = await budgets.count_below(connection, subject.org, subject.name, allocated_from, TOTALS_MAX + 1)
+            if count > TOTALS_MAX:
+                raise conflict(
+                    "TOO_MANY_TO_TOTAL",
+                    f"{subject.name} and those below it have more than {TOTALS_MAX} budgets, which is the limit of "
+                    "totals; name a subject below it, or leave with_totals out",
+                    field="with_totals",
+                )
             page, behind, totals = [], None, Totals()
             while True:
                 found = await _page(connection, subject, allocated_from, after, _CHUNK)
@@ -103,10 +117,12 @@ def _behind(found: Sequence[Budget], size: int) -> tuple[str, str] | None:
 
 async def _in_force(connection: asyncpg.Connection, found: Sequence[Budget], now_us: int) -> list[Budget]:
     """The definitions that decide now, for those that begin when a window has ended."""
+    to_come = [(budget.subject, budget.id) for budget in found if budget.from_us > now_us]
+    if not to_come:
+        return list(found)
+    rows = await budgets.find_all(connection, found[0].org, to_come)
     return [
-        budget
-        if budget.from_us <= now_us
-        else policy.in_force(await budgets.find(connection, budget.org, budget.subject, budget.id), now_us)
+        policy.in_force(rows.get((budget.subject, budget.id), [budget]), now_us) if budget.from_us > now_us else budget
         for budget in found
     ]
 

@@ -1776,6 +1776,7 @@ class ListBudgetStatusesRequest(google.protobuf.message.Message):
     PAGE_SIZE_FIELD_NUMBER: builtins.int
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
     ALLOCATED_FROM_FIELD_NUMBER: builtins.int
+    WITH_TOTALS_FIELD_NUMBER: builtins.int
     parent: builtins.str
     """The subject; its budgets and those of all subjects below it are listed."""
     page_size: builtins.int
@@ -1784,6 +1785,8 @@ class ListBudgetStatusesRequest(google.protobuf.message.Message):
     """The `next_page_token` of the page before."""
     allocated_from: builtins.str
     """Only budgets that were allocated out of this one, `{subject}/budgets/{id}`. Empty: all."""
+    with_totals: builtins.bool
+    """Also sums up all of them, on the first page. Refused with TOO_MANY_TO_TOTAL where they are more than 10,000."""
     def __init__(
         self,
         *,
@@ -1791,8 +1794,9 @@ class ListBudgetStatusesRequest(google.protobuf.message.Message):
         page_size: builtins.int = ...,
         page_token: builtins.str = ...,
         allocated_from: builtins.str = ...,
+        with_totals: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["allocated_from", b"allocated_from", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["allocated_from", b"allocated_from", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "with_totals", b"with_totals"]) -> None: ...
 
 Global___ListBudgetStatusesRequest: typing_extensions.TypeAlias = ListBudgetStatusesRequest
 

@@ -291,7 +291,7 @@ class BudgetServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListBudgetStatuses(self, request, context):
-        """The status of every budget of a subject and of those below it, with totals.
+        """The status of every budget of a subject and of those below it, with totals if asked.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -824,7 +824,7 @@ class BudgetServiceStub(typing.Generic[_BudgetServiceReserveType, _BudgetService
     """What a budget's current window has used, holds and leaves."""
 
     ListBudgetStatuses: _BudgetServiceListBudgetStatusesType
-    """The status of every budget of a subject and of those below it, with totals."""
+    """The status of every budget of a subject and of those below it, with totals if asked."""
 
     Allocate: _BudgetServiceAllocateType
     """Carves budgets of subjects below out of a budget, or moves what they have not used between them, all or nothing."""
@@ -1119,7 +1119,7 @@ class BudgetServiceServicer(metaclass=abc.ABCMeta):
         request: pursestrings.budget.v1.budget_pb2.ListBudgetStatusesRequest,
         context: _ServicerContext,
     ) -> typing.Union[pursestrings.budget.v1.budget_pb2.ListBudgetStatusesResponse, collections.abc.Awaitable[pursestrings.budget.v1.budget_pb2.ListBudgetStatusesResponse]]:
-        """The status of every budget of a subject and of those below it, with totals."""
+        """The status of every budget of a subject and of those below it, with totals if asked."""
 
     @abc.abstractmethod
     def Allocate(

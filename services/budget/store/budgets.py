@@ -33,6 +33,18 @@ WHERE org = $1 AND (subject = $2 OR ($3 AND subject > $2 || '/' AND subject < $2
     AND ($7 = '' OR allocated_from = $7)
 ORDER BY subject, budget_id LIMIT $6
 """  # noqa: S608 - a constant
+_COUNT_BELOW: Final = """
+SELECT count(*) FROM (
+    SELECT 1 FROM budgets
+    WHERE org = $1 AND (subject = $2 OR (subject > $2 || '/' AND subject < $2 || '0'))
+        AND deleted_us IS NULL AND effective_until_us IS NULL AND ($3 = '' OR allocated_from = $3)
+    LIMIT $4) AS found
+"""
+_FIND_ALL: Final = f"""
+SELECT {_COLUMNS} FROM unnest($2::text[], $3::text[]) AS k (of, id)
+JOIN budgets ON org = $1 AND subject = k.of AND budget_id = k.id AND deleted_us IS NULL
+ORDER BY effective_from_us
+"""  # noqa: S608 - a constant
 _NAMES: Final = "SELECT budget_no, subject, budget_id FROM budgets WHERE org = $1 AND budget_no = ANY($2::bigint[])"
 _INSERT: Final = f"""
 INSERT INTO budgets (org, subject, budget_id, display_name, dimension, currency, limit_amount, window_kind, time_zone,
@@ -169,6 +181,24 @@ async def find(connection: asyncpg.Connection, org: str, subject: str, budget_id
     """The budget's rows, by when they begin: one, or two around a change of the window."""
     raises = await overrides.raises_of(connection, org, [(subject, budget_id)])
     return [budget_of(row, raises) for row in await connection.fetch(_FIND, org, subject, budget_id)]
+
+
+async def find_all(
+    connection: asyncpg.Connection, org: str, names: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], list[Budget]]:
+    """As `find`, of many budgets by subject and id."""
+    rows = await connection.fetch(_FIND_ALL, org, [name[0] for name in names], [name[1] for name in names])
+    raises = await overrides.raises_of(connection, org, names)
+    found: dict[tuple[str, str], list[Budget]] = {}
+    for row in rows:
+        found.setdefault((row["subject"], row["budget_id"]), []).append(budget_of(row, raises))
+    return found
+
+
+async def count_below(connection: asyncpg.Connection, org: str, subject: str, allocated_from: str, most: int) -> int:
+    """How many budgets a subtree has, or that were carved from one in it, counted up to `most`."""
+    value: int = await connection.fetchval(_COUNT_BELOW, org, subject, allocated_from, most)
+    return value
 
 
 async def list_page(

@@ -45,7 +45,9 @@ async def write(budget: Any, chance: random.Random, number: int) -> None:
     name, admin = f"{subject}/budgets/{id_}", budget.admin
     kind = chance.randrange(7)
     if kind < 2:
-        made = budget_of(limit_amount=chance.randrange(9) * NANOS, on_exceed=chance.choice((1, 4)))
+        day = budget_pb2.Window(kind=budget_pb2.WINDOW_KIND_DAY)
+        limit, on_exceed = chance.randrange(9) * NANOS, chance.choice((1, 4))
+        made = budget_of(limit_amount=limit, on_exceed=on_exceed, window=day)
         await admin.CreateBudget(budget_pb2.CreateBudgetRequest(parent=subject, budget_id=id_, budget=made))
     elif kind == 2:
         await admin.DeleteBudget(budget_pb2.DeleteBudgetRequest(name=name))

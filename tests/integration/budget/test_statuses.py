@@ -3,14 +3,18 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pursestrings.budget.v1 import budget_pb2
+from services.budget import statuses
 from tests.support.budget import BOT, ORG, TEAM, refusal_of, running_budget, usage
 
 TOKENS = budget_pb2.DIMENSION_TOKENS
 
 
 def ask_for(parent: str = ORG, **fields: Any) -> budget_pb2.ListBudgetStatusesRequest:
-    return budget_pb2.ListBudgetStatusesRequest(**({"parent": parent} | fields))
+    values: dict[str, Any] = {"parent": parent, "with_totals": True} | fields
+    return budget_pb2.ListBudgetStatusesRequest(**values)
 
 
 async def test_a_subtree_has_totals_of_its_topmost_budgets(database: Any, tmp_path: Path) -> None:
@@ -72,6 +76,8 @@ async def test_pages_are_whole_and_only_the_first_has_totals(database: Any, tmp_
                 if not token:
                     break
             assert (names, seen) == ([f"{ORG}/teams/t{n}/budgets/b" for n in range(5)], pages)
+        bare = await budget.admin.ListBudgetStatuses(ask_for(with_totals=False, page_size=1))
+        assert (len(bare.statuses), len(bare.totals), bool(bare.next_page_token)) == (1, 0, True)
         whole = await budget.admin.ListBudgetStatuses(ask_for())
         assert (whole.totals[0].counted_budgets, whole.totals[0].allocated_amount) == (1, 10)
         for request, field in (
@@ -80,6 +86,24 @@ async def test_pages_are_whole_and_only_the_first_has_totals(database: Any, tmp_
             (ask_for(allocated_from="x"), "allocated_from"),
         ):
             assert (await refusal_of(budget.admin.ListBudgetStatuses(request))).field == field
+
+
+async def test_statuses_of_windows_to_come_and_of_too_many(
+    database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_budget(database("budget"), tmp_path) as budget:
+        day = budget_pb2.Window(kind=budget_pb2.WINDOW_KIND_DAY)
+        made = [await budget.create(subject, "b", limit_amount=9, window=day) for subject in (ORG, TEAM, BOT)]
+        for one in made[1:]:
+            await budget.update(one.name, window=budget_pb2.Window(kind=budget_pb2.WINDOW_KIND_MONTH))
+        found = await budget.admin.ListBudgetStatuses(ask_for())
+        shown = {one.budget.name: one.budget.window.kind for one in found.statuses}
+        assert shown == {one.name: one.window.kind for one in made}
+        monkeypatch.setattr(statuses, "TOTALS_MAX", 2)
+        error = await refusal_of(budget.admin.ListBudgetStatuses(ask_for()))
+        assert (error.reason, error.field) == ("TOO_MANY_TO_TOTAL", "with_totals")
+        assert len((await budget.admin.ListBudgetStatuses(ask_for(with_totals=False))).statuses) == 3
+        assert (await budget.admin.ListBudgetStatuses(ask_for(TEAM))).totals[0].budgets == 2
 
 
 async def test_an_empty_subtree_has_no_statuses(database: Any, tmp_path: Path) -> None:
