@@ -1,6 +1,6 @@
 """The SQL of recording: keys, events, rollups, sessions, the outbox."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -221,14 +221,14 @@ async def _copy_keys(
     ]
     try:
         async with connection.transaction():
-            await _copy(connection, "usage_keys", rows.key_rows(made), rows.KEY_COLUMNS)
+            await _copy(connection, "usage_keys", rows.source(rows.key_rows(made)), rows.KEY_COLUMNS)
     except asyncpg.UniqueViolationError:
         return False
     return True
 
 
-async def _copy(connection: asyncpg.Connection, table: str, data: bytes, columns: Sequence[str]) -> None:
-    await connection.copy_to_table(table, source=rows.source(data), columns=columns, format="binary")
+async def _copy(connection: asyncpg.Connection, table: str, data: AsyncIterator[bytes], columns: Sequence[str]) -> None:
+    await connection.copy_to_table(table, source=data, columns=columns, format="binary")
 
 
 async def _insert(
@@ -281,7 +281,7 @@ async def _note_unrated(connection: asyncpg.Connection, events: Sequence[Usage])
 
 async def tell(connection: asyncpg.Connection, events: Sequence[Usage], seqs: Sequence[int]) -> None:
     """Puts events that were written into the outbox, as `kit.outbox` would, but many events a row."""
-    await _copy(connection, "outbox", rows.pointer_rows(_pointers(events, seqs)), rows.POINTER_COLUMNS)
+    await _copy(connection, "outbox", rows.source(rows.pointer_rows(_pointers(events, seqs))), rows.POINTER_COLUMNS)
 
 
 def _pointers(events: Sequence[Usage], seqs: Sequence[int]) -> Iterator[tuple[str, str, list[int], list[int]]]:
