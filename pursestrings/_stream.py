@@ -92,8 +92,9 @@ async def _one_stream(
         while waiting:
             await _acknowledge(call, waiting, done, timeout_s)
     except asyncio.InvalidStateError:
-        # The stream has ended; reading tells why.
-        await _acknowledge(call, waiting, done, timeout_s)
+        # The stream has ended: what is left of it are acknowledgements, and then why.
+        while True:
+            await _acknowledge(call, waiting, done, timeout_s)
     finally:
         call.cancel()
 

@@ -75,7 +75,7 @@ FROM reservations r, LATERAL (SELECT string_to_array(r.subject, '/')) AS s (part
 JOIN budgets b ON true
 WHERE b.org = r.org AND b.subject = array_to_string(s.parts[1:2 * n.levels], '/')
     AND b.dimension = {int(Dimension.COST)} AND b.currency = r.currency AND b.selector = '' AND b.revision = 1
-    AND b.deleted_us IS NULL AND b.effective_until_us IS NULL AND b.effective_from_us <= r.created_us
+    AND b.deleted_us IS NULL AND b.effective_until_us IS NULL AND b.effective_from_us < r.created_us
     AND r.state = 1 AND r.cost_nanos > 0 AND r.settled_events = 0 AND ($1::text IS NULL OR r.org = $1)
     AND NOT EXISTS (
         SELECT FROM generate_series(0, cardinality(r.holds) / 4 - 1) AS i
