@@ -11,9 +11,10 @@ _READERS: Final = ("agent", "operator", "approver", "auditor", "service")
 
 ACCESS: Final[Mapping[str, Rule]] = {
     f"{_SERVICE}/RecordUsage": rule(by_field("event.subject"), *_WRITERS),
-    f"{_SERVICE}/BatchRecordUsage": rule(by_items("events", "subject"), *_WRITERS),
-    # Looked at for each message of the stream.
-    f"{_SERVICE}/StreamUsage": rule(by_items("events", "subject"), *_WRITERS),
+    # An event outside the credential is refused by itself, and the others are recorded: `MeteringService._prepare`
+    # holds each event's subject against the credential before it looks at anything else of it.
+    f"{_SERVICE}/BatchRecordUsage": rule(lambda _request: (), *_WRITERS),
+    f"{_SERVICE}/StreamUsage": rule(lambda _request: (), *_WRITERS),
     f"{_SERVICE}/Estimate": rule(by_field("subject"), *_READERS),
     f"{_SERVICE}/GetUsage": rule(by_field("subject"), *_READERS),
     f"{_SERVICE}/QueryUsage": rule(by_field("subject"), *_READERS),

@@ -12,9 +12,9 @@ from google.rpc import status_pb2
 
 from pursestrings.metering.v1 import metering_pb2, metering_pb2_grpc
 from pursestrings.type.v1 import type_pb2
-from services.kit.auth import identity
+from services.kit.auth import Identity, identity
 from services.kit.database import is_connection_lost
-from services.kit.errors import Code, PurseError, invalid, unavailable
+from services.kit.errors import Code, PurseError, denied, invalid, unavailable
 from services.kit.groupcommit import GroupCommit
 from services.kit.rating import Tokens
 from services.kit.status import to_rpc_status
@@ -74,7 +74,8 @@ class MeteringService(
         self, request: metering_pb2.RecordUsageRequest, context: _Context
     ) -> metering_pb2.RecordUsageResponse:
         """Records one call."""
-        item = self._prepare(request.event, trusted=identity().has(*_TRUSTED), now=self._clock())
+        who = identity()
+        item = self._prepare(request.event, who, trusted=who.has(*_TRUSTED), now=self._clock())
         recorded = await self._recorder.submit(item)
         self._recorded()
         response = metering_pb2.RecordUsageResponse()
@@ -117,20 +118,24 @@ class MeteringService(
             )
 
     async def _record(self, events: Sequence[metering_pb2.UsageEvent]) -> list[Recorded | Exception]:
-        """Records events, each on its own; one answer each, in order."""
+        """Records events, each on its own; one answer each, in order.
+
+        The access table lets any subject through to here, so that a foreign one is its own event's error.
+        """
         if not 1 <= len(events) <= usage.BATCH_MAX:
             raise invalid(
                 "events", f"there are {len(events)} events; a batch has 1 to {usage.BATCH_MAX}", "BATCH_TOO_LARGE"
             )
-        trusted, now = identity().has(*_TRUSTED), self._clock()
-        refused: dict[int, PurseError] = {}
+        who, now = identity(), self._clock()
+        trusted = who.has(*_TRUSTED)
+        refused: dict[int, Exception] = {}
         items: list[Recording] = []
         for place, event in enumerate(events):
             if place % _TURN == _TURN - 1:
                 await asyncio.sleep(0)
             try:
-                items.append(self._prepare(event, trusted=trusted, now=now))
-            except PurseError as error:
+                items.append(self._prepare(event, who, trusted=trusted, now=now))
+            except Exception as error:  # also what nobody foresaw is this event's alone; `_status_of` logs it
                 refused[place] = error
         answers = iter(await self._recorder.submit_many(items))
         self._recorded()
@@ -226,7 +231,11 @@ class MeteringService(
         self._recorded()
         return metering_pb2.RequeueParkedUsageResponse(requeued=requeued)
 
-    def _prepare(self, event: metering_pb2.UsageEvent, *, trusted: bool, now: datetime) -> Recording:
+    def _prepare(self, event: metering_pb2.UsageEvent, who: Identity, *, trusted: bool, now: datetime) -> Recording:
+        # Before anything else of it is looked at.
+        subject = usage.parse_subject(event.subject, "event.subject").name
+        if not who.covers(subject):
+            raise denied(f"the credential covers {who.subject}, not {subject}", "OUT_OF_SCOPE")
         given = wire.given_of(event)
         kept, refusal = usage.accept(
             given, wire.labels_json(given.labels), trusted=trusted, now=now, cards=self._prices.cards

@@ -21,6 +21,7 @@ BYTES_MAX: Final = 1024 * 1024
 EVENTS_MAX: Final = 20_000
 """The most events of a stream."""
 FIELD: Final = "event.provider_response"
+_WHY_CHARS_MAX: Final = 200
 
 _CORE: Final = ("input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens", "output_reasoning_tokens")
 _MS: Final = {
@@ -73,12 +74,12 @@ def read(api: str, body: bytes, events: Sequence[bytes]) -> Read:
         raise _no_usage("its usage is empty")
     try:
         _, found = _provider(provider).extract_usage(whole, api_flavor=flavor)
-    except (ValueError, TypeError) as error:
-        raise _no_usage(str(error)) from None
+    except Exception as error:  # the extractors are not ours, and what they read is not theirs: they raise anything
+        raise _no_usage(str(error)[:_WHY_CHARS_MAX]) from None
     counts = {name: value for name, value in vars(found).items() if value}
-    model = next((whole[name] for name in ("model", "modelVersion") if isinstance(whole.get(name), str)), "")
-    tier = whole.get("service_tier", usage.get("service_tier"))
-    tier = tier if isinstance(tier, str) and tier not in _STANDARD else ""
+    model = _text(whole.get("model")) or _text(whole.get("modelVersion"))
+    tier = _text(whole.get("service_tier", usage.get("service_tier")))
+    tier = "" if tier in _STANDARD else tier
     read_, cached, written, made, reasoned = (_count(name, counts.pop(name, 0)) for name in _CORE)
     return Read((read_, cached, written, made, reasoned), _extra(counts), model, tier)
 
@@ -93,8 +94,17 @@ def _extra(counts: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(extra.items()))
 
 
+def _text(value: Any) -> str:
+    """A text that can be stored, or '': JSON can write halves of a character, which no encoding has."""
+    is_text = isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+    return value if is_text else ""
+
+
 def _count(name: str, value: Any) -> int:
-    exact = Decimal(str(value))
+    try:
+        exact = Decimal(str(value))
+    except (ValueError, ArithmeticError):
+        exact = Decimal("NaN")
     if not exact.is_finite() or exact < 0 or exact != exact.to_integral_value():
         raise invalid(FIELD, f"{name} is {value}; a count is a whole number of 0 or more", "UNREADABLE_RESPONSE")
     return int(exact)

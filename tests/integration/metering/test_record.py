@@ -170,14 +170,59 @@ async def test_who_may_set_a_cost(metering: Metering) -> None:
     assert (error.code, error.field) == (Code.PERMISSION_DENIED, "event.cost")
 
 
-async def test_a_credential_records_nothing_outside_its_subtree(metering: Metering, books: asyncpg.Connection) -> None:
-    stub = metering.stub_for("orgs/acme/teams/support", "agent")
-    events = [usage_event("a"), usage_event("b", subject="orgs/acme/teams/supporters")]
+async def test_what_nobody_foresaw_in_one_event_is_its_own_error(
+    metering: Metering, books: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strange = usage_event("strange")
+    strange.ClearField("tokens")
+    strange.provider_response.body = b'{"usage": {"prompt_tokens": 3, "completion_tokens": 1}}'
 
-    error = await refusal_of(record_all(stub, events))
+    def fail(*_: object) -> None:
+        raise KeyError("told to fail")
 
-    assert error.code == Code.PERMISSION_DENIED
-    assert await books.fetchval("SELECT count(*) FROM usage_keys") == 0
+    monkeypatch.setattr("services.metering.domain.responses.read", fail)
+    results = await record_all(metering.stub_for(), [usage_event("a"), strange, usage_event("b")])
+
+    assert error_of(results[1])[0] == "INTERNAL"
+    assert [row["id"] for row in await books.fetch("SELECT id FROM usage_events ORDER BY id")] == ["a", "b"]
+
+
+async def test_an_event_out_of_scope_is_refused_by_itself_and_nothing_of_it_is_told(
+    metering: Metering, books: asyncpg.Connection
+) -> None:
+    team = "orgs/acme/teams/a"
+    # What others recorded: neither that it is there nor that it differs may show.
+    foreign = ["orgs/acme", "orgs/acme/teams/ab", "orgs/other", "orgs/acme/teams/b/agents/x"]
+    await record_all(metering.stub_for(), [usage_event("known", subject=subject) for subject in foreign])
+    before = await books.fetchval("SELECT count(*) FROM usage_events")
+    stub = metering.stub_for(team, "agent")
+
+    mixed = [
+        usage_event("1", subject=team),
+        *(usage_event("known", subject=subject) for subject in foreign),
+        *(usage_event("new", subject=subject) for subject in foreign),
+        usage_event("", subject="orgs/other"),
+        usage_event("2", subject="orgs/-"),
+        usage_event("3", subject=f"{team}/agents/x"),
+    ]
+    results = await record_all(stub, mixed)
+
+    codes = [from_rpc_status(one.error).code if one.WhichOneof("result") == "error" else None for one in results]
+    reasons = [error_of(one)[0] if one.WhichOneof("result") == "error" else "" for one in results]
+    assert codes == [None, *[Code.PERMISSION_DENIED] * 9, Code.INVALID_ARGUMENT, None]
+    assert reasons == ["", *["OUT_OF_SCOPE"] * 9, "MALFORMED_SUBJECT", ""]
+    for known, new in zip(results[1:5], results[5:9], strict=True):
+        assert known == new
+    assert await books.fetchval("SELECT count(*) FROM usage_events") == before + 2
+
+    wholly = await record_all(stub, [usage_event("4", subject="orgs/other"), usage_event("5", subject="orgs/acme")])
+    assert [error_of(one)[0] for one in wholly] == ["OUT_OF_SCOPE"] * 2
+    assert (await refusal_of(stub.RecordUsage(one(mixed[1])))).reason == "OUT_OF_SCOPE"
+    refused = await refusal_of(
+        metering.stub_for(team, "auditor").BatchRecordUsage(metering_pb2.BatchRecordUsageRequest(events=mixed[:1]))
+    )
+    assert refused.reason == "ROLE_MISSING"
+    assert await books.fetchval("SELECT count(*) FROM usage_events") == before + 2
 
 
 async def test_a_batch_has_1_to_1000_events(metering: Metering) -> None:

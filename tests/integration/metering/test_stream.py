@@ -10,7 +10,7 @@ import pytest
 
 from pursestrings import AsyncClient, _stream
 from pursestrings.metering.v1 import metering_pb2
-from services.kit.status import from_rpc_error
+from services.kit.status import from_rpc_status
 from tests.support.metering import EVERYONE, Metering, usage_event
 from tests.support.waiting import until
 
@@ -68,20 +68,20 @@ async def test_half_a_stream_and_gone_is_recorded_as_acknowledged_and_not_double
     await until(lambda: len(metering.budget.applied) == 4, what="delivery")
 
 
-async def test_each_message_must_be_the_callers_to_send(metering: Metering, books: asyncpg.Connection) -> None:
-    call = open_stream(metering, None, "orgs/acme", "agent")
-    await call.write(batch("mine"))
-    assert isinstance(await call.read(), metering_pb2.StreamUsageResponse)
-    await call.write(batch("other", subject="orgs/other/agents/x"))
+async def test_an_event_out_of_scope_is_refused_by_itself(metering: Metering, books: asyncpg.Connection) -> None:
+    async def send() -> AsyncIterator[metering_pb2.StreamUsageRequest]:
+        mixed = batch("first", "second", "third")
+        mixed.events[1].subject = "orgs/other/agents/x"
+        yield mixed
+        yield batch("other", subject="orgs/other")
+        yield batch("last")
 
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call.read()
+    answers = [answer async for answer in open_stream(metering, send(), "orgs/acme", "agent")]
 
-    assert (caught.value.code(), from_rpc_error(caught.value).reason) == (
-        grpc.StatusCode.PERMISSION_DENIED,
-        "OUT_OF_SCOPE",
-    )
-    assert [row["id"] for row in await books.fetch("SELECT id FROM usage_events")] == ["mine"]
+    assert [answer.recorded for answer in answers] == [2, 0, 1]
+    assert [[one.index for one in answer.errors] for answer in answers] == [[1], [0], []]
+    assert {from_rpc_status(one.error).reason for answer in answers for one in answer.errors} == {"OUT_OF_SCOPE"}
+    assert sorted(row["id"] for row in await books.fetch("SELECT id FROM usage_events")) == ["first", "last", "third"]
 
 
 @pytest.mark.parametrize(

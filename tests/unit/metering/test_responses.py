@@ -174,6 +174,13 @@ def test_a_stream_ends_in_what_was_used(events: list[Any], tokens: tuple[int, ..
         ("", b'{"usage": {}}', (), "NO_USAGE"),
         ("openai.chat", b'{"usage": {"input_tokens": 1}}', (), "NO_USAGE"),
         ("", b"", (b'{"choices": []}',), "NO_USAGE"),
+        # The extractor fails with an AttributeError.
+        (
+            "",
+            b'{"usageMetadata": {"promptTokenCount": 360, "promptTokensDetails": [{"modality": 1}]}}',
+            (),
+            "NO_USAGE",
+        ),
         ("", b"no json", (), "UNREADABLE_RESPONSE"),
         ("", b"[1]", (), "UNREADABLE_RESPONSE"),
         ("", b"[" * 100_000, (), "UNREADABLE_RESPONSE"),
@@ -188,3 +195,11 @@ def test_an_answer_without_usage_says_so(api: str, answer: bytes, events: tuple[
         read(api, answer, events)
     assert caught.value.reason == reason
     assert (caught.value.field or "").startswith("event.provider_response")
+
+
+def test_a_model_that_no_encoding_can_write_is_not_taken_over() -> None:
+    answer = b'{"model": "\\ud800", "service_tier": "\\ud800", "usage": {"prompt_tokens": 3, "completion_tokens": 1}}'
+
+    found = read("", answer, ())
+
+    assert (found.tokens, found.model, found.service_tier) == ((3, 0, 0, 1, 0), "", "")
