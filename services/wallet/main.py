@@ -56,7 +56,8 @@ async def serving(settings: WalletSettings) -> AsyncIterator[GrpcServer]:
         )
         stripe = Stripe(settings)
         money_back = MoneyBack(stripe)
-        refunds, disputes = Refunds(pool, money_back), Disputes(pool, money_back)
+        disputes = Disputes(pool, money_back)
+        refunds = Refunds(pool, money_back, on_room=disputes.observe_charge)
         by_event = {
             "charge.dispute.": disputes.observe_charge,
             "refund.": refunds.observe_charge,

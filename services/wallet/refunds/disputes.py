@@ -19,6 +19,7 @@ from services.wallet.refunds.domain.rules import DisputeFacts, DisputeStep
 from services.wallet.refunds.refunds import Clock
 from services.wallet.refunds.store import charges
 from services.wallet.refunds.store import disputes as rows
+from services.wallet.refunds.store import refunds as refund_rows
 from services.wallet.refunds.store.charges import ChargeRow
 from services.wallet.refunds.store.disputes import DisputeRow
 from services.wallet.refunds.stripe import MoneyBack
@@ -97,17 +98,29 @@ class Disputes:
             restored=row.restored,
             room=charge.room,
             froze=row.froze,
+            freeze_done=row.freeze_done,
         )
-        check_at = rules.dispute_check_at(facts, now)
-        if not (step.debit or step.credit or step.thaw) and row.status == facts.status:
-            await rows.move(connection, row, row.status, debit=0, credit=0, froze=row.froze, check_at=check_at)
-            return
+        check_at = rules.dispute_check_at(
+            facts,
+            now,
+            short=row.withdrawn + step.debit < row.amount,
+            refund_open=await refund_rows.any_open(connection, row.org, row.payment_intent),
+        )
         await self._move_money(connection, charge, row, step, now)
         froze = await self._set_freeze(connection, row, wallet.state, wallet.state_reason, step)
         await rows.move(
-            connection, row, facts.status, debit=step.debit, credit=step.credit, froze=froze, check_at=check_at
+            connection,
+            row,
+            facts.status,
+            debit=step.debit,
+            credit=step.credit,
+            froze=froze,
+            freeze_done=step.freeze,
+            check_at=check_at,
         )
-        if row.status != facts.status or step.debit:
+        if not step.moves and row.status == facts.status:
+            return
+        if row.status != facts.status or step.debit or step.freeze:
             await _tell(connection, row, facts, step)
         key = [(row.org, row.wallet)]
         await recharge_rows.wake_pending_of(connection, key, now)
@@ -117,6 +130,8 @@ class Disputes:
         self, connection: asyncpg.Connection, charge: ChargeRow, row: DisputeRow, step: DisputeStep, now: datetime
     ) -> None:
         reference = f"disputes/{row.id}"
+        if not (step.debit or step.credit):
+            return
         if step.debit:
 
             def take(book: Book) -> list[tuple[str, int]]:
@@ -137,6 +152,7 @@ class Disputes:
                 give_back=step.credit - sum(part for _, part in given),
             )
             await charges.given_back(connection, row.org, reference)
+            await rows.look_again(connection, row.org, row.payment_intent)
         await charges.add(connection, charge, disputed=step.debit - step.credit)
 
     async def _set_freeze(
@@ -172,6 +188,7 @@ async def _new(connection: asyncpg.Connection, charge: ChargeRow, facts: Dispute
         withdrawn=0,
         restored=0,
         froze=False,
+        freeze_done=False,
         opened_at=now,
     )
     await rows.put(connection, row)

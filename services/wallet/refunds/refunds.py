@@ -9,7 +9,7 @@ import asyncpg
 from services.kit import money
 from services.kit import subject as subjects
 from services.kit.database import transact
-from services.kit.errors import PurseError, conflict, invalid, not_found
+from services.kit.errors import PurseError, conflict, invalid, not_found, unavailable
 from services.kit.telemetry import get_logger
 from services.wallet import ledger
 from services.wallet.changes import change
@@ -19,10 +19,11 @@ from services.wallet.domain.commands import RequestKey
 from services.wallet.domain.refusals import Refusal
 from services.wallet.recharge.store import policies
 from services.wallet.recharge.store import recharges as recharge_rows
-from services.wallet.recharge.stripe import REFUSED
+from services.wallet.recharge.stripe import MISSING, REFUSED
 from services.wallet.refunds.domain import rules
 from services.wallet.refunds.domain.rules import RefundFacts, RefundState
 from services.wallet.refunds.store import charges
+from services.wallet.refunds.store import disputes as dispute_rows
 from services.wallet.refunds.store import refunds as rows
 from services.wallet.refunds.store.charges import ChargeRow
 from services.wallet.refunds.store.refunds import RefundRow
@@ -49,9 +50,18 @@ class Refunds:
         pool: The wallet's database.
         stripe: Asked for what is true.
         clock: The deciding clock, read after the locks.
+        on_room: Told of a PaymentIntent where a refund came back: a dispute may wait for the room that it leaves.
     """
 
-    def __init__(self, pool: asyncpg.Pool, stripe: MoneyBack, *, clock: Clock = wallets_store.clock) -> None:
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        stripe: MoneyBack,
+        *,
+        clock: Clock = wallets_store.clock,
+        on_room: Callable[[str], Awaitable[object]] | None = None,
+    ) -> None:
+        self._on_room = on_room
         self._pool = pool
         self._stripe = stripe
         self._clock = clock
@@ -92,7 +102,14 @@ class Refunds:
         seen = await self._look(row)
         if seen is None:
             return await self.get(org, name)
-        return await transact(self._pool, lambda connection: self._settle(connection, row, *seen))
+        moved = await transact(self._pool, lambda connection: self._settle(connection, row, *seen))
+        if moved.state is RefundState.FAILED and self._on_room is not None:
+            try:
+                await self._on_room(moved.payment_intent)
+            except Exception as error:
+                # What waits for the room is due in the database: the sweep of disputes does it.
+                _log.warning("a dispute cannot be looked at", payment_intent=moved.payment_intent, error=repr(error))
+        return moved
 
     async def observe_charge(self, payment_intent: str) -> str:
         """Moves all refunds of a charge, those made at Stripe itself too; returns what became of it, for people.
@@ -161,8 +178,10 @@ class Refunds:
         charge = await charges.of_intent(connection, facts.payment_intent)
         assert charge is not None, "a charge is never deleted"
         stored = await rows.of_charges(connection, charge.org, [charge.payment_intent])
+        # One of ours that was given up lives at Stripe after all: what it took is taken in like any other.
         if any(
-            row.stripe_refund == facts.id or (facts.installation, facts.name) == (installation, row.name)
+            row.stripe_refund == facts.id
+            or (row.state is not RefundState.FAILED and (facts.installation, facts.name) == (installation, row.name))
             for row in stored
         ):
             return False
@@ -244,13 +263,9 @@ class Refunds:
             now = await self._clock(connection)
         young = now < row.key_since + rules.KEY_LIFE
         if row.stripe_refund or not young:
-            ours = [
-                found
-                for found in await self._stripe.refunds_of(row.payment_intent)
-                if found.id == row.stripe_refund or (found.installation, found.name) == (installation, row.name)
-            ]
-            if ours:
-                return ours[0], ""
+            found = await self._listed(row, installation)
+            if found:
+                return found, ""
             if row.stripe_refund:
                 return None, _NO_REFUND
             async with self._pool.acquire() as connection, connection.transaction():
@@ -271,8 +286,20 @@ class Refunds:
         except PurseError as error:
             if error.reason != REFUSED:
                 raise
-            return None, error.message
+            if error.metadata.get("code") == MISSING:
+                # Its own account has the charge, and may have made the refund of an earlier try.
+                raise unavailable("Stripe does not know the charge: is the key another account's?", 60.0) from None
+            # A try before this one may have made it, though its answer was lost.
+            found = await self._listed(row, installation)
+            return (found, "") if found else (None, error.message)
         return made, ""
+
+    async def _listed(self, row: RefundRow, installation: str) -> RefundFacts | None:
+        """The refund as Stripe lists it, by its id or by the name that it was given."""
+        for found in await self._stripe.refunds_of(row.payment_intent):
+            if found.id == row.stripe_refund or (found.installation, found.name) == (installation, row.name):
+                return found
+        return None
 
     async def _settle(
         self, connection: asyncpg.Connection, before: RefundRow, facts: RefundFacts | None, refused: str
@@ -329,11 +356,13 @@ class Refunds:
             lambda book: book.restore(AccountKind.REFUNDED, row.amount, given, row.name, now),
             now=now,
             lots=[lot for lot, _ in given],
+            give_back=row.amount - sum(part for _, part in given),
         )
         await charges.given_back(connection, row.org, row.name)
         charge = await charges.of_source(connection, row.org, row.source)
         assert charge is not None, "a refund is of a charge"
         await charges.add(connection, charge, refunded=-row.amount)
+        await dispute_rows.look_again(connection, row.org, row.payment_intent)
         await policies.alert(
             connection,
             row.org,

@@ -141,7 +141,7 @@ class DisputeStep:
     Attributes:
         debit: Take so much from the wallet.
         credit: Give so much back.
-        freeze: Freeze the wallet if it is open; only with a debit, so that a person who opens it again is heeded.
+        freeze: Freeze the wallet if it is open; once for a dispute, so that a person who opens it again is heeded.
         thaw: End the freeze that this dispute made.
     """
 
@@ -150,9 +150,14 @@ class DisputeStep:
     freeze: bool
     thaw: bool
 
+    @property
+    def moves(self) -> bool:
+        """Whether anything is to be done at all."""
+        return bool(self.debit or self.credit or self.freeze or self.thaw)
+
 
 def dispute_step(
-    facts: DisputeFacts, *, amount: int, withdrawn: int, restored: int, room: int, froze: bool
+    facts: DisputeFacts, *, amount: int, withdrawn: int, restored: int, room: int, froze: bool, freeze_done: bool
 ) -> DisputeStep:
     """What is to be done, by level: repeated or late, it does what is missing and nothing twice.
 
@@ -163,15 +168,27 @@ def dispute_step(
         restored: What of that it got back before.
         room: What of the charge is neither refunded nor disputed.
         froze: Whether the wallet is frozen for this dispute.
+        freeze_done: Whether its freeze was called for before.
     """
     taken = facts.withdrawn or facts.reinstated
-    debit = min(amount - withdrawn, room) if taken else 0
+    # What a dispute that is given back could not take, it need not take any more.
+    debit = min(amount - withdrawn, room) if taken and not restored else 0
     credit = withdrawn + debit - restored if facts.reinstated else 0
     # A lost dispute leaves the freeze to a person: the card may not be the customer's own.
     harmless = facts.ended and facts.status != _LOST
-    return DisputeStep(debit, credit, freeze=debit > 0 and not harmless, thaw=froze and harmless)
+    # Whatever the debit is: a refund that holds the room may come back, and what it frees is not there to be spent.
+    freeze = taken and not harmless and not freeze_done
+    return DisputeStep(debit, credit, freeze, thaw=froze and harmless)
 
 
-def dispute_check_at(facts: DisputeFacts, now: datetime) -> datetime | None:
-    """When to ask Stripe again without an event; None: it has ended."""
-    return None if facts.ended else now + timedelta(hours=1)
+def dispute_check_at(facts: DisputeFacts, now: datetime, *, short: bool, refund_open: bool) -> datetime | None:
+    """When to ask Stripe again without an event; None: it has ended.
+
+    Args:
+        facts: What Stripe says now.
+        now: The deciding clock.
+        short: Whether the wallet was debited with less than is disputed.
+        refund_open: Whether a refund of the charge may still come back, and leave its room to the dispute.
+    """
+    owed = short and refund_open and facts.withdrawn and not facts.reinstated
+    return None if facts.ended and not owed else now + timedelta(hours=1)

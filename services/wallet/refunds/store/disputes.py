@@ -10,7 +10,7 @@ LISTED_MAX = 1_000
 """The most disputes of one wallet that are listed."""
 _COLUMNS = """
 d.org, d.id, d.wallet, d.payment_intent, c.source, d.currency, d.amount_nanos, d.status, d.reason, d.withdrawn_nanos,
-d.restored_nanos, d.froze, d.opened_at
+d.restored_nanos, d.froze, d.freeze_done, d.opened_at
 """
 _FROM = "FROM disputes d JOIN charges c USING (org, payment_intent)"
 _GET = f"SELECT {_COLUMNS} {_FROM} WHERE d.org = $1 AND d.id = $2"
@@ -24,12 +24,13 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 """
 _MOVE = """
 UPDATE disputes SET status = $3, withdrawn_nanos = withdrawn_nanos + $4, restored_nanos = restored_nanos + $5,
-    froze = $6, check_at = $7
+    froze = $6, freeze_done = freeze_done OR $7, check_at = $8
 WHERE org = $1 AND id = $2
 """
 _OTHER_FREEZE = """
 UPDATE disputes SET froze = TRUE WHERE org = $1 AND id = (
-    SELECT id FROM disputes WHERE org = $1 AND wallet = $2 AND id <> $3 AND withdrawn_nanos > restored_nanos
+    SELECT id FROM disputes WHERE org = $1 AND wallet = $2 AND id <> $3
+    AND (withdrawn_nanos > restored_nanos OR freeze_done AND restored_nanos = 0)
     AND (check_at IS NOT NULL OR froze) ORDER BY opened_at LIMIT 1
 ) RETURNING id
 """
@@ -39,6 +40,10 @@ FROM (
     SELECT org, id FROM disputes WHERE check_at <= clock_timestamp() ORDER BY check_at LIMIT $1 FOR UPDATE SKIP LOCKED
 ) AS due
 WHERE d.org = due.org AND d.id = due.id RETURNING d.payment_intent
+"""
+_LOOK_AGAIN = """
+UPDATE disputes SET check_at = clock_timestamp()
+WHERE org = $1 AND payment_intent = $2 AND withdrawn_nanos < amount_nanos
 """
 _SWEEP = """
 UPDATE dispute_sweep SET due_at = clock_timestamp() + $1::interval
@@ -64,6 +69,7 @@ class DisputeRow:
     withdrawn: int
     restored: int
     froze: bool
+    freeze_done: bool
     opened_at: datetime
 
 
@@ -100,16 +106,22 @@ async def move(
     debit: int,
     credit: int,
     froze: bool,
+    freeze_done: bool,
     check_at: datetime | None,
 ) -> None:
     """Stores where a dispute stands now and what was moved for it."""
-    await connection.execute(_MOVE, row.org, row.id, status, debit, credit, froze, check_at)
+    await connection.execute(_MOVE, row.org, row.id, status, debit, credit, froze, freeze_done, check_at)
 
 
 async def hand_over_freeze(connection: asyncpg.Connection, row: DisputeRow) -> str | None:
     """Lets the freeze of an ended dispute go on for another one of the wallet; returns which, None: there is none."""
     found: str | None = await connection.fetchval(_OTHER_FREEZE, row.org, row.wallet, row.id)
     return found
+
+
+async def look_again(connection: asyncpg.Connection, org: str, payment_intent: str) -> None:
+    """Has disputes looked at that found less room in their charge than they need: there is more of it now."""
+    await connection.execute(_LOOK_AGAIN, org, payment_intent)
 
 
 async def take_due(connection: asyncpg.Connection, limit: int) -> list[str]:

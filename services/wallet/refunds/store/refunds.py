@@ -22,6 +22,9 @@ ORDER BY r.created_at DESC, r.name DESC LIMIT $5
 _OF_CHARGES = f"""
 SELECT {_COLUMNS} {_FROM} WHERE r.org = $1 AND r.payment_intent = ANY($2::text[]) ORDER BY r.created_at, r.name
 """
+_ANY_OPEN = """
+SELECT EXISTS (SELECT FROM refunds WHERE org = $1 AND payment_intent = $2 AND check_at IS NOT NULL)
+"""
 _PUT = """
 INSERT INTO refunds
     (org, name, wallet, payment_intent, currency, amount_nanos, amount_minor, reason, key_since, created_at, check_at)
@@ -97,6 +100,12 @@ async def page(
 async def of_charges(connection: asyncpg.Connection, org: str, payment_intents: Sequence[str]) -> list[RefundRow]:
     """The refunds of charges, the oldest first."""
     return [_row(row) for row in await connection.fetch(_OF_CHARGES, org, list(payment_intents))]
+
+
+async def any_open(connection: asyncpg.Connection, org: str, payment_intent: str) -> bool:
+    """Whether a refund of a charge is pending or may still come back from the bank."""
+    found: bool = await connection.fetchval(_ANY_OPEN, org, payment_intent)
+    return found
 
 
 async def put(connection: asyncpg.Connection, row: RefundRow, check_at: datetime) -> None:
