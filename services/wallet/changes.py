@@ -1,6 +1,5 @@
 """Changes of one wallet's books inside somebody else's transaction: refunds, disputes, the end of a closed wallet."""
 
-import contextlib
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TypeVar
@@ -61,10 +60,11 @@ async def change(
     return result
 
 
-async def finish_closing(conn: asyncpg.Connection, org: str, wallet: str, above: str | None) -> None:
-    """Closes a wallet that is being closed and has nothing leased any more.
+async def finish_closing(conn: asyncpg.Connection, org: str, wallet: str, above: str | None) -> bool:
+    """Closes a wallet that is being closed and has nothing leased, and nothing to come, any more; says whether it did.
 
-    What is free goes to the wallet above; where there is none, or it has too many grants, it stays where it is.
+    What is free goes to the wallet above. Where that one cannot take it now, the wallet goes on closing; where there is
+    none, it stays where it is.
 
     Args:
         conn: In a READ COMMITTED transaction.
@@ -77,14 +77,21 @@ async def finish_closing(conn: asyncpg.Connection, org: str, wallet: str, above:
     now = await wallets_store.clock(conn)
     giver, taker = books[org, wallet], books.get((org, above or ""))
     if giver.state != "CLOSING" or any(lease.escrow for lease in giver.leases.values()):
-        return
+        return False
     additions = Additions()
     giver.begin()
     giver.expire(now)
-    if taker is not None and taker.state == "OPEN":
-        with contextlib.suppress(Refusal):
+    if commands.has_pending(giver):
+        return False
+    if taker is not None and giver.available:
+        if taker.state != "OPEN":
+            return False
+        try:
             additions.grants.extend(commands.move_rest(giver, taker, f"closed-{digest(wallet)}", now))
+        except Refusal:  # it has too many grants, or has moved too much; nothing is written
+            return False
     giver.state = "CLOSED"
     giver.changes.state = True
     await books_store.save(conn, books.values(), additions, now)
     await wallets_store.bump_directory(conn, [org])
+    return True

@@ -98,9 +98,11 @@ def housekeeping(settings: WalletSettings, pool: asyncpg.Pool, ledger: Ledger) -
     async def close() -> bool:
         async with pool.acquire() as conn:
             settled = await settled_closing(conn, _CLOSED_MAX)
+        closed = 0
         for org, wallet, above in settled:
-            await transact(pool, lambda conn, o=org, w=wallet, a=above: finish_closing(conn, o, w, a))  # type: ignore[misc]
-        return len(settled) == _CLOSED_MAX
+            closed += await transact(pool, lambda conn, o=org, w=wallet, a=above: finish_closing(conn, o, w, a))  # type: ignore[misc]
+        # Those that wait for a wallet above are looked at again in their time, not at once.
+        return closed > 0 and len(settled) == _CLOSED_MAX
 
     async def forget() -> bool:
         async with pool.acquire() as conn:

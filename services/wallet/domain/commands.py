@@ -148,7 +148,7 @@ def move(giver: Book, taker: Book, order: Move, now: datetime) -> list[PutGrant]
         The grants that were made in the wallet that got it.
 
     Raises:
-        Refusal: Another currency, a wallet that is not open, not enough that is free, or too many grants.
+        Refusal: Another currency, a wallet that may not give or get, not enough that is free, or too many grants.
     """
     for book in (giver, taker):
         if book.currency != order.currency:
@@ -157,8 +157,9 @@ def move(giver: Book, taker: Book, order: Move, now: datetime) -> list[PutGrant]
                 f"{book.wallet} is in {book.currency}, the transfer in {order.currency}",
                 field="amount.currency_code",
             )
-    if giver.state != "OPEN":
-        raise Refusal("WALLET_NOT_OPEN", f"{giver.wallet} is {giver.state}: {giver.state_reason}", field="from_wallet")
+    _check_giver(giver)
+    if giver.state in ENDING and taker.state != "OPEN":
+        raise Refusal("WALLET_NOT_OPEN", f"{taker.wallet} is {taker.state}: {taker.state_reason}", field="to_wallet")
     if taker.state in ENDING:
         raise Refusal("WALLET_CLOSED", f"{taker.wallet} is closed for good", field="to_wallet")
     giver.begin()
@@ -209,6 +210,18 @@ def _move(giver: Book, taker: Book, amount: int, id_: str, now: datetime) -> lis
     return made
 
 
+def _check_giver(giver: Book) -> None:
+    """What comes into a wallet late must have a way out: one that is closed, or has nothing leased any more, gives."""
+    leased = any(lease.escrow for lease in giver.leases.values())
+    if giver.state not in {"OPEN", "CLOSED"} and not (giver.state == "CLOSING" and not leased):
+        raise Refusal("WALLET_NOT_OPEN", f"{giver.wallet} is {giver.state}: {giver.state_reason}", field="from_wallet")
+
+
+def has_pending(book: Book) -> bool:
+    """Whether a grant is still to take effect."""
+    return any(lot.pending for lot in book.lots.values())
+
+
 def set_state(book: Book, change: SetState) -> bool:
     """Changes a wallet's state; returns whether anything changed.
 
@@ -223,7 +236,8 @@ def set_state(book: Book, change: SetState) -> bool:
         raise Refusal("WALLET_CLOSED", f"{book.wallet} is closed for good; create another wallet", field="state")
     # What is leased comes back first: budget databases see it closed, settle what they hold and return the rest.
     held = any(lease.escrow for lease in book.leases.values())
-    book.state = "CLOSING" if change.state == "CLOSED" and (held or book.available) else change.state
+    left = held or book.available or has_pending(book)
+    book.state = "CLOSING" if change.state == "CLOSED" and left else change.state
     book.state_reason = change.reason
     book.changes.state = True
     return True

@@ -65,19 +65,35 @@ DELETE FROM request_keys WHERE (org, method, id) IN (
 """
 
 _SET_STATE = "UPDATE wallets SET state = $3, state_reason = $4 WHERE org = $1 AND name = $2"
+# What waits for a grant to take effect, or for a frozen wallet above, is left out; those that a full wallet above keeps
+# waiting must not keep others from their turn, so the order is by chance.
 _CLOSING = """
-SELECT w.org, w.name, (
-    SELECT p.name FROM wallets p
-    WHERE p.org = w.org AND p.currency = w.currency AND p.state = 'OPEN' AND p.name <> w.name
-      AND starts_with(w.subject || '/', p.subject || '/')
-    ORDER BY length(p.subject) DESC, p.name LIMIT 1
-)
-FROM wallets w
-WHERE w.state = 'CLOSING' AND NOT EXISTS (
-    SELECT FROM accounts a
-    WHERE a.org = w.org AND a.wallet = w.name AND a.kind = 'escrow' AND a.credits_nanos > a.debits_nanos
-)
-ORDER BY w.org, w.name LIMIT $1
+SELECT c.org, c.name, c.above FROM (
+    SELECT w.org, w.name, w.subject, w.currency, (
+        SELECT p.name FROM wallets p
+        WHERE p.org = w.org AND p.currency = w.currency AND p.state = 'OPEN' AND p.name <> w.name
+          AND starts_with(w.subject || '/', p.subject || '/')
+        ORDER BY length(p.subject) DESC, p.name LIMIT 1
+    ) AS above
+    FROM wallets w
+    WHERE w.state = 'CLOSING' AND NOT EXISTS (
+        SELECT FROM accounts a
+        WHERE a.org = w.org AND a.wallet = w.name AND a.kind = 'escrow' AND a.credits_nanos > a.debits_nanos
+    ) AND NOT EXISTS (
+        SELECT FROM grants g WHERE g.org = w.org AND g.wallet = w.name AND g.pending_nanos > 0
+    )
+) AS c
+WHERE c.above IS NOT NULL
+   OR NOT EXISTS (
+        SELECT FROM accounts a
+        WHERE a.org = c.org AND a.wallet = c.name AND a.kind = 'available' AND a.credits_nanos > a.debits_nanos
+   )
+   OR NOT EXISTS (
+        SELECT FROM wallets p
+        WHERE p.org = c.org AND p.currency = c.currency AND p.state = 'FROZEN' AND p.name <> c.name
+          AND starts_with(c.subject || '/', p.subject || '/')
+   )
+ORDER BY random() LIMIT $1
 """
 
 KEYS_KEPT = timedelta(days=7)
@@ -262,5 +278,8 @@ async def set_state(conn: asyncpg.Connection, org: str, wallet: str, state: str,
 
 
 async def settled_closing(conn: asyncpg.Connection, limit: int) -> list[tuple[str, str, str | None]]:
-    """Wallets that are being closed with nothing leased any more: (org, name, nearest open one above, if any)."""
+    """Wallets that are being closed with nothing leased and nothing to wait for any more, in an order by chance.
+
+    Each as (org, name, nearest open one above, if any).
+    """
     return [(row[0], row[1], row[2]) for row in await conn.fetch(_CLOSING, limit)]

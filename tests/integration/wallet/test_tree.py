@@ -11,6 +11,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from pursestrings.type.v1 import type_pb2
 from pursestrings.wallet.v1 import statements_pb2
 from pursestrings.wallet.v1 import wallet_pb2 as pb
+from services.wallet.changes import finish_closing
+from services.wallet.store.wallets import settled_closing
 from tests.support.databases import Database
 from tests.support.wallets import Caller, assert_sound, dump
 
@@ -121,6 +123,80 @@ async def test_a_wallet_settles_its_lease_before_it_is_closed(call: Caller, pool
         while (await call("GetWallet", pb.GetWalletRequest(name=CHILD))).wallet.state != CLOSED:
             await asyncio.sleep(0.02)
     assert (75, 0) == (await available(call, PARENT), await available(call, CHILD))
+    await assert_sound(pool)
+
+
+async def state_of(call: Caller, wallet: str) -> int:
+    return int((await call("GetWallet", pb.GetWalletRequest(name=wallet))).wallet.state)
+
+
+async def until_closed(call: Caller, *wallets: str) -> None:
+    async with asyncio.timeout(10):
+        while {await state_of(call, wallet) for wallet in wallets} != {CLOSED}:
+            await asyncio.sleep(0.02)
+
+
+async def test_a_wallet_goes_on_closing_while_money_is_to_come_or_the_wallet_above_is_frozen(
+    call: Caller, pool: asyncpg.Pool
+) -> None:
+    third = "orgs/acme/teams/c/wallets/team"
+    for name in (PARENT, CHILD, OTHER, third):
+        await create(call, name)
+    await grant(call, CHILD, "now", 100)
+    tomorrow = at(datetime.now(UTC) + timedelta(days=1))
+    await grant(call, OTHER, "later", 50, effective_time=tomorrow)
+    await call("SetWalletState", pb.SetWalletStateRequest(name=PARENT, state=pb.WALLET_STATE_FROZEN, reason="dispute"))
+    for name in (CHILD, OTHER, third):
+        await call("SetWalletState", pb.SetWalletStateRequest(name=name, state=CLOSED, reason="merged"))
+    assert (CLOSING, CLOSING, CLOSED) == tuple([await state_of(call, name) for name in (CHILD, OTHER, third)])
+    # Neither is looked at before there is something to do.
+    async with pool.acquire() as conn, conn.transaction():
+        assert [] == await settled_closing(conn, 10)
+        assert not await finish_closing(conn, "acme", CHILD, PARENT)
+        assert not await finish_closing(conn, "acme", OTHER, None)
+    assert (CLOSING, CLOSING) == (await state_of(call, CHILD), await state_of(call, OTHER))
+
+    await call("SetWalletState", pb.SetWalletStateRequest(name=PARENT, state=pb.WALLET_STATE_OPEN))
+    await until_closed(call, CHILD)
+    assert (100, 0) == (await available(call, PARENT), await available(call, CHILD))
+    assert CLOSING == await state_of(call, OTHER)
+    await pool.execute("UPDATE grants SET effective_at = clock_timestamp() WHERE pending_nanos > 0")
+    await until_closed(call, OTHER)
+    assert (150, 0) == (await available(call, PARENT), await available(call, OTHER))
+    await assert_sound(pool)
+
+
+async def test_a_wallet_goes_on_closing_while_the_one_above_is_full(
+    call: Caller, pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await create(call, PARENT)
+    await create(call, CHILD)
+    await grant(call, CHILD, "g", 100)
+    with monkeypatch.context() as patch:
+        patch.setattr("services.wallet.domain.commands.LOTS_MAX", 0)
+        await call("SetWalletState", pb.SetWalletStateRequest(name=CHILD, state=CLOSED, reason="merged"))
+        async with pool.acquire() as conn, conn.transaction():
+            assert not await finish_closing(conn, "acme", CHILD, PARENT)
+        assert (CLOSING, 100) == (await state_of(call, CHILD), await available(call, CHILD))
+    await until_closed(call, CHILD)
+    assert (100, 0) == (await available(call, PARENT), await available(call, CHILD))
+    await assert_sound(pool)
+
+
+async def test_money_that_comes_late_is_moved_out_of_a_closed_wallet(call: Caller, pool: asyncpg.Pool) -> None:
+    await create(call, PARENT)
+    await create(call, CHILD)
+    await grant(call, CHILD, "g", 100)
+    await call("CaptureLease", capture(CHILD, 1, 40, 40))
+    await call("SetWalletState", pb.SetWalletStateRequest(name=CHILD, state=CLOSED, reason="merged"))
+    await until_closed(call, CHILD)
+    line = pb.CaptureLine(provider="openai", model="=gpt", month="2026-11", amount_nanos=15, calls=1)
+    reverse = pb.ReverseCaptureRequest(wallet=CHILD, holder="b", n=2, reversed_total_nanos=15, lines=[line])
+    await call("ReverseCapture", reverse)
+    assert (60, 15) == (await available(call, PARENT), await available(call, CHILD))
+    await call("Transfer", transfer(CHILD, PARENT, 15, "late"))
+    assert (75, 0) == (await available(call, PARENT), await available(call, CHILD))
+    assert "WALLET_CLOSED" == (await call.refusal("Transfer", transfer(PARENT, CHILD, 1, "back"))).reason
     await assert_sound(pool)
 
 

@@ -7,7 +7,7 @@ import pytest
 from services.wallet.domain import leases
 from services.wallet.domain.accounts import LEDGER_MAX_NANOS, RECHARGE_ROOM_NANOS, Transfer, new_accounts
 from services.wallet.domain.book import Book
-from services.wallet.domain.commands import LOTS_MAX, PutGrant, SetState, put_grant, set_state
+from services.wallet.domain.commands import LOTS_MAX, Move, PutGrant, RequestKey, SetState, move, put_grant, set_state
 from services.wallet.domain.leases import AnyOp, Capture, Extend, Line, Return, Reverse
 from services.wallet.domain.refusals import Refusal
 
@@ -17,14 +17,14 @@ NOW = datetime(2026, 11, 22, tzinfo=UTC)
 LATER = NOW + timedelta(hours=2)
 
 
-def new_book() -> Book:
+def new_book(wallet: str = WALLET) -> Book:
     return Book(
         ORG,
-        WALLET,
+        wallet,
         currency="USD",
         state="OPEN",
         state_reason="",
-        accounts=new_accounts(WALLET),
+        accounts=new_accounts(wallet),
         lots=[],
         tags=[],
         leases=[],
@@ -329,3 +329,38 @@ def test_what_was_charged_finds_room_where_all_else_is_refused() -> None:
         put(book, "b", RECHARGE_ROOM_NANOS * 3)
     put(book, "paid for", RECHARGE_ROOM_NANOS * 3, recharge="orgs/acme/recharges/main-2026-11-1")
     assert ["a", "paid for"] == list(book.lots)
+
+
+def test_a_wallet_whose_grant_is_not_in_effect_yet_goes_on_closing() -> None:
+    book = new_book()
+    put_grant(book, PutGrant(ORG, WALLET, "g", "PAID", 10, "USD", 1, None, "g", effective_at=LATER), NOW)
+    set_state(book, SetState(ORG, WALLET, "CLOSED", "merged"))
+    assert "CLOSING" == book.state
+
+
+@pytest.mark.parametrize(
+    ("state", "leased", "to_state", "reason"),
+    [
+        ("CLOSED", 0, "OPEN", ""),
+        ("CLOSED", 3, "OPEN", ""),
+        ("CLOSING", 0, "OPEN", ""),
+        ("CLOSING", 3, "OPEN", "WALLET_NOT_OPEN"),
+        ("FROZEN", 0, "OPEN", "WALLET_NOT_OPEN"),
+        ("CLOSED", 0, "FROZEN", "WALLET_NOT_OPEN"),
+        ("CLOSED", 0, "CLOSED", "WALLET_NOT_OPEN"),
+    ],
+)
+def test_what_is_in_a_closed_wallet_has_a_way_out(state: str, leased: int, to_state: str, reason: str) -> None:
+    giver, taker = new_book(), new_book("orgs/acme/wallets/other")
+    put(giver, "late", 10)
+    extend(giver, 1, leased)
+    giver.state, taker.state = state, to_state
+    free = giver.available
+    order = Move(ORG, WALLET, taker.wallet, free, "USD", "t", RequestKey(ORG, "Transfer", "t", b""))
+    if reason:
+        with pytest.raises(Refusal) as refused:
+            move(giver, taker, order, NOW)
+        assert (reason, free) == (refused.value.reason, giver.available)
+    else:
+        move(giver, taker, order, NOW)
+        assert (0, free) == (giver.available, taker.available)
