@@ -12,7 +12,7 @@ from services.kit.groupcommit import GroupCommit
 from services.kit.loops import Loop, Loops
 from services.kit.server import GrpcServer, run
 from services.kit.settings import secret
-from services.kit.telemetry import configure_logging
+from services.kit.telemetry import configure_logging, get_logger
 from services.wallet.access import ACCESS
 from services.wallet.changes import finish_closing
 from services.wallet.convert import encode
@@ -34,6 +34,7 @@ NAME: Final = "pursestrings.wallet.v1.WalletService"
 _FORGET_INTERVAL_S: Final = 600.0
 _FORGET_MAX: Final = 1_000
 _CLOSED_MAX: Final = 100
+_log = get_logger(__name__)
 
 
 @asynccontextmanager
@@ -100,8 +101,11 @@ def housekeeping(settings: WalletSettings, pool: asyncpg.Pool, ledger: Ledger) -
             settled = await settled_closing(conn, _CLOSED_MAX)
         closed = 0
         for org, wallet, above in settled:
-            closed += await transact(pool, lambda conn, o=org, w=wallet, a=above: finish_closing(conn, o, w, a))  # type: ignore[misc]
-        # Those that wait for a wallet above are looked at again in their time, not at once.
+            try:
+                closed += await transact(pool, lambda conn, o=org, w=wallet, a=above: finish_closing(conn, o, w, a))  # type: ignore[misc]
+            except Exception as error:
+                _log.warning("a wallet cannot be closed", wallet=wallet, error=repr(error))
+        # Those that wait for a wallet above, or cannot be closed, are looked at again in their time, not at once.
         return closed > 0 and len(settled) == _CLOSED_MAX
 
     async def forget() -> bool:

@@ -28,6 +28,8 @@ from services.wallet.store import wallets as wallets_store
 SWEEP_EVERY: Final = timedelta(minutes=1)
 """How often Stripe's list of disputes is looked through, for those whose events never came."""
 _OVERLAP: Final = timedelta(days=1)
+_PATIENCE: Final = timedelta(days=30)
+"""How long a dispute that cannot be looked at is looked for again."""
 _log = get_logger(__name__)
 
 
@@ -62,20 +64,26 @@ class Disputes:
         async with self._pool.acquire() as connection, connection.transaction():
             due = await rows.take_due(connection, limit)
             turn = await rows.take_sweep(connection, SWEEP_EVERY)
-        for payment_intent in due:
+        await self._look_at(due)
+        if turn is not None:
+            through, now = turn
+            seen = await self._stripe.disputes_since(through - _OVERLAP)
+            whole = await self._look_at(sorted({facts.payment_intent for facts in seen}))
+            async with self._pool.acquire() as connection:
+                # What nothing is stored of yet is found by this list alone: it is looked through again for a while.
+                await rows.swept(connection, now if whole else now - _PATIENCE)
+        return len(due)
+
+    async def _look_at(self, payment_intents: Sequence[str]) -> bool:
+        """Looks at disputes one by one, so that none keeps another waiting; returns whether all could be looked at."""
+        failed = 0
+        for payment_intent in payment_intents:
             try:
                 await self.observe_charge(payment_intent)
             except Exception as error:
+                failed += 1
                 _log.warning("a dispute cannot be looked at", payment_intent=payment_intent, error=repr(error))
-        if turn is not None:
-            through, now = turn
-            for payment_intent in sorted(
-                {d.payment_intent for d in await self._stripe.disputes_since(through - _OVERLAP)}
-            ):
-                await self.observe_charge(payment_intent)
-            async with self._pool.acquire() as connection:
-                await rows.swept(connection, now)
-        return len(due)
+        return not failed
 
     async def _settle_all(self, payment_intent: str, seen: Sequence[DisputeFacts]) -> str:
         for facts in seen:

@@ -1,5 +1,6 @@
 """Refunds: debited first, then asked of Stripe with a key of their own, then moved to what Stripe says."""
 
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
@@ -41,6 +42,10 @@ _FIRST_LOOK: Final = timedelta(seconds=5)
 _METADATA_CHARS_MAX: Final = 500
 _NO_REFUND: Final = "Stripe has no such refund any more"
 _log = get_logger(__name__)
+
+
+class _OtherFirstError(Exception):
+    """Another transaction was first with a request id: this one is rolled back and finds its answer."""
 
 
 class Refunds:
@@ -88,7 +93,13 @@ class Refunds:
             PurseError: There is no such charge, more is asked for than is left of it or than is unspent, or the amount
                 cannot be paid in the currency; nothing is written.
         """
-        return await transact(self._pool, lambda connection: self._create(connection, key, source, amount, reason))
+        row = None
+        while row is None:
+            with contextlib.suppress(_OtherFirstError):
+                row = await transact(
+                    self._pool, lambda connection: self._create(connection, key, source, amount, reason)
+                )
+        return row
 
     async def advance(self, org: str, name: str) -> RefundRow:
         """Asks Stripe, or asks it for the refund where it is not known to have it, and moves to what it says.
@@ -163,7 +174,7 @@ class Refunds:
                     self._pool,
                     lambda connection, facts=facts: self._take_in_one(connection, facts, installation),  # type: ignore[misc]
                 )
-            except PurseError as error:
+            except Exception as error:
                 _log.warning("a refund made at Stripe cannot be taken in", refund=facts.id, error=repr(error))
         return taken
 
@@ -244,8 +255,10 @@ class Refunds:
         nanos, minor = _checked_amount(charge, amount)
         given = await change(connection, key.org, charge.wallet, lambda book: _take(book, charge, nanos, name), now=now)
         row = _row(charge, name, (nanos, minor), reason, now)
+        # Before the refund, whose name comes of the key: of two wallets at once the other is found by it.
+        if not await wallets_store.insert_keys(connection, [(key, name.encode())], now):
+            raise _OtherFirstError
         await self._store(connection, charge, row, given)
-        await wallets_store.insert_keys(connection, [(key, name.encode())], now)
         await policies.evaluate_low(connection, [(key.org, charge.wallet)], now)
         return row
 
