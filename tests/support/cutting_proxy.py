@@ -27,12 +27,23 @@ class CuttingProxy:
     cut_before_commit: bool = False
     cut_after_commit: bool = False
     cuts: int = 0
-    _writers: set[asyncio.StreamWriter] = field(default_factory=set)
+    _serving: set[asyncio.Task[None]] = field(default_factory=set)
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str, port: int) -> None:
-        """One connection."""
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str, port: int) -> None:
+        """Takes a connection."""
+        task = asyncio.create_task(self._serve(reader, writer, host, port))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+
+    async def close(self) -> None:
+        """Ends every connection, and returns once its sockets are closed."""
+        serving = list(self._serving)
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str, port: int) -> None:
         up_reader, up_writer = await asyncio.open_connection(host, port)
-        self._writers |= {writer, up_writer}
         hold = asyncio.Event()
         down = asyncio.create_task(self._down(up_reader, writer, hold))
         try:
@@ -44,7 +55,9 @@ class CuttingProxy:
             await asyncio.gather(down, return_exceptions=True)
             for one in (writer, up_writer):
                 one.close()
-                self._writers.discard(one)
+            for one in (writer, up_writer):
+                with contextlib.suppress(OSError):
+                    await one.wait_closed()
 
     async def _up(
         self,
@@ -108,7 +121,7 @@ async def cutting_proxy(dsn: str) -> AsyncIterator[CuttingProxy]:
     parts = urlsplit(dsn)
     host, port = parts.hostname or "127.0.0.1", parts.port or 5432
     proxy = CuttingProxy("")
-    server = await asyncio.start_server(lambda r, w: proxy.serve(r, w, host, port), "127.0.0.1", 0)
+    server = await asyncio.start_server(lambda r, w: proxy.accept(r, w, host, port), "127.0.0.1", 0)
     proxy.dsn = urlunsplit(
         parts._replace(netloc=f"{parts.netloc.rsplit('@', 1)[0]}@127.0.0.1:{server.sockets[0].getsockname()[1]}")
     )
@@ -116,6 +129,6 @@ async def cutting_proxy(dsn: str) -> AsyncIterator[CuttingProxy]:
         yield proxy
     finally:
         server.close()
-        for writer in list(proxy._writers):
-            writer.close()
+        await server.wait_closed()
+        await proxy.close()
         await server.wait_closed()

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import pytest
@@ -98,16 +99,23 @@ async def test_plain_http_stays_on_this_machine() -> None:
             pass
 
 
-async def test_the_process_ends_in_good_order() -> None:
+async def test_the_process_ends_in_good_order(tmp_path: Path) -> None:
     port = free_ports(1)[0]
+    token = tmp_path / "service.token"
+    token.write_text("none that anyone takes\n")
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "services.gateway.main"),
         cwd=CHECKOUT,
-        env={"PATH": os.defpath, "PURSE_BIND": f"127.0.0.1:{port}", "PURSE_WALLET_ADDRESS": NOWHERE},
+        env={
+            "PATH": os.defpath,
+            "PURSE_BIND": f"127.0.0.1:{port}",
+            "PURSE_WALLET_ADDRESS": NOWHERE,
+            "PURSE_SERVICE_TOKEN_FILE": str(token),
+        },
     )
     try:
         async with asyncio.timeout(60), httpx.AsyncClient() as http:
-            while True:
+            while process.returncode is None:
                 with contextlib.suppress(httpx.TransportError):
                     if (await http.get(f"http://127.0.0.1:{port}/health")).status_code == 200:
                         break
