@@ -3,14 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final
 
 import asyncpg
 
 from services.kit import money
-from services.kit.errors import Code, PurseError
-from services.wallet import ledger
-from services.wallet.recharge import names
+from services.wallet.recharge import grants, names
 from services.wallet.recharge.domain import attempts as steps
 from services.wallet.recharge.domain import outcome as outcomes
 from services.wallet.recharge.domain.attempts import AttemptState, Charge, Circumstances, State
@@ -22,8 +19,6 @@ from services.wallet.recharge.store.policies import Facts
 from services.wallet.recharge.store.recharges import AttemptRow, RechargeRow
 from services.wallet.refunds.store import charges
 from services.wallet.refunds.store.charges import NewCharge
-
-_PAID_PRIORITY: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +104,7 @@ async def succeed(connection: asyncpg.Connection, row: RechargeRow, intent: Inte
     """Pending → succeeded and the grant, in this one transaction."""
     received_nanos = money.from_minor_units(intent.amount_received_minor, row.currency)
     await rows.end_attempt(connection, row, AttemptState.SUCCEEDED, "", now)
-    grant = await _grant(connection, row, received_nanos, now)
+    grant = await grants.put(connection, row.org, row.wallet, row.name, received_nanos=received_nanos, now=now)
     await rows.succeed(connection, row, received_nanos, grant, now)
     charge = NewCharge(intent.payment_intent, row.wallet, row.name, grant, row.currency, received_nanos)
     await charges.put(connection, row.org, charge, now)
@@ -118,29 +113,6 @@ async def succeed(connection: asyncpg.Connection, row: RechargeRow, intent: Inte
         await policies.release(connection, row.org, row.wallet, row.month, rest_nanos, count=0)
     # An ended recharge ends a block, and one refill may not be enough.
     await policies.evaluate(connection, row.org, [row.wallet], now)
-
-
-async def _grant(connection: asyncpg.Connection, row: RechargeRow, received_nanos: int, now: datetime) -> str:
-    """Puts the money in. Should somebody have taken the grant's plain name, it gets one that nobody takes."""
-    for grant_id in names.grant_ids(row.name):
-        try:
-            return await ledger.grant(
-                connection,
-                org=row.org,
-                wallet=row.wallet,
-                kind="PAID",
-                amount_nanos=received_nanos,
-                priority=_PAID_PRIORITY,
-                expires_at=None,
-                reference=row.name,
-                grant_id=grant_id,
-                recharge=row.name,
-                now=now,
-            )
-        except PurseError as error:
-            if error.code is not Code.ALREADY_EXISTS:
-                raise
-    raise AssertionError(f"{row.name}: both names of its grant are taken")
 
 
 async def decline(connection: asyncpg.Connection, row: RechargeRow, code: str, now: datetime) -> None:

@@ -12,10 +12,9 @@ import asyncpg
 
 from services.kit import money
 from services.kit.database import transact
-from services.kit.errors import Code, PurseError, conflict, not_found, unavailable
-from services.wallet import ledger
+from services.kit.errors import PurseError, conflict, not_found, unavailable
 from services.wallet.domain.accounts import LEDGER_MAX_NANOS
-from services.wallet.recharge import names
+from services.wallet.recharge import grants, names
 from services.wallet.recharge.domain import outcome as outcomes
 from services.wallet.recharge.domain import top_up as rules
 from services.wallet.recharge.domain.attempts import AUTHENTICATION, WalletState
@@ -35,7 +34,6 @@ from services.wallet.refunds.store.charges import NewCharge
 from services.wallet.store import wallets as wallets_store
 
 _LOOKS_MAX: Final = 4
-_PAID_PRIORITY: Final = 100
 
 
 class TopUps:
@@ -243,27 +241,7 @@ class TopUps:
     async def _grant(self, connection: asyncpg.Connection, row: TopUpRow, paid: Intent, now: datetime) -> None:
         """Pending → succeeded and the grant, in this one transaction."""
         received_nanos = money.from_minor_units(paid.amount_received_minor, row.currency)
-        grant = ""
-        for grant_id in names.grant_ids(row.name):
-            try:
-                grant = await ledger.grant(
-                    connection,
-                    org=row.org,
-                    wallet=row.wallet,
-                    kind="PAID",
-                    amount_nanos=received_nanos,
-                    priority=_PAID_PRIORITY,
-                    expires_at=None,
-                    reference=row.name,
-                    grant_id=grant_id,
-                    recharge=row.name,
-                    now=now,
-                )
-                break
-            except PurseError as error:
-                if error.code is not Code.ALREADY_EXISTS:
-                    raise
-        assert grant, f"{row.name}: both names of its grant are taken"
+        grant = await grants.put(connection, row.org, row.wallet, row.name, received_nanos=received_nanos, now=now)
         await rows.succeed(connection, row, received_nanos, grant, now)
         charge = NewCharge(paid.payment_intent, row.wallet, row.name, grant, row.currency, received_nanos)
         await charges.put(connection, row.org, charge, now)
