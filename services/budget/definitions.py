@@ -2,11 +2,10 @@
 
 import base64
 import binascii
-from typing import Final
 
 import asyncpg
 
-from services.budget import allocations, reached, standing
+from services.budget import allocations, paging, reached, standing
 from services.budget.domain import policy
 from services.budget.domain.budgets import Budget
 from services.budget.domain.policy import Draft
@@ -14,9 +13,6 @@ from services.budget.store import budgets, org_settings
 from services.kit.database import transact
 from services.kit.errors import already_exists, invalid, not_found
 from services.kit.subject import Subject
-
-PAGE_DEFAULT: Final = 100
-PAGE_MAX: Final = 1_000
 
 
 class Definitions:
@@ -77,7 +73,7 @@ class Definitions:
         Raises:
             PurseError: The page's size or token is wrong.
         """
-        size = size_of(page_size)
+        size = paging.size_of(page_size)
         after = after_token(page_token, subject)
         async with self._pool.acquire() as connection:
             found = await budgets.list_page(
@@ -146,13 +142,6 @@ async def _rows(connection: asyncpg.Connection, subject: Subject, budget_id: str
     if not rows:
         raise not_found(f"budget {subject.name}/budgets/{budget_id}", "BUDGET_UNKNOWN")
     return rows
-
-
-def size_of(page_size: int) -> int:
-    """How many a page has; refuses what is out of range."""
-    if not 0 <= page_size <= PAGE_MAX:
-        raise invalid("page_size", f"is {page_size}; it must be 1 to {PAGE_MAX}, or 0 for {PAGE_DEFAULT}")
-    return page_size or PAGE_DEFAULT
 
 
 def token_of(last: tuple[str, str] | None) -> str:

@@ -1,17 +1,13 @@
 """Pages of long lists: their size, and tokens that say where the next one begins."""
 
-import base64
-import binascii
-import json
 from collections.abc import Sequence
 from typing import Any, Final
 
+from services.kit import tokens
 from services.kit.errors import PurseError, invalid
 
 PAGE_DEFAULT: Final = 100
 PAGE_MAX: Final = 1_000
-TOKEN_CHARS_MAX: Final = 4_096
-"""Longer than any token that was ever given."""
 
 
 def size_of(page_size: int) -> int:
@@ -27,7 +23,7 @@ def size_of(page_size: int) -> int:
 
 def token_of(scope: str, after: Sequence[str | int]) -> str:
     """The token of the page behind the item with this key, in the list of this scope."""
-    return base64.urlsafe_b64encode(json.dumps([scope, *after], separators=(",", ":")).encode()).decode()
+    return tokens.write([scope, *after])
 
 
 def after_of(token: str, scope: str, first: Sequence[str | int]) -> tuple[Any, ...]:
@@ -38,11 +34,9 @@ def after_of(token: str, scope: str, first: Sequence[str | int]) -> tuple[Any, .
     """
     if not token:
         return tuple(first)
-    if len(token) > TOKEN_CHARS_MAX:
-        raise _not_ours()
     try:
-        found = json.loads(base64.urlsafe_b64decode(token.encode()))
-    except (binascii.Error, ValueError, RecursionError):
+        found = tokens.read(token)
+    except ValueError:
         raise _not_ours() from None
     if not isinstance(found, list) or len(found) != len(first) + 1:
         raise _not_ours()

@@ -6,7 +6,7 @@ import asyncpg
 import grpc
 
 from pursestrings.budget.v1 import budget_pb2
-from services.budget import definitions, wire, wire_budgets, wire_limits
+from services.budget import definitions, paging, wire, wire_budgets, wire_limits
 from services.budget.allocations import Allocations, Request, Wanted
 from services.budget.overrides import Overrides
 from services.budget.statuses import Statuses
@@ -59,7 +59,7 @@ class LimitMethods:
         found, before = await self._overrides.list_page(
             *wire.resource_of(request.budget, "budgets", "budget"),
             wire_limits.before_of(request.page_token),
-            definitions.size_of(request.page_size),
+            paging.size_of(request.page_size),
         )
         return budget_pb2.ListOverridesResponse(
             overrides=[wire_limits.override_message(one) for one in found],
@@ -84,7 +84,7 @@ class LimitMethods:
             subject,
             request.allocated_from,
             definitions.after_token(request.page_token, subject),
-            definitions.size_of(request.page_size),
+            paging.size_of(request.page_size),
             with_totals=request.with_totals,
         )
         return budget_pb2.ListBudgetStatusesResponse(

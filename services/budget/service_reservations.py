@@ -1,19 +1,16 @@
 """The part of the gRPC face that reads, ends and extends reservations."""
 
-from typing import Any, Final
+from typing import Any
 
 import asyncpg
 import grpc
 
 from pursestrings.budget.v1 import budget_pb2
-from services.budget import wire
+from services.budget import paging, wire
 from services.budget.domain.model import Answer, Decision, Item, ReleaseItem, Reservation
 from services.budget.store import budgets, reservations
 from services.kit.errors import invalid, not_found
 from services.kit.groupcommit import GroupCommit
-
-_PAGE_MAX: Final = 1_000
-_PAGE_DEFAULT: Final = 100
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -65,9 +62,7 @@ class ReservationMethods:
     ) -> budget_pb2.ListReservationsResponse:
         """A page of reservations."""
         subject = wire.subject_of(request.parent, "parent")
-        size = request.page_size or _PAGE_DEFAULT
-        if not 1 <= size <= _PAGE_MAX:
-            raise invalid("page_size", f"is {request.page_size}; it must be 1 to {_PAGE_MAX}, or 0 for {_PAGE_DEFAULT}")
+        size = paging.size_of(request.page_size)
         states = budget_pb2.ReservationState.values()
         if len(request.states) >= len(states) or not all(state and state in states for state in request.states):
             raise invalid("states", "are some of OPEN, SETTLED, RELEASED, EXPIRED and CHARGED, each once")

@@ -1,9 +1,6 @@
 """The gRPC face of what is made of usage: run log, burn rate, forecasts."""
 
 import asyncio
-import base64
-import binascii
-import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -13,7 +10,7 @@ import grpc
 import numpy as np
 
 from pursestrings.metering.v1 import analysis_pb2
-from services.kit import money, windows
+from services.kit import money, tokens, windows
 from services.kit.errors import PurseError, invalid
 from services.kit.status import to_rpc_status
 from services.metering import wire
@@ -260,21 +257,18 @@ def _asked(request: analysis_pb2.ListUsageRequest) -> list[Any]:
 def _token(request: analysis_pb2.ListUsageRequest, question: runlog.LogQuestion, last: runlog.LogRow) -> str:
     value, at, name = last.place
     times = [windows.unix_us(one) for one in (*question.span, at)]
-    content = json.dumps([_asked(request), *times, str(value), name], separators=(",", ":"))
-    return base64.urlsafe_b64encode(content.encode()).decode()
+    return tokens.write([_asked(request), *times, str(value), name])
 
 
 def _read_token(request: analysis_pb2.ListUsageRequest) -> tuple[Span, tuple[int, datetime, str]]:
     wrong = invalid("page_token", "is not one of this question's; send the `next_page_token` of the page before")
-    if len(request.page_token) > questions.TOKEN_CHARS_MAX:
-        raise wrong
     try:
-        asked, start, end, at, value, name = json.loads(base64.urlsafe_b64decode(request.page_token.encode("ascii")))
+        asked, start, end, at, value, name = tokens.read(request.page_token, questions.TOKEN_CHARS_MAX)
         if asked != _asked(request) or not isinstance(name, str) or not name.isprintable():
             raise wrong
         span = Span(windows.from_unix_us(start), windows.from_unix_us(end))
         return questions.check_span(span), (int(value), windows.from_unix_us(at).astimezone(UTC), name)
-    except (ValueError, TypeError, OverflowError, RecursionError, binascii.Error):
+    except (ValueError, TypeError, OverflowError):
         raise wrong from None
 
 

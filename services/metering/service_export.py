@@ -1,9 +1,6 @@
 """The gRPC face of exports: pieces of bounded size, each with a token to go on after it."""
 
 import asyncio
-import base64
-import binascii
-import json
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
@@ -12,7 +9,7 @@ import asyncpg
 import grpc
 
 from pursestrings.metering.v1 import export_pb2
-from services.kit import windows
+from services.kit import tokens, windows
 from services.kit.errors import invalid, too_many
 from services.metering import wire
 from services.metering.domain import exporting, questions, usage
@@ -118,17 +115,13 @@ def _asked(request: export_pb2.ExportUsageRequest) -> list[Any]:
 def _token(request: export_pb2.ExportUsageRequest, state: _State) -> str:
     export, after, rows, _ = state
     times = [windows.unix_us(one) for one in (*export.span, after.at)]
-    content = json.dumps([_asked(request), *times, after.seq, export.cut, export.oldest, rows], separators=(",", ":"))
-    return base64.urlsafe_b64encode(content.encode()).decode()
+    return tokens.write([_asked(request), *times, after.seq, export.cut, export.oldest, rows])
 
 
 def _read_token(request: export_pb2.ExportUsageRequest) -> _State:
     wrong = invalid("resume_token", "is not one of this export's; send a piece's `resume_token`, the rest as it was")
-    if len(request.resume_token) > questions.TOKEN_CHARS_MAX:
-        raise wrong
     try:
-        content = json.loads(base64.urlsafe_b64decode(request.resume_token.encode("ascii")))
-        asked, start, end, at, seq, cut, oldest, rows = content
+        asked, start, end, at, seq, cut, oldest, rows = tokens.read(request.resume_token, questions.TOKEN_CHARS_MAX)
         numbers = (start, end, at, seq, cut, rows)
         if asked != _asked(request) or not isinstance(oldest, str) or not all(type(one) is int for one in numbers):
             raise wrong
@@ -138,5 +131,5 @@ def _read_token(request: export_pb2.ExportUsageRequest) -> _State:
         span = Span(*(windows.from_unix_us(one).astimezone(UTC) for one in (start, end)))
         place = Place(windows.from_unix_us(at).astimezone(UTC), seq)
         return _State(Export(who.name, span, cut, oldest), place, rows, is_new=False)
-    except (ValueError, TypeError, OverflowError, RecursionError, binascii.Error):
+    except (ValueError, TypeError, OverflowError):
         raise wrong from None

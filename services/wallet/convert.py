@@ -1,9 +1,6 @@
 """Translates between the contract and the domain, and checks what a request holds."""
 
-import base64
-import binascii
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -14,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from pursestrings.type.v1 import type_pb2
 from pursestrings.wallet.v1 import wallet_pb2 as pb
-from services.kit import money, subject, windows
+from services.kit import money, subject, tokens, windows
 from services.kit.errors import PurseError, invalid, unavailable
 from services.kit.status import to_rpc_status
 from services.wallet.domain import leases
@@ -106,7 +103,7 @@ def page_size(size: int) -> int:
 
 def to_page_token(scope: str, after: str) -> str:
     """A token for the page that follows `after`."""
-    return base64.urlsafe_b64encode(json.dumps([scope, after]).encode()).decode()
+    return tokens.write([scope, after])
 
 
 def from_page_token(token: str, scope: str) -> str:
@@ -114,8 +111,8 @@ def from_page_token(token: str, scope: str) -> str:
     if not token:
         return ""
     try:
-        made_for, after = json.loads(base64.b64decode(token.encode(), altchars=b"-_", validate=True))
-    except (ValueError, TypeError, binascii.Error):
+        made_for, after = tokens.read(token)
+    except (ValueError, TypeError):
         raise invalid("page_token", "is none of this method's; send the one of the page before") from None
     if made_for != scope or not isinstance(after, str):
         raise invalid("page_token", "was made for another request; keep the rest of the request the same")

@@ -1,7 +1,5 @@
 """What is asked of usage: ranges cut so that sums of rollups are exact, groups, shares and page tokens."""
 
-import base64
-import binascii
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
@@ -10,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from services.kit import money, windows
+from services.kit import money, tokens, windows
 from services.kit.errors import Code, PurseError, invalid
 from services.metering.domain.rollups import bucket_of
 
@@ -190,7 +188,7 @@ class Question:
             windows.unix_us(self.span.end),
             list(last_keys),
         ]
-        return base64.urlsafe_b64encode(json.dumps(content, separators=(",", ":")).encode()).decode()
+        return tokens.write(content)
 
 
 def ask(
@@ -371,12 +369,10 @@ def sum_totals(rows: Iterable[tuple[str, Sequence[int]]]) -> Totals:
 
 def _read_token(token: str, fingerprint: str, keys: int) -> tuple[Span, tuple[str, ...]]:
     wrong = invalid("page_token", "is not one of this question's; send the `next_page_token` of the page before")
-    if len(token) > TOKEN_CHARS_MAX:
-        raise wrong
     try:
-        known, start_us, end_us, after = json.loads(base64.urlsafe_b64decode(token.encode("ascii")))
+        known, start_us, end_us, after = tokens.read(token, TOKEN_CHARS_MAX)
         span = Span(windows.from_unix_us(start_us), windows.from_unix_us(end_us))
-    except (ValueError, TypeError, OverflowError, RecursionError, binascii.Error):
+    except (ValueError, TypeError, OverflowError):
         raise wrong from None
     if known != fingerprint or not isinstance(after, list) or len(after) != keys:
         raise wrong
