@@ -31,7 +31,7 @@ prove-metering: $(READY) ## recording beside a raw COPY, questions over ten mill
 	@$(BIN)/python -m proofs.metering
 
 prove-budget: $(READY) ## many processes against budget, twenty budgets, a million counters; some minutes
-	@$(BIN)/python -m bench.prove_budget
+	@$(BIN)/python -m proofs.budget
 
 demo: $(READY) ## play the whole story on temporary data
 	@PURSE_FOLLOW_PARENT=1 exec $(BIN)/purse demo

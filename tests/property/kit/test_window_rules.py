@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import window_rules
+from proofs.budget import window_rules
 from services.kit import windows
 from tests.property.kit.test_windows import ODD, ZONES
 

@@ -17,7 +17,7 @@ from services.budget.main import NAME
 from services.kit import auth
 from services.kit.migrate import migrate
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+CHECKOUT = Path(__file__).resolve().parents[2]
 EVERYONE = "orgs/-"
 
 

@@ -13,14 +13,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import budget_books, budget_machine, budget_model, budget_ratios, oversell, window_rules
-from bench.budget_servers import ground
+from proofs.budget import books, machine, model, oversell, ratios, window_rules
+from proofs.budget.servers import ground
 
 TIMEOUT_S = 1_500.0
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench.prove_budget", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m proofs.budget", description=__doc__)
     parser.add_argument("--spends", type=int, default=100_000, help="reservations asked for (default 100000)")
     parser.add_argument("--seconds", type=float, default=20.0, help="how long each load runs (default 20, at most 120)")
     parser.add_argument("--slices", type=int, default=10, help="into how many slices a load is cut (default 10)")
@@ -64,25 +64,25 @@ async def _prove(options: argparse.Namespace) -> dict[str, object]:
                 figures["decisions"] = sold.decisions
             if options.only in (None, "twenty"):
                 print("20 budgets on 8 levels, in an organisation of 10,000, beside 3 on 3 levels", flush=True)
-                ratio = await budget_ratios.twenty_budgets(place, "deep", seconds=seconds, slices=options.slices)
+                ratio = await ratios.twenty_budgets(place, "deep", seconds=seconds, slices=options.slices)
                 figures["ratio_20_budgets"] = round(ratio, 3)
             if options.only in (None, "million"):
                 print(f"{options.counters} counters of other subjects beside none", flush=True)
-                ratio = await budget_ratios.million_counters(
+                ratio = await ratios.million_counters(
                     place, "empty", "crowded", seconds=seconds, slices=options.slices, counters=options.counters
                 )
                 figures["ratio_million_counters"] = round(ratio, 3)
             if options.only in (None, "books"):
                 print(f"an audit of {options.events} events", flush=True)
-                taken_s = await budget_books.audit_time(place, "books", events=options.events)
-                print(f"  {taken_s:.1f} s; its callers wait {budget_books.DEADLINE_S:.0f} s", flush=True)
+                taken_s = await books.audit_time(place, "books", events=options.events)
+                print(f"  {taken_s:.1f} s; its callers wait {books.DEADLINE_S:.0f} s", flush=True)
                 figures["audit_seconds"] = round(taken_s, 1)
     return figures
 
 
 def _model(owner_dsn: str, service_dsn: str, examples: int) -> None:
-    with budget_model.world(owner_dsn, service_dsn) as made:
-        budget_machine.run(made, examples=examples, steps=40)
+    with model.world(owner_dsn, service_dsn) as made:
+        machine.run(made, examples=examples, steps=40)
 
 
 def _windows(first: int, last: int) -> dict[str, object]:

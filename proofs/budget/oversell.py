@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from bench.budget_servers import CHECKOUT, Ground
+from proofs.budget.servers import CHECKOUT, Ground
 from pursestrings.budget.v1 import budget_pb2, budget_pb2_grpc
 from services.kit.channel import channel
 
@@ -116,7 +116,7 @@ async def _limit(stub: Any, subject: str, nanos: int) -> None:
 
 async def _client(orders: dict[str, Any], timeout_s: float) -> dict[str, Any]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "bench.oversell_client",
+        sys.executable, "-m", "proofs.budget.oversell_client",
         cwd=CHECKOUT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:

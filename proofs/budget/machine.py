@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from bench.budget_model import (
+from proofs.budget.model import (
     BEGIN_US,
     DAY_US,
     DIMENSIONS,
@@ -24,7 +24,7 @@ from bench.budget_model import (
     Three,
     World,
 )
-from bench.budget_policy import BUDGET, Drawn, PolicyMachine
+from proofs.budget.policy import BUDGET, Drawn, PolicyMachine
 from services.budget.domain.budgets import Dimension, OnExceed
 from services.budget.domain.model import (
     Applied,

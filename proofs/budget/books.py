@@ -2,7 +2,7 @@
 
 import time
 
-from bench.budget_servers import Ground
+from proofs.budget.servers import Ground
 from pursestrings.budget.v1 import budget_pb2, budget_pb2_grpc
 from services.kit.channel import channel
 

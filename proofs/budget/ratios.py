@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from bench.budget_servers import Ground
+from proofs.budget.servers import Ground
 from pursestrings.budget.v1 import budget_pb2, budget_pb2_grpc
 from services.kit.channel import channel
 

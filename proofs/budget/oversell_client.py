@@ -1,4 +1,4 @@
-"""One of several client processes that ask for more than there is; see `bench.oversell`.
+"""One of several client processes that ask for more than there is; see `proofs.budget.oversell`.
 
 Reads its orders as JSON from standard input and writes one line of JSON: what was allowed, given back and used.
 """

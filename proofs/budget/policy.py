@@ -1,6 +1,6 @@
 """What people decide in a random history: budgets, overrides, allocations, pauses, settings; and what follows at once.
 
-Kept by plain rules in memory, beside the service that is told the same. The spends are in `budget_machine`.
+Kept by plain rules in memory, beside the service that is told the same. The spends are in `machine`.
 """
 
 from typing import Any, ClassVar
@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from bench.budget_model import (
+from proofs.budget.model import (
     DAY_US,
     DIMENSIONS,
     KINDS,
