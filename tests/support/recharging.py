@@ -33,7 +33,7 @@ from services.wallet.settings import WalletSettings
 from tests.support.databases import Database
 from tests.support.waiting import until
 from workflows import worker as worker_module
-from workflows.recharge.activities import RechargeActivities
+from workflows.services import reaching
 from workflows.settings import WorkerSettings
 
 if TYPE_CHECKING:
@@ -349,7 +349,7 @@ async def webhooks(rig: Rig) -> AsyncIterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def running_worker(rig: Rig, client: Client) -> AsyncIterator[Worker]:
+async def running_worker(rig: Rig, client: Client) -> AsyncIterator[list[Worker]]:
     """A worker in this process."""
     settings = WorkerSettings(
         stripe_api_key=SecretStr(API_KEY),
@@ -358,15 +358,8 @@ async def running_worker(rig: Rig, client: Client) -> AsyncIterator[Worker]:
         service_token_file=rig.token_file,
         shutdown_grace_s=1.0,
     )
-    provider = Stripe(settings)
-    wire = channel(rig.address, rig.token_file.read_text())
-    stub = wallet_pb2_grpc.WalletServiceStub(wire)
-    try:
-        async with worker_module.build(client, RechargeActivities(stub, provider), settings) as worker:
-            yield worker
-    finally:
-        await wire.close()
-        await provider.close()
+    async with reaching(settings) as services, worker_module.working(client, services, settings) as workers:
+        yield workers
 
 
 async def refusal(call: Awaitable[Any]) -> PurseError:

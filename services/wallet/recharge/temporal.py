@@ -1,14 +1,12 @@
 """Starts and wakes recharge workflows; what the outbox's relays call."""
 
-import asyncio
 import json
-from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Final
 
 from temporalio.client import Client
 from temporalio.common import (
-    SearchAttributeKey,
     SearchAttributePair,
     TypedSearchAttributes,
     WorkflowIDConflictPolicy,
@@ -16,70 +14,46 @@ from temporalio.common import (
 )
 from temporalio.service import RPCError, RPCStatusCode
 
-from services.kit.errors import PurseError, conflict, unavailable
+from services.kit.errors import conflict
 from services.kit.outbox import OutboxMessage
 from services.kit.settings import ServiceSettings
-from services.kit.temporal import connect
+from services.kit.temporal import (
+    DEADLINE,
+    ORG,
+    RPC_TIMEOUT,
+    STATE,
+    SUBJECT,
+    WALLET,
+    Connection,
+    for_each,
+    out_of_reach,
+)
 from services.wallet.recharge.domain.attempts import MAX_AGE
 
 WORKFLOW: Final = "Recharge"
 TASK_QUEUE: Final = "recharge"
 WAKE: Final = "wake"
-ORG: Final = SearchAttributeKey.for_keyword("Org")
-SUBJECT: Final = SearchAttributeKey.for_keyword("Subject")
-WALLET: Final = SearchAttributeKey.for_keyword("Wallet")
-STATE: Final = SearchAttributeKey.for_keyword("State")
-DEADLINE: Final = SearchAttributeKey.for_datetime("Deadline")
-
-_AT_ONCE_MAX: Final = 8
-_RPC_TIMEOUT: Final = timedelta(seconds=10)
-_RETRY_AFTER_S: Final = 1.0
 
 
 class Temporal:
-    """A client that connects when it is first needed, and again after Temporal was gone.
+    """Starts and wakes the workflows that outbox rows name.
 
     Args:
         settings: Where it is, and how it knows us.
     """
 
     def __init__(self, settings: ServiceSettings) -> None:
-        self._settings = settings
-        self._client: Client | None = None
+        self._connection = Connection(settings)
 
     async def start(self, messages: Sequence[OutboxMessage]) -> list[Exception | None]:
         """Starts a workflow a row; one that runs already is what was wanted."""
-        client = await self._connected()
-        return await _each(messages, lambda message: _start(client, message))
+        client = await self._connection.client()
+        return await for_each(messages, lambda message: _start(client, message))
 
     async def signal(self, messages: Sequence[OutboxMessage]) -> list[Exception | None]:
         """Wakes a workflow a row; one that has ended needs no waking, and the sweep starts one that was lost."""
-        client = await self._connected()
-        return await _each(messages, lambda message: _signal(client, message))
-
-    async def _connected(self) -> Client:
-        if self._client is None:
-            try:
-                self._client = await connect(self._settings)
-            except (RuntimeError, RPCError) as error:
-                raise _out_of_reach(error) from None
-        return self._client
-
-
-async def _each(
-    messages: Sequence[OutboxMessage], send: Callable[[OutboxMessage], Awaitable[None]]
-) -> list[Exception | None]:
-    at_once = asyncio.Semaphore(_AT_ONCE_MAX)
-
-    async def one(message: OutboxMessage) -> Exception | None:
-        async with at_once:
-            try:
-                await send(message)
-            except PurseError as error:
-                return error
-        return None
-
-    return list(await asyncio.gather(*(one(message) for message in messages)))
+        client = await self._connection.client()
+        return await for_each(messages, lambda message: _signal(client, message))
 
 
 async def _start(client: Client, message: OutboxMessage) -> None:
@@ -115,24 +89,20 @@ async def _start(client: Client, message: OutboxMessage) -> None:
                 f"It is given up on {deadline:%Y-%m-%d %H:%M} UTC unless the charge succeeds before. "
                 f"The truth is kept by the wallet service: `{name}`."
             ),
-            rpc_timeout=_RPC_TIMEOUT,
+            rpc_timeout=RPC_TIMEOUT,
         )
     except RPCError as error:
         # Until the worker has registered them, the search attributes are unknown to a new namespace.
         if error.status is RPCStatusCode.INVALID_ARGUMENT and "search attribute" not in error.message.lower():
             raise conflict("TEMPORAL_REFUSED", f"Temporal refuses to start {name}: {error.message}") from None
-        raise _out_of_reach(error) from None
+        raise out_of_reach(error) from None
 
 
 async def _signal(client: Client, message: OutboxMessage) -> None:
     handle = client.get_workflow_handle(message.key)
     try:
-        await handle.signal(WAKE, message.payload.decode(errors="replace"), rpc_timeout=_RPC_TIMEOUT)
+        await handle.signal(WAKE, message.payload.decode(errors="replace"), rpc_timeout=RPC_TIMEOUT)
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:
             return
-        raise _out_of_reach(error) from None
-
-
-def _out_of_reach(error: Exception) -> PurseError:
-    return unavailable(f"Temporal is out of reach: {error}"[:300], _RETRY_AFTER_S)
+        raise out_of_reach(error) from None

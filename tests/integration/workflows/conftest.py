@@ -10,8 +10,8 @@ from temporalio.client import Client
 from tests.conftest import TwinServer
 from tests.support.databases import Database
 from tests.support.recharging import Rig, running_rig
+from workflows.namespace import connected
 from workflows.settings import WorkerSettings
-from workflows.worker import connected
 
 
 @pytest.fixture

@@ -29,9 +29,9 @@ from services.wallet.settings import WalletSettings
 from tests.conftest import TwinServer
 from tests.support.databases import Database
 from tests.support.recharging import USD, Rig, running_rig, running_worker
+from workflows.namespace import register_search_attributes
 from workflows.recharge import types
 from workflows.recharge.types import RechargeInput
-from workflows.worker import register_search_attributes
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """What the wallet service starts is what the worker runs."""
 
+from services.kit import temporal as kit
 from services.wallet.recharge import temporal
-from workflows import worker
+from workflows import namespace
 from workflows.recharge import types
 
 
@@ -10,5 +11,5 @@ def test_both_sides_use_the_same_words() -> None:
 
 
 def test_every_search_attribute_is_registered() -> None:
-    used = {key.name for key in (temporal.ORG, temporal.SUBJECT, temporal.WALLET, temporal.STATE, temporal.DEADLINE)}
-    assert used == set(worker.SEARCH_ATTRIBUTES)
+    used = {key.name for key in (kit.ORG, kit.SUBJECT, kit.WALLET, kit.STATE, kit.DEADLINE)}
+    assert used == set(namespace.SEARCH_ATTRIBUTES)
