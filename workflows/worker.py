@@ -20,6 +20,7 @@ from temporalio.worker import Worker
 import workflows.recharge.part
 from services.kit.telemetry import MetricsServer, configure_logging, get_logger
 from workflows.namespace import connected
+from workflows.part import by_queue
 from workflows.services import Services, reaching
 from workflows.settings import WorkerSettings
 
@@ -41,7 +42,7 @@ async def working(client: Client, services: Services, settings: WorkerSettings) 
             max_concurrent_activities=settings.worker_activities_max,
             graceful_shutdown_timeout=timedelta(seconds=settings.shutdown_grace_s),
         )
-        for part in (make(services) for make in PARTS)
+        for part in by_queue([make(services) for make in PARTS])
     ]
     async with contextlib.AsyncExitStack() as stack:
         for worker in workers:

@@ -8,6 +8,7 @@ from services.kit.auth import Rule, any_org, by_field, by_name, by_org, rule
 _SERVICE: Final = "/pursestrings.wallet.v1.WalletService"
 _READERS: Final = ("agent", "operator", "approver", "auditor", "service")
 _BOOKKEEPERS: Final = ("operator", "auditor", "service")
+_DECIDERS: Final = ("operator", "approver", "service")
 
 
 def _by_payment(request: Any) -> Iterable[str]:
@@ -62,6 +63,10 @@ ACCESS: Final[Mapping[str, Rule]] = {
     f"{_SERVICE}/AuthenticatePayment": rule(_by_payment, "operator"),
     f"{_SERVICE}/SetRechargePolicy": rule(by_name("policy.wallet", "wallets"), "operator"),
     f"{_SERVICE}/GetRechargePolicy": rule(by_name("wallet", "wallets"), *_READERS),
+    f"{_SERVICE}/AllowRecharges": rule(by_name("wallet", "wallets"), *_DECIDERS),
+    f"{_SERVICE}/GetRechargeReview": rule(by_name("name", "rechargeReviews"), *_DECIDERS, "auditor"),
+    f"{_SERVICE}/ListRechargeReviews": rule(by_field("parent"), *_DECIDERS, "auditor"),
+    f"{_SERVICE}/DecideRechargeReview": rule(by_name("name", "rechargeReviews"), *_DECIDERS),
     f"{_SERVICE}/StartPredictiveRecharge": rule(by_name("wallet", "wallets"), "service"),
     f"{_SERVICE}/ListPredictiveWallets": rule(by_org("org"), *_BOOKKEEPERS),
     f"{_SERVICE}/GetRecharge": rule(by_name("name", "recharges"), *_READERS),

@@ -13,6 +13,7 @@ import google.protobuf.message
 import google.protobuf.timestamp_pb2
 import google.rpc.status_pb2
 import pursestrings.type.v1.type_pb2
+import pursestrings.wallet.v1.caps_pb2
 import pursestrings.wallet.v1.predictive_pb2
 import sys
 import typing
@@ -1662,6 +1663,8 @@ class GetRechargePolicyResponse(google.protobuf.message.Message):
     POLICY_FIELD_NUMBER: builtins.int
     MONTH_COUNT_FIELD_NUMBER: builtins.int
     MONTH_AMOUNT_NANOS_FIELD_NUMBER: builtins.int
+    CAPS_FIELD_NUMBER: builtins.int
+    EXTRAS_FIELD_NUMBER: builtins.int
     month_count: builtins.int
     """Recharges pending or succeeded this month."""
     month_amount_nanos: builtins.int
@@ -1670,15 +1673,25 @@ class GetRechargePolicyResponse(google.protobuf.message.Message):
     def policy(self) -> Global___RechargePolicy:
         """As it is now."""
 
+    @property
+    def caps(self) -> pursestrings.wallet.v1.caps_pb2.RechargeCaps:
+        """The caps of the month, with what is allowed beyond them."""
+
+    @property
+    def extras(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[pursestrings.wallet.v1.caps_pb2.RechargeExtra]:
+        """What was allowed this month, and what counts on from the month before, oldest first; at most 200."""
+
     def __init__(
         self,
         *,
         policy: Global___RechargePolicy | None = ...,
         month_count: builtins.int = ...,
         month_amount_nanos: builtins.int = ...,
+        caps: pursestrings.wallet.v1.caps_pb2.RechargeCaps | None = ...,
+        extras: collections.abc.Iterable[pursestrings.wallet.v1.caps_pb2.RechargeExtra] | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["policy", b"policy"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["month_amount_nanos", b"month_amount_nanos", "month_count", b"month_count", "policy", b"policy"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["caps", b"caps", "policy", b"policy"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["caps", b"caps", "extras", b"extras", "month_amount_nanos", b"month_amount_nanos", "month_count", b"month_count", "policy", b"policy"]) -> None: ...
 
 Global___GetRechargePolicyResponse: typing_extensions.TypeAlias = GetRechargePolicyResponse
 

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from pursestrings.wallet.v1 import caps_pb2 as pursestrings_dot_wallet_dot_v1_dot_caps__pb2
 from pursestrings.wallet.v1 import payments_pb2 as pursestrings_dot_wallet_dot_v1_dot_payments__pb2
 from pursestrings.wallet.v1 import predictive_pb2 as pursestrings_dot_wallet_dot_v1_dot_predictive__pb2
 from pursestrings.wallet.v1 import refunds_pb2 as pursestrings_dot_wallet_dot_v1_dot_refunds__pb2
@@ -198,6 +199,26 @@ class WalletServiceStub(object):
                 '/pursestrings.wallet.v1.WalletService/GetRechargePolicy',
                 request_serializer=pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.GetRechargePolicyRequest.SerializeToString,
                 response_deserializer=pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.GetRechargePolicyResponse.FromString,
+                _registered_method=True)
+        self.AllowRecharges = channel.unary_unary(
+                '/pursestrings.wallet.v1.WalletService/AllowRecharges',
+                request_serializer=pursestrings_dot_wallet_dot_v1_dot_caps__pb2.AllowRechargesRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_wallet_dot_v1_dot_caps__pb2.AllowRechargesResponse.FromString,
+                _registered_method=True)
+        self.GetRechargeReview = channel.unary_unary(
+                '/pursestrings.wallet.v1.WalletService/GetRechargeReview',
+                request_serializer=pursestrings_dot_wallet_dot_v1_dot_caps__pb2.GetRechargeReviewRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_wallet_dot_v1_dot_caps__pb2.GetRechargeReviewResponse.FromString,
+                _registered_method=True)
+        self.ListRechargeReviews = channel.unary_unary(
+                '/pursestrings.wallet.v1.WalletService/ListRechargeReviews',
+                request_serializer=pursestrings_dot_wallet_dot_v1_dot_caps__pb2.ListRechargeReviewsRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_wallet_dot_v1_dot_caps__pb2.ListRechargeReviewsResponse.FromString,
+                _registered_method=True)
+        self.DecideRechargeReview = channel.unary_unary(
+                '/pursestrings.wallet.v1.WalletService/DecideRechargeReview',
+                request_serializer=pursestrings_dot_wallet_dot_v1_dot_caps__pb2.DecideRechargeReviewRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_wallet_dot_v1_dot_caps__pb2.DecideRechargeReviewResponse.FromString,
                 _registered_method=True)
         self.StartPredictiveRecharge = channel.unary_unary(
                 '/pursestrings.wallet.v1.WalletService/StartPredictiveRecharge',
@@ -484,6 +505,34 @@ class WalletServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AllowRecharges(self, request, context):
+        """Lets more recharges in than the caps of the month allow.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRechargeReview(self, request, context):
+        """A review of caps, with what was recharged and spent so far.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRechargeReviews(self, request, context):
+        """The reviews of caps of a subject's wallets, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DecideRechargeReview(self, request, context):
+        """Decides a review of caps: allows more, or keeps them as they are.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StartPredictiveRecharge(self, request, context):
         """Starts a recharge because of a forecast, under the policy's caps, cooldown and pause, unless one is pending.
         """
@@ -723,6 +772,26 @@ def add_WalletServiceServicer_to_server(servicer, server):
                     servicer.GetRechargePolicy,
                     request_deserializer=pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.GetRechargePolicyRequest.FromString,
                     response_serializer=pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.GetRechargePolicyResponse.SerializeToString,
+            ),
+            'AllowRecharges': grpc.unary_unary_rpc_method_handler(
+                    servicer.AllowRecharges,
+                    request_deserializer=pursestrings_dot_wallet_dot_v1_dot_caps__pb2.AllowRechargesRequest.FromString,
+                    response_serializer=pursestrings_dot_wallet_dot_v1_dot_caps__pb2.AllowRechargesResponse.SerializeToString,
+            ),
+            'GetRechargeReview': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRechargeReview,
+                    request_deserializer=pursestrings_dot_wallet_dot_v1_dot_caps__pb2.GetRechargeReviewRequest.FromString,
+                    response_serializer=pursestrings_dot_wallet_dot_v1_dot_caps__pb2.GetRechargeReviewResponse.SerializeToString,
+            ),
+            'ListRechargeReviews': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRechargeReviews,
+                    request_deserializer=pursestrings_dot_wallet_dot_v1_dot_caps__pb2.ListRechargeReviewsRequest.FromString,
+                    response_serializer=pursestrings_dot_wallet_dot_v1_dot_caps__pb2.ListRechargeReviewsResponse.SerializeToString,
+            ),
+            'DecideRechargeReview': grpc.unary_unary_rpc_method_handler(
+                    servicer.DecideRechargeReview,
+                    request_deserializer=pursestrings_dot_wallet_dot_v1_dot_caps__pb2.DecideRechargeReviewRequest.FromString,
+                    response_serializer=pursestrings_dot_wallet_dot_v1_dot_caps__pb2.DecideRechargeReviewResponse.SerializeToString,
             ),
             'StartPredictiveRecharge': grpc.unary_unary_rpc_method_handler(
                     servicer.StartPredictiveRecharge,
@@ -1645,6 +1714,114 @@ class WalletService(object):
             '/pursestrings.wallet.v1.WalletService/GetRechargePolicy',
             pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.GetRechargePolicyRequest.SerializeToString,
             pursestrings_dot_wallet_dot_v1_dot_wallet__pb2.GetRechargePolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AllowRecharges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.wallet.v1.WalletService/AllowRecharges',
+            pursestrings_dot_wallet_dot_v1_dot_caps__pb2.AllowRechargesRequest.SerializeToString,
+            pursestrings_dot_wallet_dot_v1_dot_caps__pb2.AllowRechargesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRechargeReview(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.wallet.v1.WalletService/GetRechargeReview',
+            pursestrings_dot_wallet_dot_v1_dot_caps__pb2.GetRechargeReviewRequest.SerializeToString,
+            pursestrings_dot_wallet_dot_v1_dot_caps__pb2.GetRechargeReviewResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRechargeReviews(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.wallet.v1.WalletService/ListRechargeReviews',
+            pursestrings_dot_wallet_dot_v1_dot_caps__pb2.ListRechargeReviewsRequest.SerializeToString,
+            pursestrings_dot_wallet_dot_v1_dot_caps__pb2.ListRechargeReviewsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DecideRechargeReview(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.wallet.v1.WalletService/DecideRechargeReview',
+            pursestrings_dot_wallet_dot_v1_dot_caps__pb2.DecideRechargeReviewRequest.SerializeToString,
+            pursestrings_dot_wallet_dot_v1_dot_caps__pb2.DecideRechargeReviewResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -7,6 +7,7 @@ import abc
 import collections.abc
 import grpc
 import grpc.aio
+import pursestrings.wallet.v1.caps_pb2
 import pursestrings.wallet.v1.payments_pb2
 import pursestrings.wallet.v1.predictive_pb2
 import pursestrings.wallet.v1.refunds_pb2
@@ -541,6 +542,70 @@ _WalletServiceGetRechargePolicyType = typing_extensions.TypeVar(
     ],
 )
 
+_WalletServiceAllowRechargesType = typing_extensions.TypeVar(
+    '_WalletServiceAllowRechargesType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.caps_pb2.AllowRechargesRequest,
+        pursestrings.wallet.v1.caps_pb2.AllowRechargesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.caps_pb2.AllowRechargesRequest,
+        pursestrings.wallet.v1.caps_pb2.AllowRechargesResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.caps_pb2.AllowRechargesRequest,
+        pursestrings.wallet.v1.caps_pb2.AllowRechargesResponse,
+    ],
+)
+
+_WalletServiceGetRechargeReviewType = typing_extensions.TypeVar(
+    '_WalletServiceGetRechargeReviewType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.caps_pb2.GetRechargeReviewRequest,
+        pursestrings.wallet.v1.caps_pb2.GetRechargeReviewResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.caps_pb2.GetRechargeReviewRequest,
+        pursestrings.wallet.v1.caps_pb2.GetRechargeReviewResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.caps_pb2.GetRechargeReviewRequest,
+        pursestrings.wallet.v1.caps_pb2.GetRechargeReviewResponse,
+    ],
+)
+
+_WalletServiceListRechargeReviewsType = typing_extensions.TypeVar(
+    '_WalletServiceListRechargeReviewsType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.caps_pb2.ListRechargeReviewsRequest,
+        pursestrings.wallet.v1.caps_pb2.ListRechargeReviewsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.caps_pb2.ListRechargeReviewsRequest,
+        pursestrings.wallet.v1.caps_pb2.ListRechargeReviewsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.caps_pb2.ListRechargeReviewsRequest,
+        pursestrings.wallet.v1.caps_pb2.ListRechargeReviewsResponse,
+    ],
+)
+
+_WalletServiceDecideRechargeReviewType = typing_extensions.TypeVar(
+    '_WalletServiceDecideRechargeReviewType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.caps_pb2.DecideRechargeReviewRequest,
+        pursestrings.wallet.v1.caps_pb2.DecideRechargeReviewResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.caps_pb2.DecideRechargeReviewRequest,
+        pursestrings.wallet.v1.caps_pb2.DecideRechargeReviewResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.caps_pb2.DecideRechargeReviewRequest,
+        pursestrings.wallet.v1.caps_pb2.DecideRechargeReviewResponse,
+    ],
+)
+
 _WalletServiceStartPredictiveRechargeType = typing_extensions.TypeVar(
     '_WalletServiceStartPredictiveRechargeType',
     grpc.UnaryUnaryMultiCallable[
@@ -717,7 +782,7 @@ _WalletServiceAuditType = typing_extensions.TypeVar(
     ],
 )
 
-class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletServiceGetWalletType, _WalletServiceListWalletsType, _WalletServiceSetWalletStateType, _WalletServiceGetBalanceType, _WalletServiceCreateGrantType, _WalletServiceTransferType, _WalletServiceRefundType, _WalletServiceGetRefundType, _WalletServiceListRefundsType, _WalletServiceListDisputesType, _WalletServiceGetStatementType, _WalletServiceReconcileType, _WalletServiceListTransactionsType, _WalletServiceTrialBalanceType, _WalletServiceExtendLeaseType, _WalletServiceCaptureLeaseType, _WalletServiceReturnLeaseType, _WalletServiceReverseCaptureType, _WalletServiceBatchLeaseOperationsType, _WalletServiceSyncLeasesType, _WalletServiceReclaimLeaseType, _WalletServiceSetupPaymentMethodType, _WalletServiceListPaymentMethodsType, _WalletServiceDetachPaymentMethodType, _WalletServiceTopUpType, _WalletServiceGetTopUpType, _WalletServiceListTopUpsType, _WalletServiceCancelTopUpType, _WalletServiceAuthenticatePaymentType, _WalletServiceSetRechargePolicyType, _WalletServiceGetRechargePolicyType, _WalletServiceStartPredictiveRechargeType, _WalletServiceListPredictiveWalletsType, _WalletServiceGetRechargeType, _WalletServiceListRechargesType, _WalletServiceAuthorizeAttemptType, _WalletServiceReportAttemptType, _WalletServiceFailRechargeType, _WalletServiceIngestStripeEventType, _WalletServiceListStripeEventsType, _WalletServiceRequeueStripeEventsType, _WalletServiceAuditType]):
+class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletServiceGetWalletType, _WalletServiceListWalletsType, _WalletServiceSetWalletStateType, _WalletServiceGetBalanceType, _WalletServiceCreateGrantType, _WalletServiceTransferType, _WalletServiceRefundType, _WalletServiceGetRefundType, _WalletServiceListRefundsType, _WalletServiceListDisputesType, _WalletServiceGetStatementType, _WalletServiceReconcileType, _WalletServiceListTransactionsType, _WalletServiceTrialBalanceType, _WalletServiceExtendLeaseType, _WalletServiceCaptureLeaseType, _WalletServiceReturnLeaseType, _WalletServiceReverseCaptureType, _WalletServiceBatchLeaseOperationsType, _WalletServiceSyncLeasesType, _WalletServiceReclaimLeaseType, _WalletServiceSetupPaymentMethodType, _WalletServiceListPaymentMethodsType, _WalletServiceDetachPaymentMethodType, _WalletServiceTopUpType, _WalletServiceGetTopUpType, _WalletServiceListTopUpsType, _WalletServiceCancelTopUpType, _WalletServiceAuthenticatePaymentType, _WalletServiceSetRechargePolicyType, _WalletServiceGetRechargePolicyType, _WalletServiceAllowRechargesType, _WalletServiceGetRechargeReviewType, _WalletServiceListRechargeReviewsType, _WalletServiceDecideRechargeReviewType, _WalletServiceStartPredictiveRechargeType, _WalletServiceListPredictiveWalletsType, _WalletServiceGetRechargeType, _WalletServiceListRechargesType, _WalletServiceAuthorizeAttemptType, _WalletServiceReportAttemptType, _WalletServiceFailRechargeType, _WalletServiceIngestStripeEventType, _WalletServiceListStripeEventsType, _WalletServiceRequeueStripeEventsType, _WalletServiceAuditType]):
     """Keeps the money: wallets, grants, the ledger, leases granted, recharges and what Stripe says of them."""
 
     @typing.overload
@@ -849,6 +914,22 @@ class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletSe
         grpc.UnaryUnaryMultiCallable[
             pursestrings.wallet.v1.wallet_pb2.GetRechargePolicyRequest,
             pursestrings.wallet.v1.wallet_pb2.GetRechargePolicyResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.caps_pb2.AllowRechargesRequest,
+            pursestrings.wallet.v1.caps_pb2.AllowRechargesResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.caps_pb2.GetRechargeReviewRequest,
+            pursestrings.wallet.v1.caps_pb2.GetRechargeReviewResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.caps_pb2.ListRechargeReviewsRequest,
+            pursestrings.wallet.v1.caps_pb2.ListRechargeReviewsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.caps_pb2.DecideRechargeReviewRequest,
+            pursestrings.wallet.v1.caps_pb2.DecideRechargeReviewResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             pursestrings.wallet.v1.predictive_pb2.StartPredictiveRechargeRequest,
@@ -1027,6 +1108,22 @@ class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletSe
             pursestrings.wallet.v1.wallet_pb2.GetRechargePolicyResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.caps_pb2.AllowRechargesRequest,
+            pursestrings.wallet.v1.caps_pb2.AllowRechargesResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.caps_pb2.GetRechargeReviewRequest,
+            pursestrings.wallet.v1.caps_pb2.GetRechargeReviewResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.caps_pb2.ListRechargeReviewsRequest,
+            pursestrings.wallet.v1.caps_pb2.ListRechargeReviewsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.caps_pb2.DecideRechargeReviewRequest,
+            pursestrings.wallet.v1.caps_pb2.DecideRechargeReviewResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             pursestrings.wallet.v1.predictive_pb2.StartPredictiveRechargeRequest,
             pursestrings.wallet.v1.predictive_pb2.StartPredictiveRechargeResponse,
         ],
@@ -1167,6 +1264,18 @@ class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletSe
 
     GetRechargePolicy: _WalletServiceGetRechargePolicyType
     """The policy in force."""
+
+    AllowRecharges: _WalletServiceAllowRechargesType
+    """Lets more recharges in than the caps of the month allow."""
+
+    GetRechargeReview: _WalletServiceGetRechargeReviewType
+    """A review of caps, with what was recharged and spent so far."""
+
+    ListRechargeReviews: _WalletServiceListRechargeReviewsType
+    """The reviews of caps of a subject's wallets, newest first."""
+
+    DecideRechargeReview: _WalletServiceDecideRechargeReviewType
+    """Decides a review of caps: allows more, or keeps them as they are."""
 
     StartPredictiveRecharge: _WalletServiceStartPredictiveRechargeType
     """Starts a recharge because of a forecast, under the policy's caps, cooldown and pause, unless one is pending."""
@@ -1329,6 +1438,22 @@ WalletServiceAsyncStub: typing_extensions.TypeAlias = WalletServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.wallet_pb2.GetRechargePolicyRequest,
         pursestrings.wallet.v1.wallet_pb2.GetRechargePolicyResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.caps_pb2.AllowRechargesRequest,
+        pursestrings.wallet.v1.caps_pb2.AllowRechargesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.caps_pb2.GetRechargeReviewRequest,
+        pursestrings.wallet.v1.caps_pb2.GetRechargeReviewResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.caps_pb2.ListRechargeReviewsRequest,
+        pursestrings.wallet.v1.caps_pb2.ListRechargeReviewsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.caps_pb2.DecideRechargeReviewRequest,
+        pursestrings.wallet.v1.caps_pb2.DecideRechargeReviewResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.predictive_pb2.StartPredictiveRechargeRequest,
@@ -1634,6 +1759,38 @@ class WalletServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[pursestrings.wallet.v1.wallet_pb2.GetRechargePolicyResponse, collections.abc.Awaitable[pursestrings.wallet.v1.wallet_pb2.GetRechargePolicyResponse]]:
         """The policy in force."""
+
+    @abc.abstractmethod
+    def AllowRecharges(
+        self,
+        request: pursestrings.wallet.v1.caps_pb2.AllowRechargesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.wallet.v1.caps_pb2.AllowRechargesResponse, collections.abc.Awaitable[pursestrings.wallet.v1.caps_pb2.AllowRechargesResponse]]:
+        """Lets more recharges in than the caps of the month allow."""
+
+    @abc.abstractmethod
+    def GetRechargeReview(
+        self,
+        request: pursestrings.wallet.v1.caps_pb2.GetRechargeReviewRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.wallet.v1.caps_pb2.GetRechargeReviewResponse, collections.abc.Awaitable[pursestrings.wallet.v1.caps_pb2.GetRechargeReviewResponse]]:
+        """A review of caps, with what was recharged and spent so far."""
+
+    @abc.abstractmethod
+    def ListRechargeReviews(
+        self,
+        request: pursestrings.wallet.v1.caps_pb2.ListRechargeReviewsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.wallet.v1.caps_pb2.ListRechargeReviewsResponse, collections.abc.Awaitable[pursestrings.wallet.v1.caps_pb2.ListRechargeReviewsResponse]]:
+        """The reviews of caps of a subject's wallets, newest first."""
+
+    @abc.abstractmethod
+    def DecideRechargeReview(
+        self,
+        request: pursestrings.wallet.v1.caps_pb2.DecideRechargeReviewRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.wallet.v1.caps_pb2.DecideRechargeReviewResponse, collections.abc.Awaitable[pursestrings.wallet.v1.caps_pb2.DecideRechargeReviewResponse]]:
+        """Decides a review of caps: allows more, or keeps them as they are."""
 
     @abc.abstractmethod
     def StartPredictiveRecharge(

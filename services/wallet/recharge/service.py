@@ -29,6 +29,7 @@ from services.wallet.recharge.convert import (
 from services.wallet.recharge.domain import policy as rules
 from services.wallet.recharge.moves import GivingUp, Report
 from services.wallet.recharge.observe import Clock
+from services.wallet.recharge.service_caps import CapMethods
 from services.wallet.recharge.service_payments import PaymentMethods
 from services.wallet.recharge.service_predictive import PredictiveMethods
 from services.wallet.recharge.store import inbox, policies
@@ -46,7 +47,7 @@ class _OtherFirstError(Exception):
     """Another request, about another wallet, took the request id meanwhile: roll back, and find its answer stored."""
 
 
-class RechargeMethods(PaymentMethods, PredictiveMethods):
+class RechargeMethods(PaymentMethods, PredictiveMethods, CapMethods):
     """The recharge methods of `pursestrings.wallet.v1.WalletService`.
 
     Args:
