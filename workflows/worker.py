@@ -2,7 +2,8 @@
 
     python -m workflows.worker
 
-It waits for Temporal, registers the search attributes that are missing, and ends in good order on SIGTERM.
+It waits for Temporal, registers the search attributes that are missing, makes the schedules, and ends in good order
+on SIGTERM.
 """
 
 import asyncio
@@ -19,8 +20,9 @@ from temporalio.worker import Worker
 
 import workflows.recharge.part
 from services.kit.telemetry import MetricsServer, configure_logging, get_logger
+from workflows import schedules
 from workflows.namespace import connected
-from workflows.part import by_queue
+from workflows.part import Part, by_queue
 from workflows.services import Services, reaching
 from workflows.settings import WorkerSettings
 
@@ -28,6 +30,11 @@ PARTS: Final = (workflows.recharge.part.part,)
 """What the worker runs."""
 
 _log = get_logger(__name__)
+
+
+def parts(services: Services) -> list[Part]:
+    """What the worker runs, a part for each task queue, bound to what it reaches."""
+    return by_queue([make(services) for make in PARTS])
 
 
 @contextlib.asynccontextmanager
@@ -42,7 +49,7 @@ async def working(client: Client, services: Services, settings: WorkerSettings) 
             max_concurrent_activities=settings.worker_activities_max,
             graceful_shutdown_timeout=timedelta(seconds=settings.shutdown_grace_s),
         )
-        for part in by_queue([make(services) for make in PARTS])
+        for part in parts(services)
     ]
     async with contextlib.AsyncExitStack() as stack:
         for worker in workers:
@@ -88,7 +95,12 @@ async def _work(settings: WorkerSettings, services: Services, running: asyncio.E
         running.set()
         queues = [worker.task_queue for worker in workers]
         _log.info("working", task_queues=queues, temporal=settings.temporal_address)
-        await stopped.wait()
+        # Beside the work: whoever may not make schedules can still work.
+        scheduling = asyncio.create_task(schedules.keep(client, parts(services)))
+        try:
+            await stopped.wait()
+        finally:
+            scheduling.cancel()
 
 
 def run() -> None:
