@@ -18,6 +18,21 @@ def _usage_subjects(request: Any) -> Iterable[str]:
     return by_items("items", "subject")(request)
 
 
+def _asked_subjects(request: Any) -> Iterable[str]:
+    """For whom an approval is asked, and whose budget or wallet it is about."""
+    kind = request.WhichOneof("kind")
+    found: set[str] = set()
+    if kind == "budget_raise":
+        found.update(by_name("budget_raise.budget", "budgets")(request))
+    elif kind == "recharges":
+        found.update(by_name("recharges.wallet", "wallets")(request))
+    elif kind == "operation" and request.operation.spend.subject:
+        found.update(by_field("operation.spend.subject")(request))
+    if request.subject or not found:
+        found.update(by_field("subject")(request))
+    return found
+
+
 ACCESS: Final[Mapping[str, Rule]] = {
     f"{_SERVICE}/Reserve": rule(by_field("subject"), *_SPENDERS),
     f"{_SERVICE}/BatchReserve": rule(by_items("requests", "subject"), *_SPENDERS),
@@ -36,6 +51,15 @@ ACCESS: Final[Mapping[str, Rule]] = {
     f"{_SERVICE}/Allocate": rule(by_name("budget", "budgets"), *_OPERATORS),
     f"{_SERVICE}/GrantOverride": rule(by_name("budget", "budgets"), "operator", "approver"),
     f"{_SERVICE}/ListOverrides": rule(by_name("budget", "budgets"), *_READERS),
+    f"{_SERVICE}/RequestApproval": rule(_asked_subjects, *_SPENDERS),
+    f"{_SERVICE}/GetApproval": rule(by_name("name", "approvals"), *_READERS),
+    f"{_SERVICE}/ListApprovals": rule(by_field("parent"), *_READERS),
+    f"{_SERVICE}/DecideApproval": rule(by_name("name", "approvals"), "operator", "approver", "service"),
+    f"{_SERVICE}/CancelApproval": rule(by_name("name", "approvals"), *_SPENDERS),
+    f"{_SERVICE}/AdvanceApproval": rule(by_name("name", "approvals"), "service"),
+    f"{_SERVICE}/CompleteApproval": rule(by_name("name", "approvals"), "service"),
+    f"{_SERVICE}/GetApprovalPolicy": rule(by_field("subject"), *_READERS),
+    f"{_SERVICE}/SetApprovalPolicy": rule(by_field("policy.subject"), *_OPERATORS),
     f"{_SERVICE}/Pause": rule(by_field("subject"), *_OPERATORS),
     f"{_SERVICE}/Resume": rule(by_field("subject"), *_OPERATORS),
     f"{_SERVICE}/ListPauses": rule(by_field("parent"), *_READERS),

@@ -9,6 +9,7 @@ import grpc
 from pursestrings.budget.v1 import budget_pb2
 from services.budget import wire, wire_alerts, wire_budgets
 from services.budget.alerted import Alerted
+from services.budget.approvals.service import ApprovalMethods
 from services.budget.audit import Audit
 from services.budget.decisions import Decisions
 from services.budget.definitions import Definitions
@@ -35,7 +36,7 @@ _RELAY_CHARS_MAX: Final = 63
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class BudgetService(LimitMethods, ReservationMethods, PolicyMethods):
+class BudgetService(ApprovalMethods, LimitMethods, ReservationMethods, PolicyMethods):
     """Every method of the contract.
 
     Args:

@@ -13,6 +13,7 @@ import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import google.protobuf.timestamp_pb2
 import google.rpc.status_pb2
+import pursestrings.budget.v1.approvals_pb2
 import pursestrings.budget.v1.limits_pb2
 import pursestrings.budget.v1.pauses_pb2
 import pursestrings.type.v1.type_pb2
@@ -184,6 +185,10 @@ class _DeniedReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._E
     """The organisation denies what no budget counts, and none counts this."""
     DENIED_REASON_UNRATED_MODEL: _DeniedReason.ValueType  # 11
     """The organisation denies models without a price, and no rate card prices this one."""
+    DENIED_REASON_APPROVAL_DENIED: _DeniedReason.ValueType  # 12
+    """An approval was asked for under this request id, and it was denied, has expired or was canceled; see `approval`."""
+    DENIED_REASON_APPROVALS_HELD: _DeniedReason.ValueType  # 13
+    """More may not be held for approvals that wait; only to RequestApproval."""
 
 class DeniedReason(_DeniedReason, metaclass=_DeniedReasonEnumTypeWrapper):
     """Why a spend was denied, in one word."""
@@ -204,6 +209,10 @@ DENIED_REASON_UNBUDGETED: DeniedReason.ValueType  # 10
 """The organisation denies what no budget counts, and none counts this."""
 DENIED_REASON_UNRATED_MODEL: DeniedReason.ValueType  # 11
 """The organisation denies models without a price, and no rate card prices this one."""
+DENIED_REASON_APPROVAL_DENIED: DeniedReason.ValueType  # 12
+"""An approval was asked for under this request id, and it was denied, has expired or was canceled; see `approval`."""
+DENIED_REASON_APPROVALS_HELD: DeniedReason.ValueType  # 13
+"""More may not be held for approvals that wait; only to RequestApproval."""
 Global___DeniedReason: typing_extensions.TypeAlias = DeniedReason
 
 class _ReservationState:
@@ -731,6 +740,7 @@ class Decision(google.protobuf.message.Message):
     RATE_CARD_VERSION_FIELD_NUMBER: builtins.int
     FITTING_OUTPUT_TOKENS_FIELD_NUMBER: builtins.int
     PAUSES_FIELD_NUMBER: builtins.int
+    APPROVAL_FIELD_NUMBER: builtins.int
     outcome: Global___Outcome.ValueType
     """Allow, deny, or ask a person."""
     reservation: builtins.str
@@ -773,6 +783,12 @@ class Decision(google.protobuf.message.Message):
     def pauses(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[pursestrings.budget.v1.pauses_pb2.Pause]:
         """DENY: the pauses that caused it, or that this denial has begun; at most 20."""
 
+    @property
+    def approval(self) -> pursestrings.budget.v1.approvals_pb2.ApprovalNeed:
+        """APPROVAL_REQUIRED: whose policy asks for an approval, and the one that waits, if it was asked for. DENY with
+        APPROVAL_DENIED: which approval, who decided and why.
+        """
+
     def __init__(
         self,
         *,
@@ -789,9 +805,10 @@ class Decision(google.protobuf.message.Message):
         rate_card_version: builtins.str = ...,
         fitting_output_tokens: builtins.int = ...,
         pauses: collections.abc.Iterable[pursestrings.budget.v1.pauses_pb2.Pause] | None = ...,
+        approval: pursestrings.budget.v1.approvals_pb2.ApprovalNeed | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["cost", b"cost", "expire_time", b"expire_time", "tightest", b"tightest"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["cost", b"cost", "denied_reason", b"denied_reason", "expire_time", b"expire_time", "fitting_output_tokens", b"fitting_output_tokens", "outcome", b"outcome", "pauses", b"pauses", "rate_card_version", b"rate_card_version", "reservation", b"reservation", "tightest", b"tightest", "unchecked_budgets", b"unchecked_budgets", "violations", b"violations", "wallet", b"wallet", "warnings", b"warnings"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["approval", b"approval", "cost", b"cost", "expire_time", b"expire_time", "tightest", b"tightest"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["approval", b"approval", "cost", b"cost", "denied_reason", b"denied_reason", "expire_time", b"expire_time", "fitting_output_tokens", b"fitting_output_tokens", "outcome", b"outcome", "pauses", b"pauses", "rate_card_version", b"rate_card_version", "reservation", b"reservation", "tightest", b"tightest", "unchecked_budgets", b"unchecked_budgets", "violations", b"violations", "wallet", b"wallet", "warnings", b"warnings"]) -> None: ...
 
 Global___Decision: typing_extensions.TypeAlias = Decision
 
@@ -835,6 +852,122 @@ class BatchReserveRequest(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["requests", b"requests"]) -> None: ...
 
 Global___BatchReserveRequest: typing_extensions.TypeAlias = BatchReserveRequest
+
+@typing.final
+class OperationRequest(google.protobuf.message.Message):
+    """A spend that a person is asked about."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    OPERATION_FIELD_NUMBER: builtins.int
+    SPEND_FIELD_NUMBER: builtins.int
+    operation: builtins.str
+    """What it is, in words, 1 to 200 characters."""
+    @property
+    def spend(self) -> Global___ReserveRequest:
+        """The spend, as Reserve takes it, with a cost or a model and both token counts. It is sent again once it is approved, as
+        it stands here: `subject` and `request_id` are those of the approval's request, or empty and taken from there. `ttl` is
+        how long the hold lives from the decision on, at least 1 h. Not `validate_only`.
+        """
+
+    def __init__(
+        self,
+        *,
+        operation: builtins.str = ...,
+        spend: Global___ReserveRequest | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["spend", b"spend"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["operation", b"operation", "spend", b"spend"]) -> None: ...
+
+Global___OperationRequest: typing_extensions.TypeAlias = OperationRequest
+
+@typing.final
+class RequestApprovalRequest(google.protobuf.message.Message):
+    """Asks for an approval."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    OPERATION_FIELD_NUMBER: builtins.int
+    BUDGET_RAISE_FIELD_NUMBER: builtins.int
+    RECHARGES_FIELD_NUMBER: builtins.int
+    JUSTIFICATION_FIELD_NUMBER: builtins.int
+    URGENCY_FIELD_NUMBER: builtins.int
+    TTL_FIELD_NUMBER: builtins.int
+    subject: builtins.str
+    """For whom; a budget's or a wallet's subject where one is named. Empty: the subject of what is asked for."""
+    request_id: builtins.str
+    """The caller's id of this request and of the approval, and for an operation of the reservation:
+    `[A-Za-z0-9][A-Za-z0-9._-]{0,62}`, unique in the organisation. Asking again with the same id and content returns the
+    approval as it stands.
+    """
+    justification: builtins.str
+    """Why, 1 to 1,000 characters; whoever decides reads it."""
+    urgency: pursestrings.budget.v1.approvals_pb2.Urgency.ValueType
+    """How soon somebody should decide."""
+    @property
+    def operation(self) -> Global___OperationRequest:
+        """A spend."""
+
+    @property
+    def budget_raise(self) -> pursestrings.budget.v1.approvals_pb2.BudgetRaise:
+        """A temporary raise of a budget."""
+
+    @property
+    def recharges(self) -> pursestrings.budget.v1.approvals_pb2.MoreRecharges:
+        """Recharges beyond a wallet's caps."""
+
+    @property
+    def ttl(self) -> google.protobuf.duration_pb2.Duration:
+        """When it expires, undecided: 1 s to 30 days from now. Absent: by the urgency."""
+
+    def __init__(
+        self,
+        *,
+        subject: builtins.str = ...,
+        request_id: builtins.str = ...,
+        operation: Global___OperationRequest | None = ...,
+        budget_raise: pursestrings.budget.v1.approvals_pb2.BudgetRaise | None = ...,
+        recharges: pursestrings.budget.v1.approvals_pb2.MoreRecharges | None = ...,
+        justification: builtins.str = ...,
+        urgency: pursestrings.budget.v1.approvals_pb2.Urgency.ValueType = ...,
+        ttl: google.protobuf.duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["budget_raise", b"budget_raise", "kind", b"kind", "operation", b"operation", "recharges", b"recharges", "ttl", b"ttl"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["budget_raise", b"budget_raise", "justification", b"justification", "kind", b"kind", "operation", b"operation", "recharges", b"recharges", "request_id", b"request_id", "subject", b"subject", "ttl", b"ttl", "urgency", b"urgency"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["operation", "budget_raise", "recharges"] | None: ...
+
+Global___RequestApprovalRequest: typing_extensions.TypeAlias = RequestApprovalRequest
+
+@typing.final
+class RequestApprovalResponse(google.protobuf.message.Message):
+    """What became of the request."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    APPROVAL_FIELD_NUMBER: builtins.int
+    DECISION_FIELD_NUMBER: builtins.int
+    @property
+    def approval(self) -> pursestrings.budget.v1.approvals_pb2.Approval:
+        """The approval. Absent: the spend was denied, and nothing is stored."""
+
+    @property
+    def decision(self) -> Global___Decision:
+        """Of an operation. APPROVAL_REQUIRED: it is held and waits. ALLOW: nobody needs to be asked, it is held and may be spent.
+        DENY: why it cannot even be held.
+        """
+
+    def __init__(
+        self,
+        *,
+        approval: pursestrings.budget.v1.approvals_pb2.Approval | None = ...,
+        decision: Global___Decision | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["approval", b"approval", "decision", b"decision"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["approval", b"approval", "decision", b"decision"]) -> None: ...
+
+Global___RequestApprovalResponse: typing_extensions.TypeAlias = RequestApprovalResponse
 
 @typing.final
 class ReserveResult(google.protobuf.message.Message):

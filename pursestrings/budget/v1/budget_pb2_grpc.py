@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from pursestrings.budget.v1 import approvals_pb2 as pursestrings_dot_budget_dot_v1_dot_approvals__pb2
 from pursestrings.budget.v1 import budget_pb2 as pursestrings_dot_budget_dot_v1_dot_budget__pb2
 from pursestrings.budget.v1 import pauses_pb2 as pursestrings_dot_budget_dot_v1_dot_pauses__pb2
 from pursestrings.budget.v1 import subscriptions_pb2 as pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2
@@ -121,6 +122,51 @@ class BudgetServiceStub(object):
                 '/pursestrings.budget.v1.BudgetService/ListOverrides',
                 request_serializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.ListOverridesRequest.SerializeToString,
                 response_deserializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.ListOverridesResponse.FromString,
+                _registered_method=True)
+        self.RequestApproval = channel.unary_unary(
+                '/pursestrings.budget.v1.BudgetService/RequestApproval',
+                request_serializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.RequestApprovalRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.RequestApprovalResponse.FromString,
+                _registered_method=True)
+        self.GetApproval = channel.unary_unary(
+                '/pursestrings.budget.v1.BudgetService/GetApproval',
+                request_serializer=pursestrings_dot_budget_dot_v1_dot_approvals__pb2.GetApprovalRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_budget_dot_v1_dot_approvals__pb2.GetApprovalResponse.FromString,
+                _registered_method=True)
+        self.ListApprovals = channel.unary_unary(
+                '/pursestrings.budget.v1.BudgetService/ListApprovals',
+                request_serializer=pursestrings_dot_budget_dot_v1_dot_approvals__pb2.ListApprovalsRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_budget_dot_v1_dot_approvals__pb2.ListApprovalsResponse.FromString,
+                _registered_method=True)
+        self.DecideApproval = channel.unary_unary(
+                '/pursestrings.budget.v1.BudgetService/DecideApproval',
+                request_serializer=pursestrings_dot_budget_dot_v1_dot_approvals__pb2.DecideApprovalRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_budget_dot_v1_dot_approvals__pb2.DecideApprovalResponse.FromString,
+                _registered_method=True)
+        self.CancelApproval = channel.unary_unary(
+                '/pursestrings.budget.v1.BudgetService/CancelApproval',
+                request_serializer=pursestrings_dot_budget_dot_v1_dot_approvals__pb2.CancelApprovalRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_budget_dot_v1_dot_approvals__pb2.CancelApprovalResponse.FromString,
+                _registered_method=True)
+        self.AdvanceApproval = channel.unary_unary(
+                '/pursestrings.budget.v1.BudgetService/AdvanceApproval',
+                request_serializer=pursestrings_dot_budget_dot_v1_dot_approvals__pb2.AdvanceApprovalRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_budget_dot_v1_dot_approvals__pb2.AdvanceApprovalResponse.FromString,
+                _registered_method=True)
+        self.CompleteApproval = channel.unary_unary(
+                '/pursestrings.budget.v1.BudgetService/CompleteApproval',
+                request_serializer=pursestrings_dot_budget_dot_v1_dot_approvals__pb2.CompleteApprovalRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_budget_dot_v1_dot_approvals__pb2.CompleteApprovalResponse.FromString,
+                _registered_method=True)
+        self.GetApprovalPolicy = channel.unary_unary(
+                '/pursestrings.budget.v1.BudgetService/GetApprovalPolicy',
+                request_serializer=pursestrings_dot_budget_dot_v1_dot_approvals__pb2.GetApprovalPolicyRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_budget_dot_v1_dot_approvals__pb2.GetApprovalPolicyResponse.FromString,
+                _registered_method=True)
+        self.SetApprovalPolicy = channel.unary_unary(
+                '/pursestrings.budget.v1.BudgetService/SetApprovalPolicy',
+                request_serializer=pursestrings_dot_budget_dot_v1_dot_approvals__pb2.SetApprovalPolicyRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_budget_dot_v1_dot_approvals__pb2.SetApprovalPolicyResponse.FromString,
                 _registered_method=True)
         self.Pause = channel.unary_unary(
                 '/pursestrings.budget.v1.BudgetService/Pause',
@@ -318,6 +364,70 @@ class BudgetServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RequestApproval(self, request, context):
+        """Asks a person: for a spend, which is held meanwhile, for a raise of a budget, or for recharges beyond a wallet's caps.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetApproval(self, request, context):
+        """An approval as it stands.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListApprovals(self, request, context):
+        """The approvals of a subject and of those below it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DecideApproval(self, request, context):
+        """Approves or denies. What is denied gives back what it held in the same transaction.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelApproval(self, request, context):
+        """Gives a request up, and back what it held.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AdvanceApproval(self, request, context):
+        """Does what is due of an approval: keeps its hold alive, reminds, tells those a level up, ends it in time. For the
+        workflow.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompleteApproval(self, request, context):
+        """Notes what came of recharges that were approved. For the workflow.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetApprovalPolicy(self, request, context):
+        """When a subject must ask.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetApprovalPolicy(self, request, context):
+        """Sets when a subject and those below it must ask.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Pause(self, request, context):
         """Pauses a subject: its spends and those below it are denied until it is resumed.
         """
@@ -503,6 +613,51 @@ def add_BudgetServiceServicer_to_server(servicer, server):
                     servicer.ListOverrides,
                     request_deserializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.ListOverridesRequest.FromString,
                     response_serializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.ListOverridesResponse.SerializeToString,
+            ),
+            'RequestApproval': grpc.unary_unary_rpc_method_handler(
+                    servicer.RequestApproval,
+                    request_deserializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.RequestApprovalRequest.FromString,
+                    response_serializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.RequestApprovalResponse.SerializeToString,
+            ),
+            'GetApproval': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetApproval,
+                    request_deserializer=pursestrings_dot_budget_dot_v1_dot_approvals__pb2.GetApprovalRequest.FromString,
+                    response_serializer=pursestrings_dot_budget_dot_v1_dot_approvals__pb2.GetApprovalResponse.SerializeToString,
+            ),
+            'ListApprovals': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListApprovals,
+                    request_deserializer=pursestrings_dot_budget_dot_v1_dot_approvals__pb2.ListApprovalsRequest.FromString,
+                    response_serializer=pursestrings_dot_budget_dot_v1_dot_approvals__pb2.ListApprovalsResponse.SerializeToString,
+            ),
+            'DecideApproval': grpc.unary_unary_rpc_method_handler(
+                    servicer.DecideApproval,
+                    request_deserializer=pursestrings_dot_budget_dot_v1_dot_approvals__pb2.DecideApprovalRequest.FromString,
+                    response_serializer=pursestrings_dot_budget_dot_v1_dot_approvals__pb2.DecideApprovalResponse.SerializeToString,
+            ),
+            'CancelApproval': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelApproval,
+                    request_deserializer=pursestrings_dot_budget_dot_v1_dot_approvals__pb2.CancelApprovalRequest.FromString,
+                    response_serializer=pursestrings_dot_budget_dot_v1_dot_approvals__pb2.CancelApprovalResponse.SerializeToString,
+            ),
+            'AdvanceApproval': grpc.unary_unary_rpc_method_handler(
+                    servicer.AdvanceApproval,
+                    request_deserializer=pursestrings_dot_budget_dot_v1_dot_approvals__pb2.AdvanceApprovalRequest.FromString,
+                    response_serializer=pursestrings_dot_budget_dot_v1_dot_approvals__pb2.AdvanceApprovalResponse.SerializeToString,
+            ),
+            'CompleteApproval': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompleteApproval,
+                    request_deserializer=pursestrings_dot_budget_dot_v1_dot_approvals__pb2.CompleteApprovalRequest.FromString,
+                    response_serializer=pursestrings_dot_budget_dot_v1_dot_approvals__pb2.CompleteApprovalResponse.SerializeToString,
+            ),
+            'GetApprovalPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetApprovalPolicy,
+                    request_deserializer=pursestrings_dot_budget_dot_v1_dot_approvals__pb2.GetApprovalPolicyRequest.FromString,
+                    response_serializer=pursestrings_dot_budget_dot_v1_dot_approvals__pb2.GetApprovalPolicyResponse.SerializeToString,
+            ),
+            'SetApprovalPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetApprovalPolicy,
+                    request_deserializer=pursestrings_dot_budget_dot_v1_dot_approvals__pb2.SetApprovalPolicyRequest.FromString,
+                    response_serializer=pursestrings_dot_budget_dot_v1_dot_approvals__pb2.SetApprovalPolicyResponse.SerializeToString,
             ),
             'Pause': grpc.unary_unary_rpc_method_handler(
                     servicer.Pause,
@@ -1035,6 +1190,249 @@ class BudgetService(object):
             '/pursestrings.budget.v1.BudgetService/ListOverrides',
             pursestrings_dot_budget_dot_v1_dot_budget__pb2.ListOverridesRequest.SerializeToString,
             pursestrings_dot_budget_dot_v1_dot_budget__pb2.ListOverridesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RequestApproval(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.budget.v1.BudgetService/RequestApproval',
+            pursestrings_dot_budget_dot_v1_dot_budget__pb2.RequestApprovalRequest.SerializeToString,
+            pursestrings_dot_budget_dot_v1_dot_budget__pb2.RequestApprovalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetApproval(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.budget.v1.BudgetService/GetApproval',
+            pursestrings_dot_budget_dot_v1_dot_approvals__pb2.GetApprovalRequest.SerializeToString,
+            pursestrings_dot_budget_dot_v1_dot_approvals__pb2.GetApprovalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListApprovals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.budget.v1.BudgetService/ListApprovals',
+            pursestrings_dot_budget_dot_v1_dot_approvals__pb2.ListApprovalsRequest.SerializeToString,
+            pursestrings_dot_budget_dot_v1_dot_approvals__pb2.ListApprovalsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DecideApproval(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.budget.v1.BudgetService/DecideApproval',
+            pursestrings_dot_budget_dot_v1_dot_approvals__pb2.DecideApprovalRequest.SerializeToString,
+            pursestrings_dot_budget_dot_v1_dot_approvals__pb2.DecideApprovalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelApproval(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.budget.v1.BudgetService/CancelApproval',
+            pursestrings_dot_budget_dot_v1_dot_approvals__pb2.CancelApprovalRequest.SerializeToString,
+            pursestrings_dot_budget_dot_v1_dot_approvals__pb2.CancelApprovalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AdvanceApproval(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.budget.v1.BudgetService/AdvanceApproval',
+            pursestrings_dot_budget_dot_v1_dot_approvals__pb2.AdvanceApprovalRequest.SerializeToString,
+            pursestrings_dot_budget_dot_v1_dot_approvals__pb2.AdvanceApprovalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompleteApproval(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.budget.v1.BudgetService/CompleteApproval',
+            pursestrings_dot_budget_dot_v1_dot_approvals__pb2.CompleteApprovalRequest.SerializeToString,
+            pursestrings_dot_budget_dot_v1_dot_approvals__pb2.CompleteApprovalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetApprovalPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.budget.v1.BudgetService/GetApprovalPolicy',
+            pursestrings_dot_budget_dot_v1_dot_approvals__pb2.GetApprovalPolicyRequest.SerializeToString,
+            pursestrings_dot_budget_dot_v1_dot_approvals__pb2.GetApprovalPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetApprovalPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.budget.v1.BudgetService/SetApprovalPolicy',
+            pursestrings_dot_budget_dot_v1_dot_approvals__pb2.SetApprovalPolicyRequest.SerializeToString,
+            pursestrings_dot_budget_dot_v1_dot_approvals__pb2.SetApprovalPolicyResponse.FromString,
             options,
             channel_credentials,
             insecure,

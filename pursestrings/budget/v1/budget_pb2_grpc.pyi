@@ -7,6 +7,7 @@ import abc
 import collections.abc
 import grpc
 import grpc.aio
+import pursestrings.budget.v1.approvals_pb2
 import pursestrings.budget.v1.budget_pb2
 import pursestrings.budget.v1.pauses_pb2
 import pursestrings.budget.v1.subscriptions_pb2
@@ -299,6 +300,150 @@ _BudgetServiceListOverridesType = typing_extensions.TypeVar(
     ],
 )
 
+_BudgetServiceRequestApprovalType = typing_extensions.TypeVar(
+    '_BudgetServiceRequestApprovalType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.RequestApprovalRequest,
+        pursestrings.budget.v1.budget_pb2.RequestApprovalResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.RequestApprovalRequest,
+        pursestrings.budget.v1.budget_pb2.RequestApprovalResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.RequestApprovalRequest,
+        pursestrings.budget.v1.budget_pb2.RequestApprovalResponse,
+    ],
+)
+
+_BudgetServiceGetApprovalType = typing_extensions.TypeVar(
+    '_BudgetServiceGetApprovalType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.approvals_pb2.GetApprovalRequest,
+        pursestrings.budget.v1.approvals_pb2.GetApprovalResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.approvals_pb2.GetApprovalRequest,
+        pursestrings.budget.v1.approvals_pb2.GetApprovalResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.approvals_pb2.GetApprovalRequest,
+        pursestrings.budget.v1.approvals_pb2.GetApprovalResponse,
+    ],
+)
+
+_BudgetServiceListApprovalsType = typing_extensions.TypeVar(
+    '_BudgetServiceListApprovalsType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.approvals_pb2.ListApprovalsRequest,
+        pursestrings.budget.v1.approvals_pb2.ListApprovalsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.approvals_pb2.ListApprovalsRequest,
+        pursestrings.budget.v1.approvals_pb2.ListApprovalsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.approvals_pb2.ListApprovalsRequest,
+        pursestrings.budget.v1.approvals_pb2.ListApprovalsResponse,
+    ],
+)
+
+_BudgetServiceDecideApprovalType = typing_extensions.TypeVar(
+    '_BudgetServiceDecideApprovalType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.approvals_pb2.DecideApprovalRequest,
+        pursestrings.budget.v1.approvals_pb2.DecideApprovalResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.approvals_pb2.DecideApprovalRequest,
+        pursestrings.budget.v1.approvals_pb2.DecideApprovalResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.approvals_pb2.DecideApprovalRequest,
+        pursestrings.budget.v1.approvals_pb2.DecideApprovalResponse,
+    ],
+)
+
+_BudgetServiceCancelApprovalType = typing_extensions.TypeVar(
+    '_BudgetServiceCancelApprovalType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.approvals_pb2.CancelApprovalRequest,
+        pursestrings.budget.v1.approvals_pb2.CancelApprovalResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.approvals_pb2.CancelApprovalRequest,
+        pursestrings.budget.v1.approvals_pb2.CancelApprovalResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.approvals_pb2.CancelApprovalRequest,
+        pursestrings.budget.v1.approvals_pb2.CancelApprovalResponse,
+    ],
+)
+
+_BudgetServiceAdvanceApprovalType = typing_extensions.TypeVar(
+    '_BudgetServiceAdvanceApprovalType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.approvals_pb2.AdvanceApprovalRequest,
+        pursestrings.budget.v1.approvals_pb2.AdvanceApprovalResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.approvals_pb2.AdvanceApprovalRequest,
+        pursestrings.budget.v1.approvals_pb2.AdvanceApprovalResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.approvals_pb2.AdvanceApprovalRequest,
+        pursestrings.budget.v1.approvals_pb2.AdvanceApprovalResponse,
+    ],
+)
+
+_BudgetServiceCompleteApprovalType = typing_extensions.TypeVar(
+    '_BudgetServiceCompleteApprovalType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.approvals_pb2.CompleteApprovalRequest,
+        pursestrings.budget.v1.approvals_pb2.CompleteApprovalResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.approvals_pb2.CompleteApprovalRequest,
+        pursestrings.budget.v1.approvals_pb2.CompleteApprovalResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.approvals_pb2.CompleteApprovalRequest,
+        pursestrings.budget.v1.approvals_pb2.CompleteApprovalResponse,
+    ],
+)
+
+_BudgetServiceGetApprovalPolicyType = typing_extensions.TypeVar(
+    '_BudgetServiceGetApprovalPolicyType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.approvals_pb2.GetApprovalPolicyRequest,
+        pursestrings.budget.v1.approvals_pb2.GetApprovalPolicyResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.approvals_pb2.GetApprovalPolicyRequest,
+        pursestrings.budget.v1.approvals_pb2.GetApprovalPolicyResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.approvals_pb2.GetApprovalPolicyRequest,
+        pursestrings.budget.v1.approvals_pb2.GetApprovalPolicyResponse,
+    ],
+)
+
+_BudgetServiceSetApprovalPolicyType = typing_extensions.TypeVar(
+    '_BudgetServiceSetApprovalPolicyType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.approvals_pb2.SetApprovalPolicyRequest,
+        pursestrings.budget.v1.approvals_pb2.SetApprovalPolicyResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.approvals_pb2.SetApprovalPolicyRequest,
+        pursestrings.budget.v1.approvals_pb2.SetApprovalPolicyResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.approvals_pb2.SetApprovalPolicyRequest,
+        pursestrings.budget.v1.approvals_pb2.SetApprovalPolicyResponse,
+    ],
+)
+
 _BudgetServicePauseType = typing_extensions.TypeVar(
     '_BudgetServicePauseType',
     grpc.UnaryUnaryMultiCallable[
@@ -523,7 +668,7 @@ _BudgetServiceAuditType = typing_extensions.TypeVar(
     ],
 )
 
-class BudgetServiceStub(typing.Generic[_BudgetServiceReserveType, _BudgetServiceBatchReserveType, _BudgetServiceReleaseType, _BudgetServiceGetReservationType, _BudgetServiceExtendReservationType, _BudgetServiceListReservationsType, _BudgetServiceApplyUsageType, _BudgetServiceCreateBudgetType, _BudgetServiceGetBudgetType, _BudgetServiceListBudgetsType, _BudgetServiceUpdateBudgetType, _BudgetServiceDeleteBudgetType, _BudgetServiceGetBudgetStatusType, _BudgetServiceListBudgetStatusesType, _BudgetServiceAllocateType, _BudgetServiceGrantOverrideType, _BudgetServiceListOverridesType, _BudgetServicePauseType, _BudgetServiceResumeType, _BudgetServiceListPausesType, _BudgetServiceListAlertsType, _BudgetServiceAcknowledgeAlertType, _BudgetServiceCreateSubscriptionType, _BudgetServiceGetSubscriptionType, _BudgetServiceListSubscriptionsType, _BudgetServiceUpdateSubscriptionType, _BudgetServiceDeleteSubscriptionType, _BudgetServiceMatchSubscriptionsType, _BudgetServiceGetOrgSettingsType, _BudgetServiceUpdateOrgSettingsType, _BudgetServiceAuditType]):
+class BudgetServiceStub(typing.Generic[_BudgetServiceReserveType, _BudgetServiceBatchReserveType, _BudgetServiceReleaseType, _BudgetServiceGetReservationType, _BudgetServiceExtendReservationType, _BudgetServiceListReservationsType, _BudgetServiceApplyUsageType, _BudgetServiceCreateBudgetType, _BudgetServiceGetBudgetType, _BudgetServiceListBudgetsType, _BudgetServiceUpdateBudgetType, _BudgetServiceDeleteBudgetType, _BudgetServiceGetBudgetStatusType, _BudgetServiceListBudgetStatusesType, _BudgetServiceAllocateType, _BudgetServiceGrantOverrideType, _BudgetServiceListOverridesType, _BudgetServiceRequestApprovalType, _BudgetServiceGetApprovalType, _BudgetServiceListApprovalsType, _BudgetServiceDecideApprovalType, _BudgetServiceCancelApprovalType, _BudgetServiceAdvanceApprovalType, _BudgetServiceCompleteApprovalType, _BudgetServiceGetApprovalPolicyType, _BudgetServiceSetApprovalPolicyType, _BudgetServicePauseType, _BudgetServiceResumeType, _BudgetServiceListPausesType, _BudgetServiceListAlertsType, _BudgetServiceAcknowledgeAlertType, _BudgetServiceCreateSubscriptionType, _BudgetServiceGetSubscriptionType, _BudgetServiceListSubscriptionsType, _BudgetServiceUpdateSubscriptionType, _BudgetServiceDeleteSubscriptionType, _BudgetServiceMatchSubscriptionsType, _BudgetServiceGetOrgSettingsType, _BudgetServiceUpdateOrgSettingsType, _BudgetServiceAuditType]):
     """Decides spends, keeps budgets, counters and reservations, and holds the funding leases it spends from."""
 
     @typing.overload
@@ -595,6 +740,42 @@ class BudgetServiceStub(typing.Generic[_BudgetServiceReserveType, _BudgetService
         grpc.UnaryUnaryMultiCallable[
             pursestrings.budget.v1.budget_pb2.ListOverridesRequest,
             pursestrings.budget.v1.budget_pb2.ListOverridesResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.RequestApprovalRequest,
+            pursestrings.budget.v1.budget_pb2.RequestApprovalResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.approvals_pb2.GetApprovalRequest,
+            pursestrings.budget.v1.approvals_pb2.GetApprovalResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.approvals_pb2.ListApprovalsRequest,
+            pursestrings.budget.v1.approvals_pb2.ListApprovalsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.approvals_pb2.DecideApprovalRequest,
+            pursestrings.budget.v1.approvals_pb2.DecideApprovalResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.approvals_pb2.CancelApprovalRequest,
+            pursestrings.budget.v1.approvals_pb2.CancelApprovalResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.approvals_pb2.AdvanceApprovalRequest,
+            pursestrings.budget.v1.approvals_pb2.AdvanceApprovalResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.approvals_pb2.CompleteApprovalRequest,
+            pursestrings.budget.v1.approvals_pb2.CompleteApprovalResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.approvals_pb2.GetApprovalPolicyRequest,
+            pursestrings.budget.v1.approvals_pb2.GetApprovalPolicyResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.approvals_pb2.SetApprovalPolicyRequest,
+            pursestrings.budget.v1.approvals_pb2.SetApprovalPolicyResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             pursestrings.budget.v1.pauses_pb2.PauseRequest,
@@ -725,6 +906,42 @@ class BudgetServiceStub(typing.Generic[_BudgetServiceReserveType, _BudgetService
             pursestrings.budget.v1.budget_pb2.ListOverridesResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.budget_pb2.RequestApprovalRequest,
+            pursestrings.budget.v1.budget_pb2.RequestApprovalResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.approvals_pb2.GetApprovalRequest,
+            pursestrings.budget.v1.approvals_pb2.GetApprovalResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.approvals_pb2.ListApprovalsRequest,
+            pursestrings.budget.v1.approvals_pb2.ListApprovalsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.approvals_pb2.DecideApprovalRequest,
+            pursestrings.budget.v1.approvals_pb2.DecideApprovalResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.approvals_pb2.CancelApprovalRequest,
+            pursestrings.budget.v1.approvals_pb2.CancelApprovalResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.approvals_pb2.AdvanceApprovalRequest,
+            pursestrings.budget.v1.approvals_pb2.AdvanceApprovalResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.approvals_pb2.CompleteApprovalRequest,
+            pursestrings.budget.v1.approvals_pb2.CompleteApprovalResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.approvals_pb2.GetApprovalPolicyRequest,
+            pursestrings.budget.v1.approvals_pb2.GetApprovalPolicyResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.approvals_pb2.SetApprovalPolicyRequest,
+            pursestrings.budget.v1.approvals_pb2.SetApprovalPolicyResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             pursestrings.budget.v1.pauses_pb2.PauseRequest,
             pursestrings.budget.v1.pauses_pb2.PauseResponse,
         ],
@@ -834,6 +1051,35 @@ class BudgetServiceStub(typing.Generic[_BudgetServiceReserveType, _BudgetService
 
     ListOverrides: _BudgetServiceListOverridesType
     """The raises of a budget, those that have ended too."""
+
+    RequestApproval: _BudgetServiceRequestApprovalType
+    """Asks a person: for a spend, which is held meanwhile, for a raise of a budget, or for recharges beyond a wallet's caps."""
+
+    GetApproval: _BudgetServiceGetApprovalType
+    """An approval as it stands."""
+
+    ListApprovals: _BudgetServiceListApprovalsType
+    """The approvals of a subject and of those below it."""
+
+    DecideApproval: _BudgetServiceDecideApprovalType
+    """Approves or denies. What is denied gives back what it held in the same transaction."""
+
+    CancelApproval: _BudgetServiceCancelApprovalType
+    """Gives a request up, and back what it held."""
+
+    AdvanceApproval: _BudgetServiceAdvanceApprovalType
+    """Does what is due of an approval: keeps its hold alive, reminds, tells those a level up, ends it in time. For the
+    workflow.
+    """
+
+    CompleteApproval: _BudgetServiceCompleteApprovalType
+    """Notes what came of recharges that were approved. For the workflow."""
+
+    GetApprovalPolicy: _BudgetServiceGetApprovalPolicyType
+    """When a subject must ask."""
+
+    SetApprovalPolicy: _BudgetServiceSetApprovalPolicyType
+    """Sets when a subject and those below it must ask."""
 
     Pause: _BudgetServicePauseType
     """Pauses a subject: its spends and those below it are denied until it is resumed."""
@@ -945,6 +1191,42 @@ BudgetServiceAsyncStub: typing_extensions.TypeAlias = BudgetServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.budget.v1.budget_pb2.ListOverridesRequest,
         pursestrings.budget.v1.budget_pb2.ListOverridesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.budget_pb2.RequestApprovalRequest,
+        pursestrings.budget.v1.budget_pb2.RequestApprovalResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.approvals_pb2.GetApprovalRequest,
+        pursestrings.budget.v1.approvals_pb2.GetApprovalResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.approvals_pb2.ListApprovalsRequest,
+        pursestrings.budget.v1.approvals_pb2.ListApprovalsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.approvals_pb2.DecideApprovalRequest,
+        pursestrings.budget.v1.approvals_pb2.DecideApprovalResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.approvals_pb2.CancelApprovalRequest,
+        pursestrings.budget.v1.approvals_pb2.CancelApprovalResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.approvals_pb2.AdvanceApprovalRequest,
+        pursestrings.budget.v1.approvals_pb2.AdvanceApprovalResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.approvals_pb2.CompleteApprovalRequest,
+        pursestrings.budget.v1.approvals_pb2.CompleteApprovalResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.approvals_pb2.GetApprovalPolicyRequest,
+        pursestrings.budget.v1.approvals_pb2.GetApprovalPolicyResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.approvals_pb2.SetApprovalPolicyRequest,
+        pursestrings.budget.v1.approvals_pb2.SetApprovalPolicyResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.budget.v1.pauses_pb2.PauseRequest,
@@ -1144,6 +1426,80 @@ class BudgetServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[pursestrings.budget.v1.budget_pb2.ListOverridesResponse, collections.abc.Awaitable[pursestrings.budget.v1.budget_pb2.ListOverridesResponse]]:
         """The raises of a budget, those that have ended too."""
+
+    @abc.abstractmethod
+    def RequestApproval(
+        self,
+        request: pursestrings.budget.v1.budget_pb2.RequestApprovalRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.budget.v1.budget_pb2.RequestApprovalResponse, collections.abc.Awaitable[pursestrings.budget.v1.budget_pb2.RequestApprovalResponse]]:
+        """Asks a person: for a spend, which is held meanwhile, for a raise of a budget, or for recharges beyond a wallet's caps."""
+
+    @abc.abstractmethod
+    def GetApproval(
+        self,
+        request: pursestrings.budget.v1.approvals_pb2.GetApprovalRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.budget.v1.approvals_pb2.GetApprovalResponse, collections.abc.Awaitable[pursestrings.budget.v1.approvals_pb2.GetApprovalResponse]]:
+        """An approval as it stands."""
+
+    @abc.abstractmethod
+    def ListApprovals(
+        self,
+        request: pursestrings.budget.v1.approvals_pb2.ListApprovalsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.budget.v1.approvals_pb2.ListApprovalsResponse, collections.abc.Awaitable[pursestrings.budget.v1.approvals_pb2.ListApprovalsResponse]]:
+        """The approvals of a subject and of those below it."""
+
+    @abc.abstractmethod
+    def DecideApproval(
+        self,
+        request: pursestrings.budget.v1.approvals_pb2.DecideApprovalRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.budget.v1.approvals_pb2.DecideApprovalResponse, collections.abc.Awaitable[pursestrings.budget.v1.approvals_pb2.DecideApprovalResponse]]:
+        """Approves or denies. What is denied gives back what it held in the same transaction."""
+
+    @abc.abstractmethod
+    def CancelApproval(
+        self,
+        request: pursestrings.budget.v1.approvals_pb2.CancelApprovalRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.budget.v1.approvals_pb2.CancelApprovalResponse, collections.abc.Awaitable[pursestrings.budget.v1.approvals_pb2.CancelApprovalResponse]]:
+        """Gives a request up, and back what it held."""
+
+    @abc.abstractmethod
+    def AdvanceApproval(
+        self,
+        request: pursestrings.budget.v1.approvals_pb2.AdvanceApprovalRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.budget.v1.approvals_pb2.AdvanceApprovalResponse, collections.abc.Awaitable[pursestrings.budget.v1.approvals_pb2.AdvanceApprovalResponse]]:
+        """Does what is due of an approval: keeps its hold alive, reminds, tells those a level up, ends it in time. For the
+        workflow.
+        """
+
+    @abc.abstractmethod
+    def CompleteApproval(
+        self,
+        request: pursestrings.budget.v1.approvals_pb2.CompleteApprovalRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.budget.v1.approvals_pb2.CompleteApprovalResponse, collections.abc.Awaitable[pursestrings.budget.v1.approvals_pb2.CompleteApprovalResponse]]:
+        """Notes what came of recharges that were approved. For the workflow."""
+
+    @abc.abstractmethod
+    def GetApprovalPolicy(
+        self,
+        request: pursestrings.budget.v1.approvals_pb2.GetApprovalPolicyRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.budget.v1.approvals_pb2.GetApprovalPolicyResponse, collections.abc.Awaitable[pursestrings.budget.v1.approvals_pb2.GetApprovalPolicyResponse]]:
+        """When a subject must ask."""
+
+    @abc.abstractmethod
+    def SetApprovalPolicy(
+        self,
+        request: pursestrings.budget.v1.approvals_pb2.SetApprovalPolicyRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.budget.v1.approvals_pb2.SetApprovalPolicyResponse, collections.abc.Awaitable[pursestrings.budget.v1.approvals_pb2.SetApprovalPolicyResponse]]:
+        """Sets when a subject and those below it must ask."""
 
     @abc.abstractmethod
     def Pause(

@@ -1,0 +1,1 @@
+"""Rules of approvals: no I/O, no clock."""
