@@ -100,7 +100,11 @@ def test_an_older_state_file_is_brought_up_to_date(tmp_path: Path) -> None:
     Store(tmp_path).close()
     path = tmp_path / "stripe-twin.sqlite3"
     with sqlite3.connect(path) as db:
-        db.executescript("DROP TABLE timers; ALTER TABLE objects DROP COLUMN written; PRAGMA user_version=1;")
+        db.executescript(
+            "DROP TABLE timers; ALTER TABLE objects DROP COLUMN written; DROP INDEX deliveries_waiting;"
+            "DROP INDEX deliveries_held; CREATE INDEX deliveries_by_due ON deliveries (state, due);"
+            "PRAGMA user_version=1;"
+        )
     store = Store(tmp_path)
     with store.transaction():
         store.add_timer("refund:failed", "re_1", due=5.0)
