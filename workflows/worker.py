@@ -20,6 +20,7 @@ from temporalio.worker import Worker
 
 import workflows.recharge.part
 from services.kit.telemetry import MetricsServer, configure_logging, get_logger
+from services.kit.tracing import traced
 from workflows import schedules
 from workflows.namespace import connected
 from workflows.part import Part, by_queue
@@ -76,7 +77,9 @@ async def main() -> None:
 
     metrics = MetricsServer(settings.metrics_bind, healthy)
     await metrics.start()
-    async with reaching(settings) as services:
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(traced(settings, "worker"))
+        services = await stack.enter_async_context(reaching(settings))
         work = asyncio.create_task(_work(settings, services, running, stopped))
         stop = asyncio.create_task(stopped.wait())
         try:

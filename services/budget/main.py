@@ -36,6 +36,7 @@ from services.kit.loops import Loop, Loops
 from services.kit.server import GrpcServer, run
 from services.kit.settings import secret
 from services.kit.telemetry import configure_logging
+from services.kit.tracing import traced
 
 NAME: Final = "pursestrings.budget.v1.BudgetService"
 _FORGET_INTERVAL_S: Final = 60.0
@@ -137,9 +138,10 @@ async def main() -> None:
     """Serves until SIGTERM or SIGINT."""
     settings = BudgetSettings.load()
     configure_logging(settings.log_level, "budget")
-    async with serving(settings) as server:
-        _calm_collector()
-        await server.wait_stopped()
+    with traced(settings, "budget"):
+        async with serving(settings) as server:
+            _calm_collector()
+            await server.wait_stopped()
 
 
 def _calm_collector() -> None:

@@ -33,6 +33,10 @@ class ServiceSettings(BaseSettings):
     temporal_tls_certificate_file: Path | None = Field(default=None, description="PEM chain to be known by")
     temporal_tls_key_file: Path | None = None
     temporal_api_key: SecretStr | None = Field(default=None, description="for a managed Temporal that asks for one")
+    otlp_endpoint: str = Field(
+        default="", description="https://host:port of a collector that takes traces by OTLP over HTTP; empty: no traces"
+    )
+    traces_sampled: float = Field(default=1.0, ge=0, le=1, description="the share of traces that is kept")
     allow_plaintext: bool = Field(
         default=False,
         description="speak without TLS to other machines; only inside a network that encrypts by itself",

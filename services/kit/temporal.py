@@ -7,6 +7,7 @@ from typing import Final
 
 from temporalio.client import Client
 from temporalio.common import SearchAttributeKey
+from temporalio.contrib.opentelemetry import TracingInterceptor
 from temporalio.service import RPCError, TLSConfig
 
 from services.kit.errors import PurseError, unavailable
@@ -40,6 +41,8 @@ async def connect(settings: ServiceSettings) -> Client:
         api_key=api_key.get_secret_value() if api_key else None,
         tls=_tls(settings),
         connect_timeout=_CONNECT_TIMEOUT,
+        # Workers take it over from their client.
+        interceptors=[TracingInterceptor()] if settings.otlp_endpoint else [],
     )
 
 

@@ -13,6 +13,7 @@ from services.kit.loops import Loop, Loops
 from services.kit.server import GrpcServer, run
 from services.kit.settings import secret
 from services.kit.telemetry import configure_logging, get_logger
+from services.kit.tracing import traced
 from services.wallet.access import ACCESS
 from services.wallet.changes import finish_closing
 from services.wallet.convert import encode
@@ -124,8 +125,9 @@ async def main() -> None:
     """Serves until SIGTERM or SIGINT."""
     settings = WalletSettings.load()
     configure_logging(settings.log_level, "wallet")
-    async with serving(settings) as server:
-        await server.wait_stopped()
+    with traced(settings, "wallet"):
+        async with serving(settings) as server:
+            await server.wait_stopped()
 
 
 if __name__ == "__main__":
