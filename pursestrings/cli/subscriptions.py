@@ -24,7 +24,10 @@ def create(
     email: Annotated[str, typer.Option("--email", help="Address to mail to.")] = "",
     event: Annotated[
         list[str] | None,
-        typer.Option("--event", help="warning, critical, exceeded, paused, resumed or notice; may be repeated."),
+        typer.Option(
+            "--event",
+            help="warning, critical, exceeded, paused, resumed, notice, approval, recharge, statement; repeatable.",
+        ),
     ] = None,
     display_name: Annotated[str, typer.Option("--display-name", help="For people.")] = "",
     as_json: Json = False,

@@ -16,6 +16,8 @@ from services.budget.definitions import Definitions
 from services.budget.domain import policy
 from services.budget.domain.model import Answer, Applied, ApplyItem, Item
 from services.budget.funding import Funding
+from services.budget.notify.publish import Publisher
+from services.budget.notify.service import NotifyMethods
 from services.budget.paused import Paused
 from services.budget.rates import Rates
 from services.budget.service_limits import LimitMethods
@@ -36,7 +38,7 @@ _RELAY_CHARS_MAX: Final = 63
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class BudgetService(ApprovalMethods, LimitMethods, ReservationMethods, PolicyMethods):
+class BudgetService(ApprovalMethods, LimitMethods, ReservationMethods, PolicyMethods, NotifyMethods):
     """Every method of the contract.
 
     Args:
@@ -74,6 +76,7 @@ class BudgetService(ApprovalMethods, LimitMethods, ReservationMethods, PolicyMet
         self._subscriptions = subscriptions
         self._paused = Paused(pool)
         self._alerted = Alerted(pool)
+        self._publisher = Publisher(pool)
         self._settings_of_orgs = SettingsOfOrgs(pool)
         self._funding_wait_s = funding_wait_s
 

@@ -5,6 +5,7 @@ import warnings
 
 from pursestrings.budget.v1 import approvals_pb2 as pursestrings_dot_budget_dot_v1_dot_approvals__pb2
 from pursestrings.budget.v1 import budget_pb2 as pursestrings_dot_budget_dot_v1_dot_budget__pb2
+from pursestrings.budget.v1 import deliveries_pb2 as pursestrings_dot_budget_dot_v1_dot_deliveries__pb2
 from pursestrings.budget.v1 import pauses_pb2 as pursestrings_dot_budget_dot_v1_dot_pauses__pb2
 from pursestrings.budget.v1 import subscriptions_pb2 as pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2
 
@@ -222,6 +223,36 @@ class BudgetServiceStub(object):
                 '/pursestrings.budget.v1.BudgetService/MatchSubscriptions',
                 request_serializer=pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.MatchSubscriptionsRequest.SerializeToString,
                 response_deserializer=pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.MatchSubscriptionsResponse.FromString,
+                _registered_method=True)
+        self.TestSubscription = channel.unary_unary(
+                '/pursestrings.budget.v1.BudgetService/TestSubscription',
+                request_serializer=pursestrings_dot_budget_dot_v1_dot_deliveries__pb2.TestSubscriptionRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_budget_dot_v1_dot_deliveries__pb2.TestSubscriptionResponse.FromString,
+                _registered_method=True)
+        self.PublishEvents = channel.unary_unary(
+                '/pursestrings.budget.v1.BudgetService/PublishEvents',
+                request_serializer=pursestrings_dot_budget_dot_v1_dot_deliveries__pb2.PublishEventsRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_budget_dot_v1_dot_deliveries__pb2.PublishEventsResponse.FromString,
+                _registered_method=True)
+        self.ListDeliveries = channel.unary_unary(
+                '/pursestrings.budget.v1.BudgetService/ListDeliveries',
+                request_serializer=pursestrings_dot_budget_dot_v1_dot_deliveries__pb2.ListDeliveriesRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_budget_dot_v1_dot_deliveries__pb2.ListDeliveriesResponse.FromString,
+                _registered_method=True)
+        self.RedeliverDeliveries = channel.unary_unary(
+                '/pursestrings.budget.v1.BudgetService/RedeliverDeliveries',
+                request_serializer=pursestrings_dot_budget_dot_v1_dot_deliveries__pb2.RedeliverDeliveriesRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_budget_dot_v1_dot_deliveries__pb2.RedeliverDeliveriesResponse.FromString,
+                _registered_method=True)
+        self.TakeDeliveries = channel.unary_unary(
+                '/pursestrings.budget.v1.BudgetService/TakeDeliveries',
+                request_serializer=pursestrings_dot_budget_dot_v1_dot_deliveries__pb2.TakeDeliveriesRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_budget_dot_v1_dot_deliveries__pb2.TakeDeliveriesResponse.FromString,
+                _registered_method=True)
+        self.ReportDeliveries = channel.unary_unary(
+                '/pursestrings.budget.v1.BudgetService/ReportDeliveries',
+                request_serializer=pursestrings_dot_budget_dot_v1_dot_deliveries__pb2.ReportDeliveriesRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_budget_dot_v1_dot_deliveries__pb2.ReportDeliveriesResponse.FromString,
                 _registered_method=True)
         self.GetOrgSettings = channel.unary_unary(
                 '/pursestrings.budget.v1.BudgetService/GetOrgSettings',
@@ -505,6 +536,48 @@ class BudgetServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TestSubscription(self, request, context):
+        """Sends a test event to one subscription.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PublishEvents(self, request, context):
+        """Tells subscriptions of what other services have seen, each event once by its key. For the suite's own services.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDeliveries(self, request, context):
+        """What was sent to a subscription, what waits, and what was given up.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RedeliverDeliveries(self, request, context):
+        """Sends deliveries again, dead or delivered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TakeDeliveries(self, request, context):
+        """What is to be sent now, in order. For the worker that delivers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportDeliveries(self, request, context):
+        """What became of it. For the worker that delivers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetOrgSettings(self, request, context):
         """What holds for a whole organisation.
         """
@@ -713,6 +786,36 @@ def add_BudgetServiceServicer_to_server(servicer, server):
                     servicer.MatchSubscriptions,
                     request_deserializer=pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.MatchSubscriptionsRequest.FromString,
                     response_serializer=pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.MatchSubscriptionsResponse.SerializeToString,
+            ),
+            'TestSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.TestSubscription,
+                    request_deserializer=pursestrings_dot_budget_dot_v1_dot_deliveries__pb2.TestSubscriptionRequest.FromString,
+                    response_serializer=pursestrings_dot_budget_dot_v1_dot_deliveries__pb2.TestSubscriptionResponse.SerializeToString,
+            ),
+            'PublishEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.PublishEvents,
+                    request_deserializer=pursestrings_dot_budget_dot_v1_dot_deliveries__pb2.PublishEventsRequest.FromString,
+                    response_serializer=pursestrings_dot_budget_dot_v1_dot_deliveries__pb2.PublishEventsResponse.SerializeToString,
+            ),
+            'ListDeliveries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeliveries,
+                    request_deserializer=pursestrings_dot_budget_dot_v1_dot_deliveries__pb2.ListDeliveriesRequest.FromString,
+                    response_serializer=pursestrings_dot_budget_dot_v1_dot_deliveries__pb2.ListDeliveriesResponse.SerializeToString,
+            ),
+            'RedeliverDeliveries': grpc.unary_unary_rpc_method_handler(
+                    servicer.RedeliverDeliveries,
+                    request_deserializer=pursestrings_dot_budget_dot_v1_dot_deliveries__pb2.RedeliverDeliveriesRequest.FromString,
+                    response_serializer=pursestrings_dot_budget_dot_v1_dot_deliveries__pb2.RedeliverDeliveriesResponse.SerializeToString,
+            ),
+            'TakeDeliveries': grpc.unary_unary_rpc_method_handler(
+                    servicer.TakeDeliveries,
+                    request_deserializer=pursestrings_dot_budget_dot_v1_dot_deliveries__pb2.TakeDeliveriesRequest.FromString,
+                    response_serializer=pursestrings_dot_budget_dot_v1_dot_deliveries__pb2.TakeDeliveriesResponse.SerializeToString,
+            ),
+            'ReportDeliveries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportDeliveries,
+                    request_deserializer=pursestrings_dot_budget_dot_v1_dot_deliveries__pb2.ReportDeliveriesRequest.FromString,
+                    response_serializer=pursestrings_dot_budget_dot_v1_dot_deliveries__pb2.ReportDeliveriesResponse.SerializeToString,
             ),
             'GetOrgSettings': grpc.unary_unary_rpc_method_handler(
                     servicer.GetOrgSettings,
@@ -1730,6 +1833,168 @@ class BudgetService(object):
             '/pursestrings.budget.v1.BudgetService/MatchSubscriptions',
             pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.MatchSubscriptionsRequest.SerializeToString,
             pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2.MatchSubscriptionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TestSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.budget.v1.BudgetService/TestSubscription',
+            pursestrings_dot_budget_dot_v1_dot_deliveries__pb2.TestSubscriptionRequest.SerializeToString,
+            pursestrings_dot_budget_dot_v1_dot_deliveries__pb2.TestSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PublishEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.budget.v1.BudgetService/PublishEvents',
+            pursestrings_dot_budget_dot_v1_dot_deliveries__pb2.PublishEventsRequest.SerializeToString,
+            pursestrings_dot_budget_dot_v1_dot_deliveries__pb2.PublishEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeliveries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.budget.v1.BudgetService/ListDeliveries',
+            pursestrings_dot_budget_dot_v1_dot_deliveries__pb2.ListDeliveriesRequest.SerializeToString,
+            pursestrings_dot_budget_dot_v1_dot_deliveries__pb2.ListDeliveriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RedeliverDeliveries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.budget.v1.BudgetService/RedeliverDeliveries',
+            pursestrings_dot_budget_dot_v1_dot_deliveries__pb2.RedeliverDeliveriesRequest.SerializeToString,
+            pursestrings_dot_budget_dot_v1_dot_deliveries__pb2.RedeliverDeliveriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TakeDeliveries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.budget.v1.BudgetService/TakeDeliveries',
+            pursestrings_dot_budget_dot_v1_dot_deliveries__pb2.TakeDeliveriesRequest.SerializeToString,
+            pursestrings_dot_budget_dot_v1_dot_deliveries__pb2.TakeDeliveriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportDeliveries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.budget.v1.BudgetService/ReportDeliveries',
+            pursestrings_dot_budget_dot_v1_dot_deliveries__pb2.ReportDeliveriesRequest.SerializeToString,
+            pursestrings_dot_budget_dot_v1_dot_deliveries__pb2.ReportDeliveriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

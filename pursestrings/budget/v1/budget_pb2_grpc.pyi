@@ -9,6 +9,7 @@ import grpc
 import grpc.aio
 import pursestrings.budget.v1.approvals_pb2
 import pursestrings.budget.v1.budget_pb2
+import pursestrings.budget.v1.deliveries_pb2
 import pursestrings.budget.v1.pauses_pb2
 import pursestrings.budget.v1.subscriptions_pb2
 import sys
@@ -620,6 +621,102 @@ _BudgetServiceMatchSubscriptionsType = typing_extensions.TypeVar(
     ],
 )
 
+_BudgetServiceTestSubscriptionType = typing_extensions.TypeVar(
+    '_BudgetServiceTestSubscriptionType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.deliveries_pb2.TestSubscriptionRequest,
+        pursestrings.budget.v1.deliveries_pb2.TestSubscriptionResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.deliveries_pb2.TestSubscriptionRequest,
+        pursestrings.budget.v1.deliveries_pb2.TestSubscriptionResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.deliveries_pb2.TestSubscriptionRequest,
+        pursestrings.budget.v1.deliveries_pb2.TestSubscriptionResponse,
+    ],
+)
+
+_BudgetServicePublishEventsType = typing_extensions.TypeVar(
+    '_BudgetServicePublishEventsType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.deliveries_pb2.PublishEventsRequest,
+        pursestrings.budget.v1.deliveries_pb2.PublishEventsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.deliveries_pb2.PublishEventsRequest,
+        pursestrings.budget.v1.deliveries_pb2.PublishEventsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.deliveries_pb2.PublishEventsRequest,
+        pursestrings.budget.v1.deliveries_pb2.PublishEventsResponse,
+    ],
+)
+
+_BudgetServiceListDeliveriesType = typing_extensions.TypeVar(
+    '_BudgetServiceListDeliveriesType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.deliveries_pb2.ListDeliveriesRequest,
+        pursestrings.budget.v1.deliveries_pb2.ListDeliveriesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.deliveries_pb2.ListDeliveriesRequest,
+        pursestrings.budget.v1.deliveries_pb2.ListDeliveriesResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.deliveries_pb2.ListDeliveriesRequest,
+        pursestrings.budget.v1.deliveries_pb2.ListDeliveriesResponse,
+    ],
+)
+
+_BudgetServiceRedeliverDeliveriesType = typing_extensions.TypeVar(
+    '_BudgetServiceRedeliverDeliveriesType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.deliveries_pb2.RedeliverDeliveriesRequest,
+        pursestrings.budget.v1.deliveries_pb2.RedeliverDeliveriesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.deliveries_pb2.RedeliverDeliveriesRequest,
+        pursestrings.budget.v1.deliveries_pb2.RedeliverDeliveriesResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.deliveries_pb2.RedeliverDeliveriesRequest,
+        pursestrings.budget.v1.deliveries_pb2.RedeliverDeliveriesResponse,
+    ],
+)
+
+_BudgetServiceTakeDeliveriesType = typing_extensions.TypeVar(
+    '_BudgetServiceTakeDeliveriesType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.deliveries_pb2.TakeDeliveriesRequest,
+        pursestrings.budget.v1.deliveries_pb2.TakeDeliveriesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.deliveries_pb2.TakeDeliveriesRequest,
+        pursestrings.budget.v1.deliveries_pb2.TakeDeliveriesResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.deliveries_pb2.TakeDeliveriesRequest,
+        pursestrings.budget.v1.deliveries_pb2.TakeDeliveriesResponse,
+    ],
+)
+
+_BudgetServiceReportDeliveriesType = typing_extensions.TypeVar(
+    '_BudgetServiceReportDeliveriesType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.deliveries_pb2.ReportDeliveriesRequest,
+        pursestrings.budget.v1.deliveries_pb2.ReportDeliveriesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.deliveries_pb2.ReportDeliveriesRequest,
+        pursestrings.budget.v1.deliveries_pb2.ReportDeliveriesResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.deliveries_pb2.ReportDeliveriesRequest,
+        pursestrings.budget.v1.deliveries_pb2.ReportDeliveriesResponse,
+    ],
+)
+
 _BudgetServiceGetOrgSettingsType = typing_extensions.TypeVar(
     '_BudgetServiceGetOrgSettingsType',
     grpc.UnaryUnaryMultiCallable[
@@ -668,7 +765,7 @@ _BudgetServiceAuditType = typing_extensions.TypeVar(
     ],
 )
 
-class BudgetServiceStub(typing.Generic[_BudgetServiceReserveType, _BudgetServiceBatchReserveType, _BudgetServiceReleaseType, _BudgetServiceGetReservationType, _BudgetServiceExtendReservationType, _BudgetServiceListReservationsType, _BudgetServiceApplyUsageType, _BudgetServiceCreateBudgetType, _BudgetServiceGetBudgetType, _BudgetServiceListBudgetsType, _BudgetServiceUpdateBudgetType, _BudgetServiceDeleteBudgetType, _BudgetServiceGetBudgetStatusType, _BudgetServiceListBudgetStatusesType, _BudgetServiceAllocateType, _BudgetServiceGrantOverrideType, _BudgetServiceListOverridesType, _BudgetServiceRequestApprovalType, _BudgetServiceGetApprovalType, _BudgetServiceListApprovalsType, _BudgetServiceDecideApprovalType, _BudgetServiceCancelApprovalType, _BudgetServiceAdvanceApprovalType, _BudgetServiceCompleteApprovalType, _BudgetServiceGetApprovalPolicyType, _BudgetServiceSetApprovalPolicyType, _BudgetServicePauseType, _BudgetServiceResumeType, _BudgetServiceListPausesType, _BudgetServiceListAlertsType, _BudgetServiceAcknowledgeAlertType, _BudgetServiceCreateSubscriptionType, _BudgetServiceGetSubscriptionType, _BudgetServiceListSubscriptionsType, _BudgetServiceUpdateSubscriptionType, _BudgetServiceDeleteSubscriptionType, _BudgetServiceMatchSubscriptionsType, _BudgetServiceGetOrgSettingsType, _BudgetServiceUpdateOrgSettingsType, _BudgetServiceAuditType]):
+class BudgetServiceStub(typing.Generic[_BudgetServiceReserveType, _BudgetServiceBatchReserveType, _BudgetServiceReleaseType, _BudgetServiceGetReservationType, _BudgetServiceExtendReservationType, _BudgetServiceListReservationsType, _BudgetServiceApplyUsageType, _BudgetServiceCreateBudgetType, _BudgetServiceGetBudgetType, _BudgetServiceListBudgetsType, _BudgetServiceUpdateBudgetType, _BudgetServiceDeleteBudgetType, _BudgetServiceGetBudgetStatusType, _BudgetServiceListBudgetStatusesType, _BudgetServiceAllocateType, _BudgetServiceGrantOverrideType, _BudgetServiceListOverridesType, _BudgetServiceRequestApprovalType, _BudgetServiceGetApprovalType, _BudgetServiceListApprovalsType, _BudgetServiceDecideApprovalType, _BudgetServiceCancelApprovalType, _BudgetServiceAdvanceApprovalType, _BudgetServiceCompleteApprovalType, _BudgetServiceGetApprovalPolicyType, _BudgetServiceSetApprovalPolicyType, _BudgetServicePauseType, _BudgetServiceResumeType, _BudgetServiceListPausesType, _BudgetServiceListAlertsType, _BudgetServiceAcknowledgeAlertType, _BudgetServiceCreateSubscriptionType, _BudgetServiceGetSubscriptionType, _BudgetServiceListSubscriptionsType, _BudgetServiceUpdateSubscriptionType, _BudgetServiceDeleteSubscriptionType, _BudgetServiceMatchSubscriptionsType, _BudgetServiceTestSubscriptionType, _BudgetServicePublishEventsType, _BudgetServiceListDeliveriesType, _BudgetServiceRedeliverDeliveriesType, _BudgetServiceTakeDeliveriesType, _BudgetServiceReportDeliveriesType, _BudgetServiceGetOrgSettingsType, _BudgetServiceUpdateOrgSettingsType, _BudgetServiceAuditType]):
     """Decides spends, keeps budgets, counters and reservations, and holds the funding leases it spends from."""
 
     @typing.overload
@@ -820,6 +917,30 @@ class BudgetServiceStub(typing.Generic[_BudgetServiceReserveType, _BudgetService
         grpc.UnaryUnaryMultiCallable[
             pursestrings.budget.v1.subscriptions_pb2.MatchSubscriptionsRequest,
             pursestrings.budget.v1.subscriptions_pb2.MatchSubscriptionsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.deliveries_pb2.TestSubscriptionRequest,
+            pursestrings.budget.v1.deliveries_pb2.TestSubscriptionResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.deliveries_pb2.PublishEventsRequest,
+            pursestrings.budget.v1.deliveries_pb2.PublishEventsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.deliveries_pb2.ListDeliveriesRequest,
+            pursestrings.budget.v1.deliveries_pb2.ListDeliveriesResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.deliveries_pb2.RedeliverDeliveriesRequest,
+            pursestrings.budget.v1.deliveries_pb2.RedeliverDeliveriesResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.deliveries_pb2.TakeDeliveriesRequest,
+            pursestrings.budget.v1.deliveries_pb2.TakeDeliveriesResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.deliveries_pb2.ReportDeliveriesRequest,
+            pursestrings.budget.v1.deliveries_pb2.ReportDeliveriesResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             pursestrings.budget.v1.budget_pb2.GetOrgSettingsRequest,
@@ -986,6 +1107,30 @@ class BudgetServiceStub(typing.Generic[_BudgetServiceReserveType, _BudgetService
             pursestrings.budget.v1.subscriptions_pb2.MatchSubscriptionsResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.deliveries_pb2.TestSubscriptionRequest,
+            pursestrings.budget.v1.deliveries_pb2.TestSubscriptionResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.deliveries_pb2.PublishEventsRequest,
+            pursestrings.budget.v1.deliveries_pb2.PublishEventsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.deliveries_pb2.ListDeliveriesRequest,
+            pursestrings.budget.v1.deliveries_pb2.ListDeliveriesResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.deliveries_pb2.RedeliverDeliveriesRequest,
+            pursestrings.budget.v1.deliveries_pb2.RedeliverDeliveriesResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.deliveries_pb2.TakeDeliveriesRequest,
+            pursestrings.budget.v1.deliveries_pb2.TakeDeliveriesResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.deliveries_pb2.ReportDeliveriesRequest,
+            pursestrings.budget.v1.deliveries_pb2.ReportDeliveriesResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             pursestrings.budget.v1.budget_pb2.GetOrgSettingsRequest,
             pursestrings.budget.v1.budget_pb2.GetOrgSettingsResponse,
         ],
@@ -1113,6 +1258,24 @@ class BudgetServiceStub(typing.Generic[_BudgetServiceReserveType, _BudgetService
 
     MatchSubscriptions: _BudgetServiceMatchSubscriptionsType
     """Who is to be told of an event, with the secrets. For the worker that delivers."""
+
+    TestSubscription: _BudgetServiceTestSubscriptionType
+    """Sends a test event to one subscription."""
+
+    PublishEvents: _BudgetServicePublishEventsType
+    """Tells subscriptions of what other services have seen, each event once by its key. For the suite's own services."""
+
+    ListDeliveries: _BudgetServiceListDeliveriesType
+    """What was sent to a subscription, what waits, and what was given up."""
+
+    RedeliverDeliveries: _BudgetServiceRedeliverDeliveriesType
+    """Sends deliveries again, dead or delivered."""
+
+    TakeDeliveries: _BudgetServiceTakeDeliveriesType
+    """What is to be sent now, in order. For the worker that delivers."""
+
+    ReportDeliveries: _BudgetServiceReportDeliveriesType
+    """What became of it. For the worker that delivers."""
 
     GetOrgSettings: _BudgetServiceGetOrgSettingsType
     """What holds for a whole organisation."""
@@ -1271,6 +1434,30 @@ BudgetServiceAsyncStub: typing_extensions.TypeAlias = BudgetServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.budget.v1.subscriptions_pb2.MatchSubscriptionsRequest,
         pursestrings.budget.v1.subscriptions_pb2.MatchSubscriptionsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.deliveries_pb2.TestSubscriptionRequest,
+        pursestrings.budget.v1.deliveries_pb2.TestSubscriptionResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.deliveries_pb2.PublishEventsRequest,
+        pursestrings.budget.v1.deliveries_pb2.PublishEventsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.deliveries_pb2.ListDeliveriesRequest,
+        pursestrings.budget.v1.deliveries_pb2.ListDeliveriesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.deliveries_pb2.RedeliverDeliveriesRequest,
+        pursestrings.budget.v1.deliveries_pb2.RedeliverDeliveriesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.deliveries_pb2.TakeDeliveriesRequest,
+        pursestrings.budget.v1.deliveries_pb2.TakeDeliveriesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.deliveries_pb2.ReportDeliveriesRequest,
+        pursestrings.budget.v1.deliveries_pb2.ReportDeliveriesResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.budget.v1.budget_pb2.GetOrgSettingsRequest,
@@ -1588,6 +1775,54 @@ class BudgetServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[pursestrings.budget.v1.subscriptions_pb2.MatchSubscriptionsResponse, collections.abc.Awaitable[pursestrings.budget.v1.subscriptions_pb2.MatchSubscriptionsResponse]]:
         """Who is to be told of an event, with the secrets. For the worker that delivers."""
+
+    @abc.abstractmethod
+    def TestSubscription(
+        self,
+        request: pursestrings.budget.v1.deliveries_pb2.TestSubscriptionRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.budget.v1.deliveries_pb2.TestSubscriptionResponse, collections.abc.Awaitable[pursestrings.budget.v1.deliveries_pb2.TestSubscriptionResponse]]:
+        """Sends a test event to one subscription."""
+
+    @abc.abstractmethod
+    def PublishEvents(
+        self,
+        request: pursestrings.budget.v1.deliveries_pb2.PublishEventsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.budget.v1.deliveries_pb2.PublishEventsResponse, collections.abc.Awaitable[pursestrings.budget.v1.deliveries_pb2.PublishEventsResponse]]:
+        """Tells subscriptions of what other services have seen, each event once by its key. For the suite's own services."""
+
+    @abc.abstractmethod
+    def ListDeliveries(
+        self,
+        request: pursestrings.budget.v1.deliveries_pb2.ListDeliveriesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.budget.v1.deliveries_pb2.ListDeliveriesResponse, collections.abc.Awaitable[pursestrings.budget.v1.deliveries_pb2.ListDeliveriesResponse]]:
+        """What was sent to a subscription, what waits, and what was given up."""
+
+    @abc.abstractmethod
+    def RedeliverDeliveries(
+        self,
+        request: pursestrings.budget.v1.deliveries_pb2.RedeliverDeliveriesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.budget.v1.deliveries_pb2.RedeliverDeliveriesResponse, collections.abc.Awaitable[pursestrings.budget.v1.deliveries_pb2.RedeliverDeliveriesResponse]]:
+        """Sends deliveries again, dead or delivered."""
+
+    @abc.abstractmethod
+    def TakeDeliveries(
+        self,
+        request: pursestrings.budget.v1.deliveries_pb2.TakeDeliveriesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.budget.v1.deliveries_pb2.TakeDeliveriesResponse, collections.abc.Awaitable[pursestrings.budget.v1.deliveries_pb2.TakeDeliveriesResponse]]:
+        """What is to be sent now, in order. For the worker that delivers."""
+
+    @abc.abstractmethod
+    def ReportDeliveries(
+        self,
+        request: pursestrings.budget.v1.deliveries_pb2.ReportDeliveriesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.budget.v1.deliveries_pb2.ReportDeliveriesResponse, collections.abc.Awaitable[pursestrings.budget.v1.deliveries_pb2.ReportDeliveriesResponse]]:
+        """What became of it. For the worker that delivers."""
 
     @abc.abstractmethod
     def GetOrgSettings(

@@ -26,41 +26,43 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*pursestrings/budget/v1/subscriptions.proto\x12\x16pursestrings.budget.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb0\x02\n\x0cSubscription\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x13\n\x0bwebhook_url\x18\x03 \x01(\t\x12\x0e\n\x06secret\x18\x04 \x01(\t\x12\x13\n\x0bsecret_hint\x18\x05 \x01(\t\x12\r\n\x05\x65mail\x18\x06 \x01(\t\x12\x31\n\x06\x65vents\x18\x07 \x03(\x0e\x32!.pursestrings.budget.v1.EventKind\x12\x10\n\x08\x64isabled\x18\x08 \x01(\x08\x12\x0c\n\x04\x65tag\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x97\x01\n\x19\x43reateSubscriptionRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x17\n\x0fsubscription_id\x18\x02 \x01(\t\x12:\n\x0csubscription\x18\x03 \x01(\x0b\x32$.pursestrings.budget.v1.Subscription\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"h\n\x1a\x43reateSubscriptionResponse\x12:\n\x0csubscription\x18\x01 \x01(\x0b\x32$.pursestrings.budget.v1.Subscription\x12\x0e\n\x06secret\x18\x02 \x01(\t\"&\n\x16GetSubscriptionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"U\n\x17GetSubscriptionResponse\x12:\n\x0csubscription\x18\x01 \x01(\x0b\x32$.pursestrings.budget.v1.Subscription\"n\n\x18ListSubscriptionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x1b\n\x13include_descendants\x18\x02 \x01(\x08\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"q\n\x19ListSubscriptionsResponse\x12;\n\rsubscriptions\x18\x01 \x03(\x0b\x32$.pursestrings.budget.v1.Subscription\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9f\x01\n\x19UpdateSubscriptionRequest\x12:\n\x0csubscription\x18\x01 \x01(\x0b\x32$.pursestrings.budget.v1.Subscription\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"h\n\x1aUpdateSubscriptionResponse\x12:\n\x0csubscription\x18\x01 \x01(\x0b\x32$.pursestrings.budget.v1.Subscription\x12\x0e\n\x06secret\x18\x02 \x01(\t\"7\n\x19\x44\x65leteSubscriptionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"\x1c\n\x1a\x44\x65leteSubscriptionResponse\"^\n\x19MatchSubscriptionsRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x30\n\x05\x65vent\x18\x02 \x01(\x0e\x32!.pursestrings.budget.v1.EventKind\"Z\n\x0e\x44\x65liveryTarget\x12\x14\n\x0csubscription\x18\x01 \x01(\t\x12\x13\n\x0bwebhook_url\x18\x02 \x01(\t\x12\x0e\n\x06secret\x18\x03 \x01(\t\x12\r\n\x05\x65mail\x18\x04 \x01(\t\"U\n\x1aMatchSubscriptionsResponse\x12\x37\n\x07targets\x18\x01 \x03(\x0b\x32&.pursestrings.budget.v1.DeliveryTarget*\xb7\x01\n\tEventKind\x12\x1a\n\x16\x45VENT_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45VENT_KIND_WARNING\x10\x01\x12\x17\n\x13\x45VENT_KIND_CRITICAL\x10\x02\x12\x17\n\x13\x45VENT_KIND_EXCEEDED\x10\x03\x12\x15\n\x11\x45VENT_KIND_PAUSED\x10\x04\x12\x16\n\x12\x45VENT_KIND_RESUMED\x10\x05\x12\x15\n\x11\x45VENT_KIND_NOTICE\x10\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*pursestrings/budget/v1/subscriptions.proto\x12\x16pursestrings.budget.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9d\x03\n\x0cSubscription\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x13\n\x0bwebhook_url\x18\x03 \x01(\t\x12\x0e\n\x06secret\x18\x04 \x01(\t\x12\x13\n\x0bsecret_hint\x18\x05 \x01(\t\x12\r\n\x05\x65mail\x18\x06 \x01(\t\x12\x31\n\x06\x65vents\x18\x07 \x03(\x0e\x32!.pursestrings.budget.v1.EventKind\x12\x10\n\x08\x64isabled\x18\x08 \x01(\x08\x12\x0c\n\x04\x65tag\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x07payload\x18\x0c \x01(\x0e\x32$.pursestrings.budget.v1.PayloadShape\x12\x1a\n\x12webhook_off_reason\x18\r \x01(\t\x12\x18\n\x10\x65mail_off_reason\x18\x0e \x01(\t\"\x97\x01\n\x19\x43reateSubscriptionRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x17\n\x0fsubscription_id\x18\x02 \x01(\t\x12:\n\x0csubscription\x18\x03 \x01(\x0b\x32$.pursestrings.budget.v1.Subscription\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"h\n\x1a\x43reateSubscriptionResponse\x12:\n\x0csubscription\x18\x01 \x01(\x0b\x32$.pursestrings.budget.v1.Subscription\x12\x0e\n\x06secret\x18\x02 \x01(\t\"&\n\x16GetSubscriptionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"U\n\x17GetSubscriptionResponse\x12:\n\x0csubscription\x18\x01 \x01(\x0b\x32$.pursestrings.budget.v1.Subscription\"n\n\x18ListSubscriptionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x1b\n\x13include_descendants\x18\x02 \x01(\x08\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"q\n\x19ListSubscriptionsResponse\x12;\n\rsubscriptions\x18\x01 \x03(\x0b\x32$.pursestrings.budget.v1.Subscription\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9f\x01\n\x19UpdateSubscriptionRequest\x12:\n\x0csubscription\x18\x01 \x01(\x0b\x32$.pursestrings.budget.v1.Subscription\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"h\n\x1aUpdateSubscriptionResponse\x12:\n\x0csubscription\x18\x01 \x01(\x0b\x32$.pursestrings.budget.v1.Subscription\x12\x0e\n\x06secret\x18\x02 \x01(\t\"7\n\x19\x44\x65leteSubscriptionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"\x1c\n\x1a\x44\x65leteSubscriptionResponse\"^\n\x19MatchSubscriptionsRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x30\n\x05\x65vent\x18\x02 \x01(\x0e\x32!.pursestrings.budget.v1.EventKind\"Z\n\x0e\x44\x65liveryTarget\x12\x14\n\x0csubscription\x18\x01 \x01(\t\x12\x13\n\x0bwebhook_url\x18\x02 \x01(\t\x12\x0e\n\x06secret\x18\x03 \x01(\t\x12\r\n\x05\x65mail\x18\x04 \x01(\t\"U\n\x1aMatchSubscriptionsResponse\x12\x37\n\x07targets\x18\x01 \x03(\x0b\x32&.pursestrings.budget.v1.DeliveryTarget*\x83\x02\n\tEventKind\x12\x1a\n\x16\x45VENT_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45VENT_KIND_WARNING\x10\x01\x12\x17\n\x13\x45VENT_KIND_CRITICAL\x10\x02\x12\x17\n\x13\x45VENT_KIND_EXCEEDED\x10\x03\x12\x15\n\x11\x45VENT_KIND_PAUSED\x10\x04\x12\x16\n\x12\x45VENT_KIND_RESUMED\x10\x05\x12\x15\n\x11\x45VENT_KIND_NOTICE\x10\x06\x12\x17\n\x13\x45VENT_KIND_APPROVAL\x10\x07\x12\x17\n\x13\x45VENT_KIND_RECHARGE\x10\x08\x12\x18\n\x14\x45VENT_KIND_STATEMENT\x10\t*a\n\x0cPayloadShape\x12\x1d\n\x19PAYLOAD_SHAPE_UNSPECIFIED\x10\x00\x12\x17\n\x13PAYLOAD_SHAPE_EVENT\x10\x01\x12\x19\n\x15PAYLOAD_SHAPE_WARNING\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pursestrings.budget.v1.subscriptions_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EVENTKIND']._serialized_start=1689
-  _globals['_EVENTKIND']._serialized_end=1872
+  _globals['_EVENTKIND']._serialized_start=1798
+  _globals['_EVENTKIND']._serialized_end=2057
+  _globals['_PAYLOADSHAPE']._serialized_start=2059
+  _globals['_PAYLOADSHAPE']._serialized_end=2156
   _globals['_SUBSCRIPTION']._serialized_start=138
-  _globals['_SUBSCRIPTION']._serialized_end=442
-  _globals['_CREATESUBSCRIPTIONREQUEST']._serialized_start=445
-  _globals['_CREATESUBSCRIPTIONREQUEST']._serialized_end=596
-  _globals['_CREATESUBSCRIPTIONRESPONSE']._serialized_start=598
-  _globals['_CREATESUBSCRIPTIONRESPONSE']._serialized_end=702
-  _globals['_GETSUBSCRIPTIONREQUEST']._serialized_start=704
-  _globals['_GETSUBSCRIPTIONREQUEST']._serialized_end=742
-  _globals['_GETSUBSCRIPTIONRESPONSE']._serialized_start=744
-  _globals['_GETSUBSCRIPTIONRESPONSE']._serialized_end=829
-  _globals['_LISTSUBSCRIPTIONSREQUEST']._serialized_start=831
-  _globals['_LISTSUBSCRIPTIONSREQUEST']._serialized_end=941
-  _globals['_LISTSUBSCRIPTIONSRESPONSE']._serialized_start=943
-  _globals['_LISTSUBSCRIPTIONSRESPONSE']._serialized_end=1056
-  _globals['_UPDATESUBSCRIPTIONREQUEST']._serialized_start=1059
-  _globals['_UPDATESUBSCRIPTIONREQUEST']._serialized_end=1218
-  _globals['_UPDATESUBSCRIPTIONRESPONSE']._serialized_start=1220
-  _globals['_UPDATESUBSCRIPTIONRESPONSE']._serialized_end=1324
-  _globals['_DELETESUBSCRIPTIONREQUEST']._serialized_start=1326
-  _globals['_DELETESUBSCRIPTIONREQUEST']._serialized_end=1381
-  _globals['_DELETESUBSCRIPTIONRESPONSE']._serialized_start=1383
-  _globals['_DELETESUBSCRIPTIONRESPONSE']._serialized_end=1411
-  _globals['_MATCHSUBSCRIPTIONSREQUEST']._serialized_start=1413
-  _globals['_MATCHSUBSCRIPTIONSREQUEST']._serialized_end=1507
-  _globals['_DELIVERYTARGET']._serialized_start=1509
-  _globals['_DELIVERYTARGET']._serialized_end=1599
-  _globals['_MATCHSUBSCRIPTIONSRESPONSE']._serialized_start=1601
-  _globals['_MATCHSUBSCRIPTIONSRESPONSE']._serialized_end=1686
+  _globals['_SUBSCRIPTION']._serialized_end=551
+  _globals['_CREATESUBSCRIPTIONREQUEST']._serialized_start=554
+  _globals['_CREATESUBSCRIPTIONREQUEST']._serialized_end=705
+  _globals['_CREATESUBSCRIPTIONRESPONSE']._serialized_start=707
+  _globals['_CREATESUBSCRIPTIONRESPONSE']._serialized_end=811
+  _globals['_GETSUBSCRIPTIONREQUEST']._serialized_start=813
+  _globals['_GETSUBSCRIPTIONREQUEST']._serialized_end=851
+  _globals['_GETSUBSCRIPTIONRESPONSE']._serialized_start=853
+  _globals['_GETSUBSCRIPTIONRESPONSE']._serialized_end=938
+  _globals['_LISTSUBSCRIPTIONSREQUEST']._serialized_start=940
+  _globals['_LISTSUBSCRIPTIONSREQUEST']._serialized_end=1050
+  _globals['_LISTSUBSCRIPTIONSRESPONSE']._serialized_start=1052
+  _globals['_LISTSUBSCRIPTIONSRESPONSE']._serialized_end=1165
+  _globals['_UPDATESUBSCRIPTIONREQUEST']._serialized_start=1168
+  _globals['_UPDATESUBSCRIPTIONREQUEST']._serialized_end=1327
+  _globals['_UPDATESUBSCRIPTIONRESPONSE']._serialized_start=1329
+  _globals['_UPDATESUBSCRIPTIONRESPONSE']._serialized_end=1433
+  _globals['_DELETESUBSCRIPTIONREQUEST']._serialized_start=1435
+  _globals['_DELETESUBSCRIPTIONREQUEST']._serialized_end=1490
+  _globals['_DELETESUBSCRIPTIONRESPONSE']._serialized_start=1492
+  _globals['_DELETESUBSCRIPTIONRESPONSE']._serialized_end=1520
+  _globals['_MATCHSUBSCRIPTIONSREQUEST']._serialized_start=1522
+  _globals['_MATCHSUBSCRIPTIONSREQUEST']._serialized_end=1616
+  _globals['_DELIVERYTARGET']._serialized_start=1618
+  _globals['_DELIVERYTARGET']._serialized_end=1708
+  _globals['_MATCHSUBSCRIPTIONSRESPONSE']._serialized_start=1710
+  _globals['_MATCHSUBSCRIPTIONSRESPONSE']._serialized_end=1795
 # @@protoc_insertion_point(module_scope)

@@ -41,6 +41,12 @@ class _EventKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     """A pause was ended by a person or by a raised limit."""
     EVENT_KIND_NOTICE: _EventKind.ValueType  # 6
     """Something else that a person should look at: use without a price, a lease in quarantine. Told to the organisation."""
+    EVENT_KIND_APPROVAL: _EventKind.ValueType  # 7
+    """A person is asked to approve something, is reminded, or it is decided."""
+    EVENT_KIND_RECHARGE: _EventKind.ValueType  # 8
+    """A recharge failed, needs a person, or reached a cap."""
+    EVENT_KIND_STATEMENT: _EventKind.ValueType  # 9
+    """A month's statement or report is there."""
 
 class EventKind(_EventKind, metaclass=_EventKindEnumTypeWrapper):
     """What can be told."""
@@ -59,7 +65,37 @@ EVENT_KIND_RESUMED: EventKind.ValueType  # 5
 """A pause was ended by a person or by a raised limit."""
 EVENT_KIND_NOTICE: EventKind.ValueType  # 6
 """Something else that a person should look at: use without a price, a lease in quarantine. Told to the organisation."""
+EVENT_KIND_APPROVAL: EventKind.ValueType  # 7
+"""A person is asked to approve something, is reminded, or it is decided."""
+EVENT_KIND_RECHARGE: EventKind.ValueType  # 8
+"""A recharge failed, needs a person, or reached a cap."""
+EVENT_KIND_STATEMENT: EventKind.ValueType  # 9
+"""A month's statement or report is there."""
 Global___EventKind: typing_extensions.TypeAlias = EventKind
+
+class _PayloadShape:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _PayloadShapeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_PayloadShape.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    PAYLOAD_SHAPE_UNSPECIFIED: _PayloadShape.ValueType  # 0
+    """Not said: EVENT."""
+    PAYLOAD_SHAPE_EVENT: _PayloadShape.ValueType  # 1
+    """An envelope with `type`, `timestamp` and `data`."""
+    PAYLOAD_SHAPE_WARNING: _PayloadShape.ValueType  # 2
+    """Flat, made for agents: `alert_type`, percent, remaining amount, time to depletion, what to do, top cost drivers."""
+
+class PayloadShape(_PayloadShape, metaclass=_PayloadShapeEnumTypeWrapper):
+    """What a webhook's body looks like."""
+
+PAYLOAD_SHAPE_UNSPECIFIED: PayloadShape.ValueType  # 0
+"""Not said: EVENT."""
+PAYLOAD_SHAPE_EVENT: PayloadShape.ValueType  # 1
+"""An envelope with `type`, `timestamp` and `data`."""
+PAYLOAD_SHAPE_WARNING: PayloadShape.ValueType  # 2
+"""Flat, made for agents: `alert_type`, percent, remaining amount, time to depletion, what to do, top cost drivers."""
+Global___PayloadShape: typing_extensions.TypeAlias = PayloadShape
 
 @typing.final
 class Subscription(google.protobuf.message.Message):
@@ -78,6 +114,9 @@ class Subscription(google.protobuf.message.Message):
     ETAG_FIELD_NUMBER: builtins.int
     CREATE_TIME_FIELD_NUMBER: builtins.int
     UPDATE_TIME_FIELD_NUMBER: builtins.int
+    PAYLOAD_FIELD_NUMBER: builtins.int
+    WEBHOOK_OFF_REASON_FIELD_NUMBER: builtins.int
+    EMAIL_OFF_REASON_FIELD_NUMBER: builtins.int
     name: builtins.str
     """`{subject}/subscriptions/{id}`."""
     display_name: builtins.str
@@ -96,6 +135,14 @@ class Subscription(google.protobuf.message.Message):
     """Nothing is sent while it is set."""
     etag: builtins.str
     """Changes with every update; give it back to update only what you have seen."""
+    payload: Global___PayloadShape.ValueType
+    """The body's shape. Unspecified: EVENT."""
+    webhook_off_reason: builtins.str
+    """Output only: why nothing is sent to the webhook, which failed for long or wants nothing. Empty: it is on. An update that
+    names `webhook_url`, the same one too, or `disabled` switches it on again.
+    """
+    email_off_reason: builtins.str
+    """Output only: why nothing is mailed. An update that names `email` or `disabled` switches it on again."""
     @property
     def events(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[Global___EventKind.ValueType]:
         """Which events. Empty: all."""
@@ -122,9 +169,12 @@ class Subscription(google.protobuf.message.Message):
         etag: builtins.str = ...,
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         update_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        payload: Global___PayloadShape.ValueType = ...,
+        webhook_off_reason: builtins.str = ...,
+        email_off_reason: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time", "update_time", b"update_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "disabled", b"disabled", "display_name", b"display_name", "email", b"email", "etag", b"etag", "events", b"events", "name", b"name", "secret", b"secret", "secret_hint", b"secret_hint", "update_time", b"update_time", "webhook_url", b"webhook_url"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "disabled", b"disabled", "display_name", b"display_name", "email", b"email", "email_off_reason", b"email_off_reason", "etag", b"etag", "events", b"events", "name", b"name", "payload", b"payload", "secret", b"secret", "secret_hint", b"secret_hint", "update_time", b"update_time", "webhook_off_reason", b"webhook_off_reason", "webhook_url", b"webhook_url"]) -> None: ...
 
 Global___Subscription: typing_extensions.TypeAlias = Subscription
 
@@ -296,7 +346,9 @@ class UpdateSubscriptionRequest(google.protobuf.message.Message):
 
     @property
     def update_mask(self) -> google.protobuf.field_mask_pb2.FieldMask:
-        """Which fields: display_name, webhook_url, secret, email, events, disabled. `secret` alone, empty, makes a new one."""
+        """Which fields: display_name, webhook_url, secret, email, events, disabled, payload. `secret` alone, empty, makes a new
+        one; for 24 h deliveries are signed with the old one too.
+        """
 
     def __init__(
         self,

@@ -37,6 +37,9 @@ class EventKind(IntEnum):
     PAUSED = 4
     RESUMED = 5
     NOTICE = 6
+    APPROVAL = 7
+    RECHARGE = 8
+    STATEMENT = 9
 
 
 @dataclass(slots=True, frozen=True)

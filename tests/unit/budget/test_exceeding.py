@@ -152,7 +152,7 @@ def made(loopback: bool = False, **fields: Any) -> rules.Subscription:
         ({"email": "a@b@example.com"}, "email"),
         ({"secret": "short"}, "secret"),
         ({"secret": "whsec_" + "A" * 28}, "secret"),
-        ({"events": (9,)}, "events"),
+        ({"events": (10,)}, "events"),
         ({"display_name": "x" * 129}, "display_name"),
     ],
 )
