@@ -11,7 +11,8 @@ import numpy as np
 
 from pursestrings.metering.v1 import analysis_pb2
 from services.kit import money, tokens, windows
-from services.kit.errors import PurseError, invalid
+from services.kit.auth import Identity, identity
+from services.kit.errors import PurseError, denied, invalid
 from services.kit.status import to_rpc_status
 from services.metering import wire
 from services.metering.domain import questions, unusual, usage
@@ -21,6 +22,8 @@ from services.metering.store import hourly, reports, runlog
 
 BATCH_MAX: Final = 500
 """The most forecasts a batch."""
+EXCLUDED_MAX: Final = 100
+"""The most subjects whose spend a forecast leaves out."""
 LOG_RANGE_MAX: Final = questions.EVENTS_RANGE_MAX
 
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -119,19 +122,17 @@ class AnalysisPart:
     async def _forecasts(
         self, requests: Sequence[analysis_pb2.ForecastRequest]
     ) -> list[analysis_pb2.ForecastResponse | PurseError]:
-        now = self._clock()
-        checked = [_checked(request) for request in requests]
+        now, who = self._clock(), identity()
+        checked = [_checked(request, who) for request in requests]
         by_org: dict[str, set[str]] = {}
         for org, request in zip(checked, requests, strict=True):
             if isinstance(org, str):
-                by_org.setdefault(org, set()).add(request.subject)
-        if len(by_org) > 1:
-            raise invalid("requests", "name subjects of several organisations; ask for one at a time")
+                by_org.setdefault(org, set()).update((request.subject, *request.excluded_subjects))
         span = Span(_whole_hour(now) - HISTORY_HOURS_MAX * _HOUR, _whole_hour(now))
         spent: hourly.Spent = {}
         async with reports.snapshot(self._pool) as connection:
-            for org, subjects in by_org.items():
-                spent = await hourly.spend(connection, org, sorted(subjects), span)
+            for org, subjects in sorted(by_org.items()):
+                spent |= await hourly.spend(connection, org, sorted(subjects), span)
         # Some milliseconds of arithmetic each, away from the loop that answers everyone.
         return await asyncio.to_thread(
             lambda: [
@@ -141,10 +142,15 @@ class AnalysisPart:
         )
 
 
-def _checked(request: analysis_pb2.ForecastRequest) -> str | PurseError:
+def _checked(request: analysis_pb2.ForecastRequest, caller: Identity) -> str | PurseError:
     """The organisation of a request, or why it is refused."""
     try:
         who = usage.parse_subject(request.subject, "subject")
+        if not caller.covers(who.name):
+            raise denied(f"the credential covers {caller.subject}, not {who.name}", "OUT_OF_SCOPE")
+        _check_excluded(who.name, request.excluded_subjects)
+        if not 0 <= request.peak_hours <= HORIZON_HOURS_MAX:
+            raise invalid("peak_hours", f"is {request.peak_hours}; use 1 to {HORIZON_HOURS_MAX}, or 0 not to ask")
         questions.check_zone(request.time_zone)
         if not 0 <= request.horizon_hours <= HORIZON_HOURS_MAX:
             raise invalid("horizon_hours", f"is {request.horizon_hours}; use 1 to {HORIZON_HOURS_MAX}, or 0 for 24")
@@ -160,14 +166,28 @@ def _checked(request: analysis_pb2.ForecastRequest) -> str | PurseError:
     return who.org
 
 
+def _check_excluded(subject: str, excluded: Sequence[str]) -> None:
+    if len(excluded) > EXCLUDED_MAX:
+        raise invalid("excluded_subjects", f"there are {len(excluded)}; use at most {EXCLUDED_MAX}")
+    for name in excluded:
+        if not usage.parse_subject(name, "excluded_subjects").name.startswith(f"{subject}/"):
+            raise invalid("excluded_subjects", f"{name} is not below {subject}")
+    # Else the spend of the lower one would be left out twice.
+    names = set(excluded)
+    for name in excluded:
+        parts = name.split("/")
+        if len(names) < len(excluded) or any("/".join(parts[:end]) in names for end in range(2, len(parts), 2)):
+            raise invalid("excluded_subjects", "name each once, and none below another")
+
+
 def _forecast(
     request: analysis_pb2.ForecastRequest, spent: hourly.Spent, span: Span, now: datetime
 ) -> analysis_pb2.ForecastResponse:
     currency = request.currency_code or _main_currency(request.subject, spent, span.end)
-    hours = spent.get((request.subject, currency), {})
     history = np.zeros(HISTORY_HOURS_MAX)
-    for hour, nanos in hours.items():
-        history[(hour - span.start) // _HOUR] = nanos
+    for sign, name in ((1, request.subject), *((-1, below) for below in request.excluded_subjects)):
+        for hour, nanos in spent.get((name, currency), {}).items():
+            history[(hour - span.start) // _HOUR] += sign * nanos
     zone = windows.zone_info(questions.check_zone(request.time_zone))
     local = span.end.astimezone(zone)
     # Counted back from now, in the zone's present offset: the season is about now.
@@ -191,6 +211,7 @@ def _forecast(
         history_hours=forecaster.hours,
         basis=basis,
         as_of_time=wire.timestamp_of(now),
+        peak_nanos=_nanos(forecaster.peak(request.peak_hours)) if request.peak_hours else 0,
     )
     if request.HasField("amount_nanos"):
         response.depletion.SetInParent()

@@ -378,6 +378,8 @@ class ForecastRequest(google.protobuf.message.Message):
     HORIZON_HOURS_FIELD_NUMBER: builtins.int
     AMOUNT_NANOS_FIELD_NUMBER: builtins.int
     TIME_ZONE_FIELD_NUMBER: builtins.int
+    EXCLUDED_SUBJECTS_FIELD_NUMBER: builtins.int
+    PEAK_HOURS_FIELD_NUMBER: builtins.int
     subject: builtins.str
     """Whose spend, descendants included."""
     currency_code: builtins.str
@@ -388,6 +390,12 @@ class ForecastRequest(google.protobuf.message.Message):
     """How long this much lasts is asked too, in nanos of the currency. Absent: it is not."""
     time_zone: builtins.str
     """IANA zone whose hours and weekends the spend follows. Empty: UTC."""
+    peak_hours: builtins.int
+    """The most that was ever spent in so many hours in a row is asked too, 1 to 720. 0: it is not."""
+    @property
+    def excluded_subjects(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Below the subject, whose spend is left out, descendants included; at most 100, none below another."""
+
     def __init__(
         self,
         *,
@@ -396,9 +404,11 @@ class ForecastRequest(google.protobuf.message.Message):
         horizon_hours: builtins.int = ...,
         amount_nanos: builtins.int | None = ...,
         time_zone: builtins.str = ...,
+        excluded_subjects: collections.abc.Iterable[builtins.str] | None = ...,
+        peak_hours: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_amount_nanos", b"_amount_nanos", "amount_nanos", b"amount_nanos"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_amount_nanos", b"_amount_nanos", "amount_nanos", b"amount_nanos", "currency_code", b"currency_code", "horizon_hours", b"horizon_hours", "subject", b"subject", "time_zone", b"time_zone"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_amount_nanos", b"_amount_nanos", "amount_nanos", b"amount_nanos", "currency_code", b"currency_code", "excluded_subjects", b"excluded_subjects", "horizon_hours", b"horizon_hours", "peak_hours", b"peak_hours", "subject", b"subject", "time_zone", b"time_zone"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_amount_nanos", b"_amount_nanos"]) -> typing.Literal["amount_nanos"] | None: ...
 
 Global___ForecastRequest: typing_extensions.TypeAlias = ForecastRequest
@@ -476,6 +486,7 @@ class ForecastResponse(google.protobuf.message.Message):
     HISTORY_HOURS_FIELD_NUMBER: builtins.int
     BASIS_FIELD_NUMBER: builtins.int
     AS_OF_TIME_FIELD_NUMBER: builtins.int
+    PEAK_NANOS_FIELD_NUMBER: builtins.int
     subject: builtins.str
     """Whose."""
     currency_code: builtins.str
@@ -486,6 +497,8 @@ class ForecastResponse(google.protobuf.message.Message):
     """How many hours of history there are, at most 1,344 (eight weeks)."""
     basis: Global___ForecastBasis.ValueType
     """What the forecast goes by."""
+    peak_nanos: builtins.int
+    """The most that was spent in `peak_hours` whole hours in a row, in nanos. 0: it was not asked, or nothing was spent."""
     @property
     def spend(self) -> Global___SpendQuantiles:
         """What is spent over them."""
@@ -509,9 +522,10 @@ class ForecastResponse(google.protobuf.message.Message):
         history_hours: builtins.int = ...,
         basis: Global___ForecastBasis.ValueType = ...,
         as_of_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        peak_nanos: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["as_of_time", b"as_of_time", "depletion", b"depletion", "spend", b"spend"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["as_of_time", b"as_of_time", "basis", b"basis", "currency_code", b"currency_code", "depletion", b"depletion", "history_hours", b"history_hours", "horizon_hours", b"horizon_hours", "spend", b"spend", "subject", b"subject"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["as_of_time", b"as_of_time", "basis", b"basis", "currency_code", b"currency_code", "depletion", b"depletion", "history_hours", b"history_hours", "horizon_hours", b"horizon_hours", "peak_nanos", b"peak_nanos", "spend", b"spend", "subject", b"subject"]) -> None: ...
 
 Global___ForecastResponse: typing_extensions.TypeAlias = ForecastResponse
 
@@ -524,7 +538,7 @@ class BatchForecastRequest(google.protobuf.message.Message):
     REQUESTS_FIELD_NUMBER: builtins.int
     @property
     def requests(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ForecastRequest]:
-        """1 to 500, of subjects of one organisation."""
+        """1 to 500. A subject outside the credential is refused by itself."""
 
     def __init__(
         self,

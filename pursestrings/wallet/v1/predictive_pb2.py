@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from pursestrings.type.v1 import type_pb2 as pursestrings_dot_type_dot_v1_dot_type__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'pursestrings/wallet/v1/predictive.proto\x12\x16pursestrings.wallet.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fpursestrings/type/v1/type.proto\"\x8a\x01\n\x12PredictiveSettings\x12\x1b\n\x13predict_hours_ahead\x18\x01 \x01(\x05\x12\x18\n\x10quantile_percent\x18\x02 \x01(\x05\x12\x11\n\tlead_time\x18\x03 \x01(\x08\x12*\n\x05\x66loor\x18\x04 \x01(\x0b\x32\x1b.pursestrings.type.v1.Money\"\xd1\x01\n\x10RechargeForecast\x12\x13\n\x0bspend_nanos\x18\x01 \x01(\x03\x12\x18\n\x10quantile_percent\x18\x02 \x01(\x05\x12\x13\n\x0bhours_ahead\x18\x03 \x01(\x05\x12\x32\n\x0e\x64\x65pletion_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nas_of_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rbalance_nanos\x18\x06 \x01(\x03\"l\n\x1eStartPredictiveRechargeRequest\x12\x0e\n\x06wallet\x18\x01 \x01(\t\x12:\n\x08\x66orecast\x18\x02 \x01(\x0b\x32(.pursestrings.wallet.v1.RechargeForecast\"v\n\x1fStartPredictiveRechargeResponse\x12\x10\n\x08recharge\x18\x01 \x01(\t\x12\x0f\n\x07\x62locked\x18\x02 \x01(\t\x12\x30\n\x0crecheck_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"R\n\x1cListPredictiveWalletsRequest\x12\x0b\n\x03org\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"\xa1\x01\n\x10PredictiveWallet\x12\x0e\n\x06wallet\x18\x01 \x01(\t\x12\x15\n\rcurrency_code\x18\x02 \x01(\t\x12\x11\n\ttime_zone\x18\x03 \x01(\t\x12\x15\n\rbalance_nanos\x18\x04 \x01(\x03\x12<\n\x08settings\x18\x05 \x01(\x0b\x32*.pursestrings.wallet.v1.PredictiveSettings\"s\n\x1dListPredictiveWalletsResponse\x12\x39\n\x07wallets\x18\x01 \x03(\x0b\x32(.pursestrings.wallet.v1.PredictiveWallet\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'pursestrings/wallet/v1/predictive.proto\x12\x16pursestrings.wallet.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fpursestrings/type/v1/type.proto\"\x8a\x01\n\x12PredictiveSettings\x12\x1b\n\x13predict_hours_ahead\x18\x01 \x01(\x05\x12\x18\n\x10quantile_percent\x18\x02 \x01(\x05\x12\x11\n\tlead_time\x18\x03 \x01(\x08\x12*\n\x05\x66loor\x18\x04 \x01(\x0b\x32\x1b.pursestrings.type.v1.Money\"\xa8\x02\n\x10RechargeForecast\x12\x13\n\x0bspend_nanos\x18\x01 \x01(\x03\x12\x18\n\x10quantile_percent\x18\x02 \x01(\x05\x12\x13\n\x0bhours_ahead\x18\x03 \x01(\x05\x12\x32\n\x0e\x64\x65pletion_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nas_of_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rbalance_nanos\x18\x06 \x01(\x03\x12\x1a\n\rhistory_hours\x18\x07 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\npeak_nanos\x18\x08 \x01(\x03\x12\x13\n\x0b\x66loor_nanos\x18\t \x01(\x03\x42\x10\n\x0e_history_hours\"l\n\x1eStartPredictiveRechargeRequest\x12\x0e\n\x06wallet\x18\x01 \x01(\t\x12:\n\x08\x66orecast\x18\x02 \x01(\x0b\x32(.pursestrings.wallet.v1.RechargeForecast\"v\n\x1fStartPredictiveRechargeResponse\x12\x10\n\x08recharge\x18\x01 \x01(\t\x12\x0f\n\x07\x62locked\x18\x02 \x01(\t\x12\x30\n\x0crecheck_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"q\n\x1cListPredictiveWalletsRequest\x12\x0b\n\x03org\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\r\n\x05shard\x18\x04 \x01(\x05\x12\x0e\n\x06shards\x18\x05 \x01(\x05\"\xf0\x01\n\x10PredictiveWallet\x12\x0e\n\x06wallet\x18\x01 \x01(\t\x12\x15\n\rcurrency_code\x18\x02 \x01(\t\x12\x11\n\ttime_zone\x18\x03 \x01(\t\x12\x15\n\rbalance_nanos\x18\x04 \x01(\x03\x12<\n\x08settings\x18\x05 \x01(\x0b\x32*.pursestrings.wallet.v1.PredictiveSettings\x12\x1c\n\x14recharge_delay_p99_s\x18\x06 \x01(\x03\x12\x14\n\x0c\x63harge_nanos\x18\x07 \x01(\x03\x12\x19\n\x11\x65xcluded_subjects\x18\x08 \x03(\t\"s\n\x1dListPredictiveWalletsResponse\x12\x39\n\x07wallets\x18\x01 \x03(\x0b\x32(.pursestrings.wallet.v1.PredictiveWallet\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,15 +36,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREDICTIVESETTINGS']._serialized_start=134
   _globals['_PREDICTIVESETTINGS']._serialized_end=272
   _globals['_RECHARGEFORECAST']._serialized_start=275
-  _globals['_RECHARGEFORECAST']._serialized_end=484
-  _globals['_STARTPREDICTIVERECHARGEREQUEST']._serialized_start=486
-  _globals['_STARTPREDICTIVERECHARGEREQUEST']._serialized_end=594
-  _globals['_STARTPREDICTIVERECHARGERESPONSE']._serialized_start=596
-  _globals['_STARTPREDICTIVERECHARGERESPONSE']._serialized_end=714
-  _globals['_LISTPREDICTIVEWALLETSREQUEST']._serialized_start=716
-  _globals['_LISTPREDICTIVEWALLETSREQUEST']._serialized_end=798
-  _globals['_PREDICTIVEWALLET']._serialized_start=801
-  _globals['_PREDICTIVEWALLET']._serialized_end=962
-  _globals['_LISTPREDICTIVEWALLETSRESPONSE']._serialized_start=964
-  _globals['_LISTPREDICTIVEWALLETSRESPONSE']._serialized_end=1079
+  _globals['_RECHARGEFORECAST']._serialized_end=571
+  _globals['_STARTPREDICTIVERECHARGEREQUEST']._serialized_start=573
+  _globals['_STARTPREDICTIVERECHARGEREQUEST']._serialized_end=681
+  _globals['_STARTPREDICTIVERECHARGERESPONSE']._serialized_start=683
+  _globals['_STARTPREDICTIVERECHARGERESPONSE']._serialized_end=801
+  _globals['_LISTPREDICTIVEWALLETSREQUEST']._serialized_start=803
+  _globals['_LISTPREDICTIVEWALLETSREQUEST']._serialized_end=916
+  _globals['_PREDICTIVEWALLET']._serialized_start=919
+  _globals['_PREDICTIVEWALLET']._serialized_end=1159
+  _globals['_LISTPREDICTIVEWALLETSRESPONSE']._serialized_start=1161
+  _globals['_LISTPREDICTIVEWALLETSRESPONSE']._serialized_end=1276
 # @@protoc_insertion_point(module_scope)

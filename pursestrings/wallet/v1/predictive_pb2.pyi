@@ -33,12 +33,16 @@ class PredictiveSettings(google.protobuf.message.Message):
     predict_hours_ahead: builtins.int
     """How many hours ahead are looked at, 1 to 720. 0: 24."""
     quantile_percent: builtins.int
-    """The quantile of the forecast that must be covered, in percent: 50, 90 or 99. 0: 90."""
+    """The quantile of the forecast that must be covered, in percent: 50, 90 or 99. 0: 90, and 99 with `lead_time`."""
     lead_time: builtins.bool
-    """Look only as far ahead as a recharge takes (its measured delay and one hour), at most `predict_hours_ahead`."""
+    """Look only as far ahead as a recharge takes (its measured delay and one hour), at most `predict_hours_ahead`; and
+    cover half as much again as was ever spent in so many hours as a recharge takes.
+    """
     @property
     def floor(self) -> pursestrings.type.v1.type_pb2.Money:
-        """What must be left: below this it recharges whatever the forecast is. Absent: nothing."""
+        """What must be left: below this it recharges whatever the forecast is. Absent: nothing, but in the first week of
+        spend, half of a recharge.
+        """
 
     def __init__(
         self,
@@ -65,6 +69,9 @@ class RechargeForecast(google.protobuf.message.Message):
     DEPLETION_TIME_FIELD_NUMBER: builtins.int
     AS_OF_TIME_FIELD_NUMBER: builtins.int
     BALANCE_NANOS_FIELD_NUMBER: builtins.int
+    HISTORY_HOURS_FIELD_NUMBER: builtins.int
+    PEAK_NANOS_FIELD_NUMBER: builtins.int
+    FLOOR_NANOS_FIELD_NUMBER: builtins.int
     spend_nanos: builtins.int
     """What is spent over the hours ahead at the quantile, in nano-units."""
     quantile_percent: builtins.int
@@ -73,6 +80,16 @@ class RechargeForecast(google.protobuf.message.Message):
     """Over how many hours, 1 to 720."""
     balance_nanos: builtins.int
     """The balance when the recharge was started, in nano-units. Ignored where it is asked."""
+    history_hours: builtins.int
+    """How many hours of spend the forecast goes by. With fewer than 168, half of a recharge must be left where the policy
+    has no floor. Absent: enough. Not told of a recharge.
+    """
+    peak_nanos: builtins.int
+    """The most that was ever spent in as many hours as a recharge takes, in nano-units; half as much again must be
+    covered. 0: nothing of the kind.
+    """
+    floor_nanos: builtins.int
+    """What must be left, in nano-units. Ignored where it is asked."""
     @property
     def depletion_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When the balance is used up at the quantile. Absent: not within what the forecast covers."""
@@ -90,9 +107,13 @@ class RechargeForecast(google.protobuf.message.Message):
         depletion_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         as_of_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         balance_nanos: builtins.int = ...,
+        history_hours: builtins.int | None = ...,
+        peak_nanos: builtins.int = ...,
+        floor_nanos: builtins.int = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["as_of_time", b"as_of_time", "depletion_time", b"depletion_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["as_of_time", b"as_of_time", "balance_nanos", b"balance_nanos", "depletion_time", b"depletion_time", "hours_ahead", b"hours_ahead", "quantile_percent", b"quantile_percent", "spend_nanos", b"spend_nanos"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_history_hours", b"_history_hours", "as_of_time", b"as_of_time", "depletion_time", b"depletion_time", "history_hours", b"history_hours"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_history_hours", b"_history_hours", "as_of_time", b"as_of_time", "balance_nanos", b"balance_nanos", "depletion_time", b"depletion_time", "floor_nanos", b"floor_nanos", "history_hours", b"history_hours", "hours_ahead", b"hours_ahead", "peak_nanos", b"peak_nanos", "quantile_percent", b"quantile_percent", "spend_nanos", b"spend_nanos"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_history_hours", b"_history_hours"]) -> typing.Literal["history_hours"] | None: ...
 
 Global___RechargeForecast: typing_extensions.TypeAlias = RechargeForecast
 
@@ -161,20 +182,28 @@ class ListPredictiveWalletsRequest(google.protobuf.message.Message):
     ORG_FIELD_NUMBER: builtins.int
     PAGE_SIZE_FIELD_NUMBER: builtins.int
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    SHARD_FIELD_NUMBER: builtins.int
+    SHARDS_FIELD_NUMBER: builtins.int
     org: builtins.str
     """`orgs/{id}`. Empty: of all organisations."""
     page_size: builtins.int
     """Wallets a page, 1 to 1,000. 0: 100."""
     page_token: builtins.str
     """The `next_page_token` of the page before."""
+    shard: builtins.int
+    """Which part of the wallets, 0 to `shards` - 1. A wallet stays in its part for as long as `shards` is the same."""
+    shards: builtins.int
+    """Into how many parts the wallets are divided by their names, 1 to 1,024. 0: 1, so all of them."""
     def __init__(
         self,
         *,
         org: builtins.str = ...,
         page_size: builtins.int = ...,
         page_token: builtins.str = ...,
+        shard: builtins.int = ...,
+        shards: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["org", b"org", "page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["org", b"org", "page_size", b"page_size", "page_token", b"page_token", "shard", b"shard", "shards", b"shards"]) -> None: ...
 
 Global___ListPredictiveWalletsRequest: typing_extensions.TypeAlias = ListPredictiveWalletsRequest
 
@@ -189,6 +218,9 @@ class PredictiveWallet(google.protobuf.message.Message):
     TIME_ZONE_FIELD_NUMBER: builtins.int
     BALANCE_NANOS_FIELD_NUMBER: builtins.int
     SETTINGS_FIELD_NUMBER: builtins.int
+    RECHARGE_DELAY_P99_S_FIELD_NUMBER: builtins.int
+    CHARGE_NANOS_FIELD_NUMBER: builtins.int
+    EXCLUDED_SUBJECTS_FIELD_NUMBER: builtins.int
     wallet: builtins.str
     """`{subject}/wallets/{id}`."""
     currency_code: builtins.str
@@ -197,9 +229,19 @@ class PredictiveWallet(google.protobuf.message.Message):
     """Its IANA zone."""
     balance_nanos: builtins.int
     """Its balance, in nano-units."""
+    recharge_delay_p99_s: builtins.int
+    """How long its recharges took from their start to the money, in seconds: the 99 % quantile of the latest 100 that
+    succeeded in 90 days. At least an hour where there were fewer than 10.
+    """
+    charge_nanos: builtins.int
+    """What a recharge charges when the wallet is empty, in nano-units."""
     @property
     def settings(self) -> Global___PredictiveSettings:
         """What the policy goes by."""
+
+    @property
+    def excluded_subjects(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Subjects below the wallet's whose spend another wallet pays for; the nearest ones, at most 100."""
 
     def __init__(
         self,
@@ -209,9 +251,12 @@ class PredictiveWallet(google.protobuf.message.Message):
         time_zone: builtins.str = ...,
         balance_nanos: builtins.int = ...,
         settings: Global___PredictiveSettings | None = ...,
+        recharge_delay_p99_s: builtins.int = ...,
+        charge_nanos: builtins.int = ...,
+        excluded_subjects: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["settings", b"settings"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["balance_nanos", b"balance_nanos", "currency_code", b"currency_code", "settings", b"settings", "time_zone", b"time_zone", "wallet", b"wallet"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["balance_nanos", b"balance_nanos", "charge_nanos", b"charge_nanos", "currency_code", b"currency_code", "excluded_subjects", b"excluded_subjects", "recharge_delay_p99_s", b"recharge_delay_p99_s", "settings", b"settings", "time_zone", b"time_zone", "wallet", b"wallet"]) -> None: ...
 
 Global___PredictiveWallet: typing_extensions.TypeAlias = PredictiveWallet
 

@@ -92,6 +92,12 @@ class Forecaster:
         low, middle, high = np.maximum.accumulate(np.maximum(found, 0.0)) * self._unit
         return Spend(float(low), float(middle), float(high))
 
+    def peak(self, hours: int) -> float:
+        """The most that was ever spent in so many hours in a row; in all of them where there are fewer."""
+        if not self.hours:
+            return 0.0
+        return float(_window(self._y, hours).max()) * self._unit
+
     def hours_until(self, amount: float, quantile: float) -> int | None:
         """After how many hours spend at a quantile reaches an amount; None: not within the furthest horizon.
 
@@ -119,9 +125,7 @@ class Forecaster:
             short = [_short(self._y[:origin], horizon, _Z[q]) for q in QUANTILES]
             return [point + max(0.0, wide - short[0]) for wide in short]
         errors = self._sums[origins + horizon] - self._sums[origins] - points[origins]
-        # Errors grow with the level: one made at another level is brought to the present one, half-way.
-        scale = np.sqrt((point + 0.1) / (points[origins] + 0.1))
-        errors = errors * np.clip(scale, 0.25, 4.0)
+        errors = _at_level(errors, points[origins], point)
         weights = 0.5 ** ((origin - horizon - origins) / _HALF_LIFE_HOURS) * self._likeness(origins, origin, horizon)
         # Errors of overlapping sums are nearly one error: what counts is how many sums fit in side by side.
         effective = float(weights.sum() ** 2 / (weights**2).sum()) / max(1.0, horizon / 12.0)
@@ -220,6 +224,17 @@ class _Seasons:
         ratio = (_window(self._y, _DAY) + floor) / (_window(fitted, _DAY) + floor)
         level = np.clip(ratio**_LEVEL_POWER, 1 / _LEVEL_MAX, _LEVEL_MAX)
         return np.concatenate(([0.5], weight)), level
+
+
+def _at_level(errors: Array, points: Array, point: float) -> Array:
+    """Errors of forecasts at other levels, brought half-way to the present one, as they grow with the level.
+
+    Upwards only as far as an error was within its forecast: what nobody saw coming has nothing to do with the level.
+    """
+    scale = np.clip(np.sqrt((point + 0.1) / (points + 0.1)), 0.25, 4.0)
+    sizes = np.abs(errors)
+    grown = np.sign(errors) * np.maximum(sizes, np.minimum(sizes, points) * scale)
+    return np.asarray(np.where(scale > 1, grown, errors * scale), dtype=np.float64)
 
 
 def _ewma(y: Array, slots: Ints, count: int, alpha: float) -> Array:

@@ -35,6 +35,7 @@ _STATES: Final = {
 
 _HOURS_AHEAD: Final = 24
 _QUANTILE_PERCENT: Final = 90
+_LEAD_TIME_QUANTILE_PERCENT: Final = 99
 
 
 def recharge_key(name: str, field: str) -> tuple[str, str]:
@@ -74,8 +75,9 @@ def checked_policy(message: pb.RechargePolicy, currency: str) -> Policy:
             )
         asked = message.predictive
         threshold = _amount(asked, "floor")
+        usual = _LEAD_TIME_QUANTILE_PERCENT if asked.lead_time else _QUANTILE_PERCENT
         predictive = Predictive(
-            asked.predict_hours_ahead or _HOURS_AHEAD, asked.quantile_percent or _QUANTILE_PERCENT, asked.lead_time
+            asked.predict_hours_ahead or _HOURS_AHEAD, asked.quantile_percent or usual, asked.lead_time
         )
     elif message.HasField("predictive"):
         raise invalid("policy.predictive", "set mode to PREDICTIVE, or leave it out", "BAD_RECHARGE_POLICY")
@@ -135,7 +137,7 @@ def policy_message(known: Facts) -> pb.RechargePolicy:
         amounts["threshold"] = policy.threshold_nanos
     else:
         message.mode = pb.RECHARGE_MODE_PREDICTIVE
-        message.predictive.CopyFrom(settings_message(policy.predictive, policy.threshold_nanos, known.currency))
+        message.predictive.CopyFrom(settings_message(policy, known.currency))
     for field, nanos in amounts.items():
         if nanos is not None:
             getattr(message, field).CopyFrom(_money(nanos, known.currency))
@@ -144,8 +146,10 @@ def policy_message(known: Facts) -> pb.RechargePolicy:
     return message
 
 
-def settings_message(predictive: Predictive, floor_nanos: int, currency: str) -> predictive_pb2.PredictiveSettings:
+def settings_message(policy: Policy, currency: str) -> predictive_pb2.PredictiveSettings:
     """What a policy by forecast goes by, for the wire."""
+    predictive, floor_nanos = policy.predictive, policy.threshold_nanos
+    assert predictive is not None, "asked of a policy by forecast"
     return predictive_pb2.PredictiveSettings(
         predict_hours_ahead=predictive.hours_ahead,
         quantile_percent=predictive.quantile_percent,
@@ -164,6 +168,12 @@ def asked_forecast(message: predictive_pb2.RechargeForecast) -> Forecast:
         raise invalid("forecast.quantile_percent", f"is {message.quantile_percent}; say 50, 90 or 99")
     if not 1 <= message.hours_ahead <= rules.MAX_HOURS_AHEAD:
         raise invalid("forecast.hours_ahead", f"is {message.hours_ahead}; say 1 to {rules.MAX_HOURS_AHEAD}")
+    if not 0 <= message.peak_nanos <= MAX_NANOS // 2:
+        raise invalid(
+            "forecast.peak_nanos", f"must be 0 to {MAX_NANOS // 2}: the most that was spent in a row of hours"
+        )
+    if message.history_hours < 0:
+        raise invalid("forecast.history_hours", "must be 0 or more: how many hours the forecast goes by")
     depletes_at = message.depletion_time.ToDatetime(tzinfo=UTC) if message.HasField("depletion_time") else None
     return Forecast(
         message.spend_nanos,
@@ -171,6 +181,7 @@ def asked_forecast(message: predictive_pb2.RechargeForecast) -> Forecast:
         message.hours_ahead,
         message.as_of_time.ToDatetime(tzinfo=UTC),
         depletes_at,
+        peak_nanos=message.peak_nanos,
     )
 
 
@@ -182,6 +193,8 @@ def _forecast_message(forecast: Forecast) -> predictive_pb2.RechargeForecast:
         depletion_time=timestamp(forecast.depletes_at) if forecast.depletes_at else None,
         as_of_time=timestamp(forecast.as_of),
         balance_nanos=forecast.balance_nanos,
+        peak_nanos=forecast.peak_nanos,
+        floor_nanos=forecast.floor_nanos,
     )
 
 

@@ -115,3 +115,39 @@ async def test_burn_and_forecast(metering: Metering) -> None:
     assert idle.forecast.basis == analysis_pb2.FORECAST_BASIS_NOTHING
     assert idle.forecast.spend.p99_nanos == 0
     assert "horizon_hours" in wrong.error.message
+
+
+async def test_a_batch_of_forecasts_refuses_item_by_item(metering: Metering) -> None:
+    team, other = f"{ORG}/teams/support", "orgs/other"
+    await record_all(metering.stub_for(), [call(n, timedelta(hours=n, minutes=1), nanos=DOLLAR) for n in range(3)])
+    ask = analysis_pb2.ForecastRequest
+    requests = [ask(subject=team), ask(subject=other), ask(subject="teams/x"), ask(subject=f"{team}/agents/a")]
+    batch = analysis_pb2.BatchForecastRequest(requests=requests)
+    answers = (await metering.stub_for(team, "auditor").BatchForecast(batch)).results
+    assert [answer.WhichOneof("result") for answer in answers] == ["forecast", "error", "error", "forecast"]
+    assert "the credential covers" in answers[1].error.message
+    # One who covers all asks for subjects of any organisations.
+    answers = (await metering.stub_for().BatchForecast(batch)).results
+    assert [answer.WhichOneof("result") for answer in answers] == ["forecast", "forecast", "error", "forecast"]
+    assert answers[0].forecast.spend.p50_nanos > 0
+    assert answers[1].forecast.spend.p99_nanos == 0
+
+
+async def test_what_others_pay_for_is_left_out_of_a_forecast(metering: Metering) -> None:
+    events = [call(n, timedelta(hours=n % 4 + 1, minutes=1), nanos=n * DOLLAR) for n in range(1, 9)]
+    await record_all(metering.stub_for(), events)
+    whole = await metering.stub_for().Forecast(analysis_pb2.ForecastRequest(subject=ORG, peak_hours=1))
+    assert whole.peak_nanos == 12 * DOLLAR
+    assert (
+        await metering.stub_for().Forecast(analysis_pb2.ForecastRequest(subject=ORG, peak_hours=2))
+    ).peak_nanos == 18 * DOLLAR
+    names = [f"{ORG}/teams/support"]
+    rest = await metering.stub_for().Forecast(analysis_pb2.ForecastRequest(subject=ORG, excluded_subjects=names))
+    assert (rest.spend.p99_nanos, rest.history_hours, rest.peak_nanos) == (0, 0, 0)
+    below = await metering.stub_for().Forecast(
+        analysis_pb2.ForecastRequest(subject=names[0], excluded_subjects=[f"{names[0]}/agents/none"])
+    )
+    assert below.spend == whole.spend
+    for wrong in (["orgs/other/teams/x"], [ORG], [names[0], names[0]], [names[0], f"{names[0]}/agents/a"]):
+        request = analysis_pb2.ForecastRequest(subject=ORG, excluded_subjects=wrong)
+        assert (await refusal_of(metering.stub_for().Forecast(request))).field == "excluded_subjects"

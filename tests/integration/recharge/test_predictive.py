@@ -129,3 +129,74 @@ async def test_a_forecast_that_does_not_fit_is_refused(rig: Rig) -> None:
         assert (await refusal(ask(rig, said))).reason == reason
     await rig.policy()
     assert (await refusal(ask(rig, forecast(9)))).reason == "POLICY_NOT_PREDICTIVE"
+
+
+async def listed(rig: Rig, **fields: Any) -> list[predictive.PredictiveWallet]:
+    found: list[predictive.PredictiveWallet] = []
+    request = predictive.ListPredictiveWalletsRequest(org=f"orgs/{rig.org}", page_size=2, **fields)
+    while True:
+        page = await rig.stub.ListPredictiveWallets(request)
+        found += page.wallets
+        request.page_token = page.next_page_token
+        if not page.next_page_token:
+            return found
+
+
+async def test_wallets_are_divided_by_their_names(rig: Rig) -> None:
+    names = [await rig.create_wallet(f"s{n}") for n in range(12)]
+    for name in names:
+        await by_forecast(rig, wallet=name)
+    parts = [[one.wallet for one in await listed(rig, shard=n, shards=3)] for n in range(3)]
+    assert sorted(name for part in parts for name in part) == sorted(names)
+    assert sum(bool(part) for part in parts) > 1
+    assert [[one.wallet for one in await listed(rig, shard=n, shards=3)] for n in range(3)] == parts
+    for shard, shards in ((3, 3), (-1, 3), (0, 1025)):
+        assert (await refusal(listed(rig, shard=shard, shards=shards))).reason == "INVALID_ARGUMENT"
+
+
+async def test_a_wallet_tells_how_long_its_recharges_take_and_who_pays_for_themselves(rig: Rig) -> None:
+    await rig.card()
+    await by_forecast(rig, max_count_per_month=20, predictive=predictive.PredictiveSettings(lead_time=True))
+    for place, currency in (("teams/a", "USD"), ("teams/a/agents/x", "USD"), ("teams/b", "EUR")):
+        wallet = pb.Wallet(currency_code=currency)
+        parent = f"orgs/{rig.org}/{place}"
+        await rig.stub.CreateWallet(
+            pb.CreateWalletRequest(parent=parent, wallet_id="own", wallet=wallet, request_id=rig.request_id())
+        )
+    (new,) = await listed(rig)
+    assert (new.recharge_delay_p99_s, new.charge_nanos, new.settings.quantile_percent) == (3600, 20 * USD, 99)
+    assert list(new.excluded_subjects) == [f"orgs/{rig.org}/teams/a"]
+    for _ in range(10):
+        said = forecast(10_000, quantile_percent=99)
+        assert (await pay(rig, (await ask(rig, said)).recharge)).state == SUCCEEDED
+    await rig.sql.execute("UPDATE recharges SET ended_at = created_at + interval '90.5 s'")
+    await rig.sql.execute("UPDATE recharges SET ended_at = created_at + interval '7 min 0.1 s' WHERE number = 3")
+    (known,) = await listed(rig)
+    assert known.recharge_delay_p99_s == 421
+    await rig.sql.execute("UPDATE recharges SET created_at = created_at - interval '91 days' WHERE number = 3")
+    assert (await listed(rig))[0].recharge_delay_p99_s == 3600
+
+
+async def test_half_a_recharge_is_left_in_the_first_week(rig: Rig) -> None:
+    await rig.card()
+    await rig.grant(11)
+    await by_forecast(rig, predictive=predictive.PredictiveSettings())
+    assert (await ask(rig, forecast(0.99, history_hours=167))).blocked == "ENOUGH"
+    assert (await ask(rig, forecast(1, history_hours=168))).blocked == "ENOUGH"
+    one = await rig.recharge((await ask(rig, forecast(1, history_hours=167))).recharge)
+    assert one.forecast.floor_nanos == 10 * USD
+    assert one.reason.endswith("; 10.00 USD must be left")
+    assert (await rig.authorize(one.name)).verdict == pb.ATTEMPT_VERDICT_CHARGE
+
+
+async def test_the_largest_burst_is_covered_and_half_as_much_again(rig: Rig) -> None:
+    await rig.card()
+    await rig.grant(9)
+    await by_forecast(rig, predictive=predictive.PredictiveSettings(lead_time=True))
+    said: dict[str, Any] = {"quantile_percent": 99, "hours_ahead": 2}
+    assert (await ask(rig, forecast(1, **said, peak_nanos=6 * USD - 2))).blocked == "ENOUGH"
+    one = await rig.recharge((await ask(rig, forecast(1, **said, peak_nanos=6 * USD))).recharge)
+    assert (one.forecast.spend_nanos, one.forecast.peak_nanos) == (USD, 6 * USD)
+    assert one.reason.startswith("9.00 USD may be spent while a recharge is on its way")
+    assert (await rig.authorize(one.name)).verdict == pb.ATTEMPT_VERDICT_CHARGE
+    assert (await refusal(ask(rig, forecast(1, **said, peak_nanos=-1)))).reason == "INVALID_ARGUMENT"

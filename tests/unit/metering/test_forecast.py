@@ -83,6 +83,23 @@ def test_time_to_depletion_is_earlier_for_less_money_and_more_certainty() -> Non
     assert forecaster.spend(large).p50 >= 300 * DOLLAR > forecaster.spend(large - 1).p50
 
 
+def test_a_first_batch_is_not_taken_for_a_thousand() -> None:
+    """What nobody saw coming is no reason to expect more of it than there was."""
+    y = np.full(9 * 24, 0.2)
+    y[2 * 24 + 2 : 2 * 24 + 6] = 20.0
+    found = Forecaster(y, 0).spend_at(9 * 24 - 12, 24)
+
+    assert found.p50 > 20
+    assert found.p99 < 3 * 84
+
+
+def test_the_peak_is_the_most_in_a_row() -> None:
+    y = np.array([0.0, 0.0, 3.0, 1.0, 4.0, 1.0, 5.0])
+
+    assert [Forecaster(y, 0).peak(hours) for hours in (1, 2, 3, 50)] == pytest.approx([5, 6, 10, 14])
+    assert Forecaster(np.zeros(9), 0).peak(3) == 0.0
+
+
 def test_the_back_test_holds_its_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """A quick cut of `make prove-metering`."""
     monkeypatch.setattr(proof, "_SEEDS", (1,))

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
-from services.kit import money, windows
+from services.kit import money, prediction, windows
 
 MAX_COUNT: Final = 1_000
 """The most recharges a month that a policy can allow."""
@@ -132,6 +132,7 @@ class Forecast:
         depletes_at: When the balance is used up; None where the forecast does not reach so far.
         balance_nanos: When the recharge was started.
         floor_nanos: What must be left.
+        peak_nanos: The most ever spent while a recharge was on its way; 0: the policy does not go by lead time.
     """
 
     spend_nanos: int
@@ -141,10 +142,16 @@ class Forecast:
     depletes_at: datetime | None = None
     balance_nanos: int = 0
     floor_nanos: int = 0
+    peak_nanos: int = 0
+
+    @property
+    def cover_nanos(self) -> int:
+        """What the balance must exceed, besides what must be left of it."""
+        return prediction.to_cover(self.spend_nanos, self.peak_nanos)
 
     def reaches(self, balance_nanos: int) -> bool:
-        """Whether the spend that it expects leaves no more than the floor."""
-        return self.spend_nanos > 0 and balance_nanos - self.floor_nanos <= self.spend_nanos
+        """Whether what it says is to be covered leaves no more than what must be left."""
+        return balance_nanos <= prediction.due_at(self.floor_nanos, self.cover_nanos)
 
 
 def check(draft: Draft, currency: str) -> Policy:

@@ -91,8 +91,8 @@ _START = """
 INSERT INTO recharges
     (org, name, wallet, currency, amount_nanos, amount_minor, named_month, number, month, reason, created_at, check_at,
      forecast_spend_nanos, forecast_percent, forecast_hours, forecast_at, forecast_depletes_at,
-     forecast_balance_nanos, forecast_floor_nanos)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $7, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
+     forecast_balance_nanos, forecast_floor_nanos, forecast_peak_nanos)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $7, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
 """
 _RECHECK = "UPDATE recharge_policies SET check_at = $3 WHERE org = $1 AND wallet = $2 AND check_at > $3"
 _SWEPT = "UPDATE recharge_policies SET check_at = $3 WHERE org = $1 AND wallet = $2"
@@ -193,7 +193,7 @@ async def facts(
 
 
 def _facts(row: asyncpg.Record, now: datetime) -> Facts:
-    policy = None if row["enabled"] is None else _policy(row)
+    policy = None if row["enabled"] is None else policy_of(row)
     last = None if row["month"] is None else (row["month"], row["zone"])
     month = rules.month_in_force(last, row["time_zone"], now)
     counts = last is not None and last[0] == month.key
@@ -217,7 +217,8 @@ def _facts(row: asyncpg.Record, now: datetime) -> Facts:
     )
 
 
-def _policy(row: asyncpg.Record) -> Policy:
+def policy_of(row: asyncpg.Record) -> Policy:
+    """The policy in a row of the policies' columns."""
     predictive = None
     if row["hours_ahead"] is not None:
         predictive = Predictive(row["hours_ahead"], row["quantile_percent"], row["lead_time"])
@@ -324,12 +325,13 @@ def _reason(known: Facts, policy: Policy, forecast: Forecast | None) -> str:
         what = "threshold" if policy.predictive is None else "floor"
         level = money.format_nanos(policy.threshold_nanos, known.currency)
         return f"the balance of {balance} is below the {what} of {level}"
-    spend = money.format_nanos(forecast.spend_nanos, known.currency)
+    cover = money.format_nanos(forecast.cover_nanos, known.currency)
+    within = f"within {forecast.hours_ahead} h (p{forecast.quantile_percent})"
+    if forecast.cover_nanos > forecast.spend_nanos:
+        within = "while a recharge is on its way, as much as ever was and half as much again,"
     ends = f", which is used up by {forecast.depletes_at:%Y-%m-%d %H:%M} UTC" if forecast.depletes_at else ""
-    return (
-        f"{spend} may be spent within {forecast.hours_ahead} h (p{forecast.quantile_percent}) "
-        f"of the balance of {balance}{ends}"
-    )
+    leave = f"; {money.format_nanos(forecast.floor_nanos, known.currency)} must be left" if forecast.floor_nanos else ""
+    return f"{cover} may be spent {within} of the balance of {balance}{ends}{leave}"
 
 
 def start_message(wallet: str, amount_nanos: int, currency: str, reason: str, created_at: datetime) -> bytes:

@@ -17,12 +17,12 @@ _COLUMNS = """
 r.org, r.name, r.wallet, r.state, r.currency, r.amount_nanos, r.amount_minor, r.named_month, r.number, r.month,
 r.reason, r.failure_reason, r.problem, r.received_nanos, r.grant_name, r.version, r.created_at, r.ended_at,
 r.forecast_spend_nanos, r.forecast_percent, r.forecast_hours, r.forecast_at, r.forecast_depletes_at,
-r.forecast_balance_nanos, r.forecast_floor_nanos
+r.forecast_balance_nanos, r.forecast_floor_nanos, coalesce(r.forecast_peak_nanos, 0) AS forecast_peak_nanos
 """
 # In the order of a forecast's fields.
 _FORECAST = [
     *("forecast_spend_nanos", "forecast_percent", "forecast_hours", "forecast_at", "forecast_depletes_at"),
-    *("forecast_balance_nanos", "forecast_floor_nanos"),
+    *("forecast_balance_nanos", "forecast_floor_nanos", "forecast_peak_nanos"),
 ]
 _GET = "SELECT" + _COLUMNS + "FROM recharges r WHERE r.org = $1 AND r.name = ANY($2::text[])"
 _LOCK = "SELECT" + _COLUMNS + "FROM recharges r WHERE r.org = $1 AND r.name = $2 FOR UPDATE"
