@@ -1,30 +1,21 @@
 """The recharge workflow's activities: the wallet service by gRPC, Stripe by its SDK. All may run twice."""
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator
-from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-import grpc
 from temporalio import activity
-from temporalio.exceptions import ApplicationError
 
 from pursestrings.wallet.v1 import wallet_pb2 as pb
 from services.kit import money
-from services.kit.errors import Code, PurseError
-from services.kit.status import from_rpc_error
+from services.kit.errors import PurseError
 from services.wallet.recharge.stripe import REFUSED, NewIntent, Stripe
 from workflows.recharge import types
 from workflows.recharge.types import Confirm, Created, Decision, GiveUp, Report, Snapshot, Verdict
+from workflows.working import working
 
 if TYPE_CHECKING:
     from pursestrings.wallet.v1.wallet_pb2_grpc import WalletServiceAsyncStub
 
 _RPC_TIMEOUT_S: Final = 25.0
-_HEARTBEAT_S: Final = 1.0
-# The same call can never succeed; everything else may, once something is reachable, free or configured again.
-_FINAL: Final = frozenset({Code.INVALID_ARGUMENT, Code.NOT_FOUND, Code.FAILED_PRECONDITION, Code.UNIMPLEMENTED})
 _VERDICTS: Final = {
     pb.ATTEMPT_VERDICT_CHARGE: Verdict.CHARGE,
     pb.ATTEMPT_VERDICT_OBSERVE: Verdict.OBSERVE,
@@ -50,7 +41,7 @@ class RechargeActivities:
     @activity.defn(name=types.AUTHORIZE)
     async def authorize(self, recharge: str) -> Decision:
         """Asks whether to charge now. A charge is stored before the answer, and asked for again it is the same one."""
-        async with _working():
+        async with working():
             answer = await self._wallet.AuthorizeAttempt(
                 pb.AuthorizeAttemptRequest(recharge=recharge), timeout=_RPC_TIMEOUT_S
             )
@@ -70,7 +61,7 @@ class RechargeActivities:
             amount_minor=decision.amount_minor,
             currency=decision.currency,
         )
-        async with _working():
+        async with working():
             try:
                 intent = await self._stripe.create_intent(new, decision.create_key)
             except PurseError as error:
@@ -82,14 +73,14 @@ class RechargeActivities:
     @activity.defn(name=types.CONFIRM)
     async def confirm(self, ask: Confirm) -> str:
         """Charges off-session; returns the code of a refusal, empty where there was none."""
-        async with _working():
+        async with working():
             answer = await self._stripe.confirm(ask.payment_intent, ask.payment_method, ask.key)
         return answer.code
 
     @activity.defn(name=types.REPORT)
     async def report(self, report: Report) -> Snapshot:
         """Tells the wallet what an attempt made; the wallet asks Stripe itself."""
-        async with _working():
+        async with working():
             answer = await self._wallet.ReportAttempt(
                 pb.ReportAttemptRequest(
                     recharge=report.recharge,
@@ -105,37 +96,12 @@ class RechargeActivities:
     @activity.defn(name=types.GIVE_UP)
     async def give_up(self, ask: GiveUp) -> Snapshot:
         """Lets the wallet cancel at Stripe and fail the recharge."""
-        async with _working():
+        async with working():
             answer = await self._wallet.FailRecharge(
                 pb.FailRechargeRequest(recharge=ask.recharge, reason=ask.reason, advised=ask.advised),
                 timeout=_RPC_TIMEOUT_S,
             )
         return _snapshot(answer.recharge)
-
-
-@contextlib.asynccontextmanager
-async def _working() -> AsyncIterator[None]:
-    """Tells Temporal that the work goes on, so that a worker that was killed is noticed; translates errors."""
-    beating = asyncio.create_task(_beat())
-    try:
-        yield
-    except grpc.aio.AioRpcError as error:
-        raise _application_error(from_rpc_error(error)) from None
-    except PurseError as error:
-        raise _application_error(error) from None
-    finally:
-        beating.cancel()
-
-
-async def _beat() -> None:
-    while True:
-        activity.heartbeat()
-        await asyncio.sleep(_HEARTBEAT_S)
-
-
-def _application_error(error: PurseError) -> ApplicationError:
-    wait = None if error.retry_after_s is None else timedelta(seconds=error.retry_after_s)
-    return ApplicationError(error.message, type=error.reason, non_retryable=error.code in _FINAL, next_retry_delay=wait)
 
 
 def _decision(answer: pb.AuthorizeAttemptResponse) -> Decision:
