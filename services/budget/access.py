@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from services.kit.auth import Rule, by_field, by_items, by_name, by_org, rule
+from services.kit.auth import Rule, any_org, by_field, by_items, by_name, by_org, rule
 
 _SERVICE: Final = "/pursestrings.budget.v1.BudgetService"
 _SPENDERS: Final = ("agent", "operator", "service")
@@ -79,6 +79,10 @@ ACCESS: Final[Mapping[str, Rule]] = {
     f"{_SERVICE}/ReportDeliveries": rule(by_name("subscription", "subscriptions"), "service"),
     f"{_SERVICE}/GetOrgSettings": rule(by_org(), *_READERS),
     f"{_SERVICE}/UpdateOrgSettings": rule(by_org("settings.org"), *_OPERATORS),
+    f"{_SERVICE}/ListMonthZones": rule(any_org(), "service"),
+    f"{_SERVICE}/ListOpenMonths": rule(any_org(), "service"),
+    f"{_SERVICE}/GetMonthReport": rule(by_org(), *_READERS),
+    f"{_SERVICE}/CloseMonth": rule(by_org("month.org"), "service"),
     f"{_SERVICE}/Audit": rule(by_org(), "auditor", "service"),
 }
 """A method without a row is refused."""

@@ -16,6 +16,7 @@ from services.budget.definitions import Definitions
 from services.budget.domain import policy
 from services.budget.domain.model import Answer, Applied, ApplyItem, Item
 from services.budget.funding import Funding
+from services.budget.months.service import MonthMethods
 from services.budget.notify.publish import Publisher
 from services.budget.notify.service import NotifyMethods
 from services.budget.paused import Paused
@@ -38,7 +39,7 @@ _RELAY_CHARS_MAX: Final = 63
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class BudgetService(ApprovalMethods, LimitMethods, ReservationMethods, PolicyMethods, NotifyMethods):
+class BudgetService(ApprovalMethods, LimitMethods, MonthMethods, ReservationMethods, PolicyMethods, NotifyMethods):
     """Every method of the contract.
 
     Args:
@@ -67,6 +68,7 @@ class BudgetService(ApprovalMethods, LimitMethods, ReservationMethods, PolicyMet
         funding_wait_s: float,
     ) -> None:
         LimitMethods.__init__(self, pool)
+        MonthMethods.__init__(self, pool)
         ReservationMethods.__init__(self, pool, commit)
         self._decisions = decisions
         self._definitions = definitions

@@ -42,6 +42,8 @@ ACCESS: Final[Mapping[str, Rule]] = {
     f"{_SERVICE}/ListDisputes": rule(by_name("wallet", "wallets"), *_BOOKKEEPERS),
     f"{_SERVICE}/GetStatement": rule(by_name("wallet", "wallets"), *_BOOKKEEPERS),
     f"{_SERVICE}/Reconcile": rule(_wallet_or_org, *_BOOKKEEPERS),
+    f"{_SERVICE}/ListMonthZones": rule(any_org(), "service"),
+    f"{_SERVICE}/ListConcerns": rule(by_org("org"), *_BOOKKEEPERS),
     f"{_SERVICE}/ListTransactions": rule(by_name("wallet", "wallets"), *_BOOKKEEPERS),
     f"{_SERVICE}/TrialBalance": rule(by_org("org"), *_BOOKKEEPERS),
     # A lease is between services: it moves money that calls of any subject may spend.

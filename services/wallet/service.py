@@ -24,6 +24,7 @@ from services.wallet.refunds.disputes import Disputes
 from services.wallet.refunds.refunds import Refunds
 from services.wallet.refunds.service import RefundMethods
 from services.wallet.refunds.stripe import MoneyBack
+from services.wallet.reports.service import ReportMethods
 from services.wallet.statements.service import StatementMethods
 from services.wallet.store import reads, wallets
 from services.wallet.store.wallets import WalletRow
@@ -284,7 +285,12 @@ class LedgerMethods:
 
 
 class WalletService(
-    LedgerMethods, RechargeMethods, RefundMethods, StatementMethods, wallet_pb2_grpc.WalletServiceServicer
+    LedgerMethods,
+    RechargeMethods,
+    RefundMethods,
+    ReportMethods,
+    StatementMethods,
+    wallet_pb2_grpc.WalletServiceServicer,
 ):
     """The whole `pursestrings.wallet.v1.WalletService`.
 

@@ -6,6 +6,7 @@ import warnings
 from pursestrings.budget.v1 import approvals_pb2 as pursestrings_dot_budget_dot_v1_dot_approvals__pb2
 from pursestrings.budget.v1 import budget_pb2 as pursestrings_dot_budget_dot_v1_dot_budget__pb2
 from pursestrings.budget.v1 import deliveries_pb2 as pursestrings_dot_budget_dot_v1_dot_deliveries__pb2
+from pursestrings.budget.v1 import months_pb2 as pursestrings_dot_budget_dot_v1_dot_months__pb2
 from pursestrings.budget.v1 import pauses_pb2 as pursestrings_dot_budget_dot_v1_dot_pauses__pb2
 from pursestrings.budget.v1 import subscriptions_pb2 as pursestrings_dot_budget_dot_v1_dot_subscriptions__pb2
 
@@ -263,6 +264,26 @@ class BudgetServiceStub(object):
                 '/pursestrings.budget.v1.BudgetService/UpdateOrgSettings',
                 request_serializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.UpdateOrgSettingsRequest.SerializeToString,
                 response_deserializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.UpdateOrgSettingsResponse.FromString,
+                _registered_method=True)
+        self.ListMonthZones = channel.unary_unary(
+                '/pursestrings.budget.v1.BudgetService/ListMonthZones',
+                request_serializer=pursestrings_dot_budget_dot_v1_dot_months__pb2.ListMonthZonesRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_budget_dot_v1_dot_months__pb2.ListMonthZonesResponse.FromString,
+                _registered_method=True)
+        self.ListOpenMonths = channel.unary_unary(
+                '/pursestrings.budget.v1.BudgetService/ListOpenMonths',
+                request_serializer=pursestrings_dot_budget_dot_v1_dot_months__pb2.ListOpenMonthsRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_budget_dot_v1_dot_months__pb2.ListOpenMonthsResponse.FromString,
+                _registered_method=True)
+        self.GetMonthReport = channel.unary_unary(
+                '/pursestrings.budget.v1.BudgetService/GetMonthReport',
+                request_serializer=pursestrings_dot_budget_dot_v1_dot_months__pb2.GetMonthReportRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_budget_dot_v1_dot_months__pb2.GetMonthReportResponse.FromString,
+                _registered_method=True)
+        self.CloseMonth = channel.unary_unary(
+                '/pursestrings.budget.v1.BudgetService/CloseMonth',
+                request_serializer=pursestrings_dot_budget_dot_v1_dot_months__pb2.CloseMonthRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_budget_dot_v1_dot_months__pb2.CloseMonthResponse.FromString,
                 _registered_method=True)
         self.Audit = channel.unary_unary(
                 '/pursestrings.budget.v1.BudgetService/Audit',
@@ -592,6 +613,34 @@ class BudgetServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListMonthZones(self, request, context):
+        """Lists in which zones the months of organisations end, for the worker that closes them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListOpenMonths(self, request, context):
+        """Says which of some months nobody has been told of yet.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetMonthReport(self, request, context):
+        """Reports what became of budgets with the end of a month.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CloseMonth(self, request, context):
+        """Tells people of a month that is over, once: the event `month.closed`. Nothing else depends on it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Audit(self, request, context):
         """Verifies the service's own books in one snapshot, and gives the totals that other services compare with.
         """
@@ -826,6 +875,26 @@ def add_BudgetServiceServicer_to_server(servicer, server):
                     servicer.UpdateOrgSettings,
                     request_deserializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.UpdateOrgSettingsRequest.FromString,
                     response_serializer=pursestrings_dot_budget_dot_v1_dot_budget__pb2.UpdateOrgSettingsResponse.SerializeToString,
+            ),
+            'ListMonthZones': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListMonthZones,
+                    request_deserializer=pursestrings_dot_budget_dot_v1_dot_months__pb2.ListMonthZonesRequest.FromString,
+                    response_serializer=pursestrings_dot_budget_dot_v1_dot_months__pb2.ListMonthZonesResponse.SerializeToString,
+            ),
+            'ListOpenMonths': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOpenMonths,
+                    request_deserializer=pursestrings_dot_budget_dot_v1_dot_months__pb2.ListOpenMonthsRequest.FromString,
+                    response_serializer=pursestrings_dot_budget_dot_v1_dot_months__pb2.ListOpenMonthsResponse.SerializeToString,
+            ),
+            'GetMonthReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetMonthReport,
+                    request_deserializer=pursestrings_dot_budget_dot_v1_dot_months__pb2.GetMonthReportRequest.FromString,
+                    response_serializer=pursestrings_dot_budget_dot_v1_dot_months__pb2.GetMonthReportResponse.SerializeToString,
+            ),
+            'CloseMonth': grpc.unary_unary_rpc_method_handler(
+                    servicer.CloseMonth,
+                    request_deserializer=pursestrings_dot_budget_dot_v1_dot_months__pb2.CloseMonthRequest.FromString,
+                    response_serializer=pursestrings_dot_budget_dot_v1_dot_months__pb2.CloseMonthResponse.SerializeToString,
             ),
             'Audit': grpc.unary_unary_rpc_method_handler(
                     servicer.Audit,
@@ -2049,6 +2118,114 @@ class BudgetService(object):
             '/pursestrings.budget.v1.BudgetService/UpdateOrgSettings',
             pursestrings_dot_budget_dot_v1_dot_budget__pb2.UpdateOrgSettingsRequest.SerializeToString,
             pursestrings_dot_budget_dot_v1_dot_budget__pb2.UpdateOrgSettingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListMonthZones(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.budget.v1.BudgetService/ListMonthZones',
+            pursestrings_dot_budget_dot_v1_dot_months__pb2.ListMonthZonesRequest.SerializeToString,
+            pursestrings_dot_budget_dot_v1_dot_months__pb2.ListMonthZonesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListOpenMonths(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.budget.v1.BudgetService/ListOpenMonths',
+            pursestrings_dot_budget_dot_v1_dot_months__pb2.ListOpenMonthsRequest.SerializeToString,
+            pursestrings_dot_budget_dot_v1_dot_months__pb2.ListOpenMonthsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetMonthReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.budget.v1.BudgetService/GetMonthReport',
+            pursestrings_dot_budget_dot_v1_dot_months__pb2.GetMonthReportRequest.SerializeToString,
+            pursestrings_dot_budget_dot_v1_dot_months__pb2.GetMonthReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CloseMonth(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.budget.v1.BudgetService/CloseMonth',
+            pursestrings_dot_budget_dot_v1_dot_months__pb2.CloseMonthRequest.SerializeToString,
+            pursestrings_dot_budget_dot_v1_dot_months__pb2.CloseMonthResponse.FromString,
             options,
             channel_credentials,
             insecure,

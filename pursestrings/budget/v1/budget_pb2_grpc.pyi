@@ -10,6 +10,7 @@ import grpc.aio
 import pursestrings.budget.v1.approvals_pb2
 import pursestrings.budget.v1.budget_pb2
 import pursestrings.budget.v1.deliveries_pb2
+import pursestrings.budget.v1.months_pb2
 import pursestrings.budget.v1.pauses_pb2
 import pursestrings.budget.v1.subscriptions_pb2
 import sys
@@ -749,6 +750,70 @@ _BudgetServiceUpdateOrgSettingsType = typing_extensions.TypeVar(
     ],
 )
 
+_BudgetServiceListMonthZonesType = typing_extensions.TypeVar(
+    '_BudgetServiceListMonthZonesType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.months_pb2.ListMonthZonesRequest,
+        pursestrings.budget.v1.months_pb2.ListMonthZonesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.months_pb2.ListMonthZonesRequest,
+        pursestrings.budget.v1.months_pb2.ListMonthZonesResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.months_pb2.ListMonthZonesRequest,
+        pursestrings.budget.v1.months_pb2.ListMonthZonesResponse,
+    ],
+)
+
+_BudgetServiceListOpenMonthsType = typing_extensions.TypeVar(
+    '_BudgetServiceListOpenMonthsType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.months_pb2.ListOpenMonthsRequest,
+        pursestrings.budget.v1.months_pb2.ListOpenMonthsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.months_pb2.ListOpenMonthsRequest,
+        pursestrings.budget.v1.months_pb2.ListOpenMonthsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.months_pb2.ListOpenMonthsRequest,
+        pursestrings.budget.v1.months_pb2.ListOpenMonthsResponse,
+    ],
+)
+
+_BudgetServiceGetMonthReportType = typing_extensions.TypeVar(
+    '_BudgetServiceGetMonthReportType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.months_pb2.GetMonthReportRequest,
+        pursestrings.budget.v1.months_pb2.GetMonthReportResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.months_pb2.GetMonthReportRequest,
+        pursestrings.budget.v1.months_pb2.GetMonthReportResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.months_pb2.GetMonthReportRequest,
+        pursestrings.budget.v1.months_pb2.GetMonthReportResponse,
+    ],
+)
+
+_BudgetServiceCloseMonthType = typing_extensions.TypeVar(
+    '_BudgetServiceCloseMonthType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.months_pb2.CloseMonthRequest,
+        pursestrings.budget.v1.months_pb2.CloseMonthResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.months_pb2.CloseMonthRequest,
+        pursestrings.budget.v1.months_pb2.CloseMonthResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.months_pb2.CloseMonthRequest,
+        pursestrings.budget.v1.months_pb2.CloseMonthResponse,
+    ],
+)
+
 _BudgetServiceAuditType = typing_extensions.TypeVar(
     '_BudgetServiceAuditType',
     grpc.UnaryUnaryMultiCallable[
@@ -765,7 +830,7 @@ _BudgetServiceAuditType = typing_extensions.TypeVar(
     ],
 )
 
-class BudgetServiceStub(typing.Generic[_BudgetServiceReserveType, _BudgetServiceBatchReserveType, _BudgetServiceReleaseType, _BudgetServiceGetReservationType, _BudgetServiceExtendReservationType, _BudgetServiceListReservationsType, _BudgetServiceApplyUsageType, _BudgetServiceCreateBudgetType, _BudgetServiceGetBudgetType, _BudgetServiceListBudgetsType, _BudgetServiceUpdateBudgetType, _BudgetServiceDeleteBudgetType, _BudgetServiceGetBudgetStatusType, _BudgetServiceListBudgetStatusesType, _BudgetServiceAllocateType, _BudgetServiceGrantOverrideType, _BudgetServiceListOverridesType, _BudgetServiceRequestApprovalType, _BudgetServiceGetApprovalType, _BudgetServiceListApprovalsType, _BudgetServiceDecideApprovalType, _BudgetServiceCancelApprovalType, _BudgetServiceAdvanceApprovalType, _BudgetServiceCompleteApprovalType, _BudgetServiceGetApprovalPolicyType, _BudgetServiceSetApprovalPolicyType, _BudgetServicePauseType, _BudgetServiceResumeType, _BudgetServiceListPausesType, _BudgetServiceListAlertsType, _BudgetServiceAcknowledgeAlertType, _BudgetServiceCreateSubscriptionType, _BudgetServiceGetSubscriptionType, _BudgetServiceListSubscriptionsType, _BudgetServiceUpdateSubscriptionType, _BudgetServiceDeleteSubscriptionType, _BudgetServiceMatchSubscriptionsType, _BudgetServiceTestSubscriptionType, _BudgetServicePublishEventsType, _BudgetServiceListDeliveriesType, _BudgetServiceRedeliverDeliveriesType, _BudgetServiceTakeDeliveriesType, _BudgetServiceReportDeliveriesType, _BudgetServiceGetOrgSettingsType, _BudgetServiceUpdateOrgSettingsType, _BudgetServiceAuditType]):
+class BudgetServiceStub(typing.Generic[_BudgetServiceReserveType, _BudgetServiceBatchReserveType, _BudgetServiceReleaseType, _BudgetServiceGetReservationType, _BudgetServiceExtendReservationType, _BudgetServiceListReservationsType, _BudgetServiceApplyUsageType, _BudgetServiceCreateBudgetType, _BudgetServiceGetBudgetType, _BudgetServiceListBudgetsType, _BudgetServiceUpdateBudgetType, _BudgetServiceDeleteBudgetType, _BudgetServiceGetBudgetStatusType, _BudgetServiceListBudgetStatusesType, _BudgetServiceAllocateType, _BudgetServiceGrantOverrideType, _BudgetServiceListOverridesType, _BudgetServiceRequestApprovalType, _BudgetServiceGetApprovalType, _BudgetServiceListApprovalsType, _BudgetServiceDecideApprovalType, _BudgetServiceCancelApprovalType, _BudgetServiceAdvanceApprovalType, _BudgetServiceCompleteApprovalType, _BudgetServiceGetApprovalPolicyType, _BudgetServiceSetApprovalPolicyType, _BudgetServicePauseType, _BudgetServiceResumeType, _BudgetServiceListPausesType, _BudgetServiceListAlertsType, _BudgetServiceAcknowledgeAlertType, _BudgetServiceCreateSubscriptionType, _BudgetServiceGetSubscriptionType, _BudgetServiceListSubscriptionsType, _BudgetServiceUpdateSubscriptionType, _BudgetServiceDeleteSubscriptionType, _BudgetServiceMatchSubscriptionsType, _BudgetServiceTestSubscriptionType, _BudgetServicePublishEventsType, _BudgetServiceListDeliveriesType, _BudgetServiceRedeliverDeliveriesType, _BudgetServiceTakeDeliveriesType, _BudgetServiceReportDeliveriesType, _BudgetServiceGetOrgSettingsType, _BudgetServiceUpdateOrgSettingsType, _BudgetServiceListMonthZonesType, _BudgetServiceListOpenMonthsType, _BudgetServiceGetMonthReportType, _BudgetServiceCloseMonthType, _BudgetServiceAuditType]):
     """Decides spends, keeps budgets, counters and reservations, and holds the funding leases it spends from."""
 
     @typing.overload
@@ -949,6 +1014,22 @@ class BudgetServiceStub(typing.Generic[_BudgetServiceReserveType, _BudgetService
         grpc.UnaryUnaryMultiCallable[
             pursestrings.budget.v1.budget_pb2.UpdateOrgSettingsRequest,
             pursestrings.budget.v1.budget_pb2.UpdateOrgSettingsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.months_pb2.ListMonthZonesRequest,
+            pursestrings.budget.v1.months_pb2.ListMonthZonesResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.months_pb2.ListOpenMonthsRequest,
+            pursestrings.budget.v1.months_pb2.ListOpenMonthsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.months_pb2.GetMonthReportRequest,
+            pursestrings.budget.v1.months_pb2.GetMonthReportResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.months_pb2.CloseMonthRequest,
+            pursestrings.budget.v1.months_pb2.CloseMonthResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             pursestrings.budget.v1.budget_pb2.AuditRequest,
@@ -1139,6 +1220,22 @@ class BudgetServiceStub(typing.Generic[_BudgetServiceReserveType, _BudgetService
             pursestrings.budget.v1.budget_pb2.UpdateOrgSettingsResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.months_pb2.ListMonthZonesRequest,
+            pursestrings.budget.v1.months_pb2.ListMonthZonesResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.months_pb2.ListOpenMonthsRequest,
+            pursestrings.budget.v1.months_pb2.ListOpenMonthsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.months_pb2.GetMonthReportRequest,
+            pursestrings.budget.v1.months_pb2.GetMonthReportResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.budget.v1.months_pb2.CloseMonthRequest,
+            pursestrings.budget.v1.months_pb2.CloseMonthResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             pursestrings.budget.v1.budget_pb2.AuditRequest,
             pursestrings.budget.v1.budget_pb2.AuditResponse,
         ],
@@ -1282,6 +1379,18 @@ class BudgetServiceStub(typing.Generic[_BudgetServiceReserveType, _BudgetService
 
     UpdateOrgSettings: _BudgetServiceUpdateOrgSettingsType
     """Changes the fields named in the mask."""
+
+    ListMonthZones: _BudgetServiceListMonthZonesType
+    """Lists in which zones the months of organisations end, for the worker that closes them."""
+
+    ListOpenMonths: _BudgetServiceListOpenMonthsType
+    """Says which of some months nobody has been told of yet."""
+
+    GetMonthReport: _BudgetServiceGetMonthReportType
+    """Reports what became of budgets with the end of a month."""
+
+    CloseMonth: _BudgetServiceCloseMonthType
+    """Tells people of a month that is over, once: the event `month.closed`. Nothing else depends on it."""
 
     Audit: _BudgetServiceAuditType
     """Verifies the service's own books in one snapshot, and gives the totals that other services compare with."""
@@ -1466,6 +1575,22 @@ BudgetServiceAsyncStub: typing_extensions.TypeAlias = BudgetServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.budget.v1.budget_pb2.UpdateOrgSettingsRequest,
         pursestrings.budget.v1.budget_pb2.UpdateOrgSettingsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.months_pb2.ListMonthZonesRequest,
+        pursestrings.budget.v1.months_pb2.ListMonthZonesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.months_pb2.ListOpenMonthsRequest,
+        pursestrings.budget.v1.months_pb2.ListOpenMonthsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.months_pb2.GetMonthReportRequest,
+        pursestrings.budget.v1.months_pb2.GetMonthReportResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.budget.v1.months_pb2.CloseMonthRequest,
+        pursestrings.budget.v1.months_pb2.CloseMonthResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.budget.v1.budget_pb2.AuditRequest,
@@ -1839,6 +1964,38 @@ class BudgetServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[pursestrings.budget.v1.budget_pb2.UpdateOrgSettingsResponse, collections.abc.Awaitable[pursestrings.budget.v1.budget_pb2.UpdateOrgSettingsResponse]]:
         """Changes the fields named in the mask."""
+
+    @abc.abstractmethod
+    def ListMonthZones(
+        self,
+        request: pursestrings.budget.v1.months_pb2.ListMonthZonesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.budget.v1.months_pb2.ListMonthZonesResponse, collections.abc.Awaitable[pursestrings.budget.v1.months_pb2.ListMonthZonesResponse]]:
+        """Lists in which zones the months of organisations end, for the worker that closes them."""
+
+    @abc.abstractmethod
+    def ListOpenMonths(
+        self,
+        request: pursestrings.budget.v1.months_pb2.ListOpenMonthsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.budget.v1.months_pb2.ListOpenMonthsResponse, collections.abc.Awaitable[pursestrings.budget.v1.months_pb2.ListOpenMonthsResponse]]:
+        """Says which of some months nobody has been told of yet."""
+
+    @abc.abstractmethod
+    def GetMonthReport(
+        self,
+        request: pursestrings.budget.v1.months_pb2.GetMonthReportRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.budget.v1.months_pb2.GetMonthReportResponse, collections.abc.Awaitable[pursestrings.budget.v1.months_pb2.GetMonthReportResponse]]:
+        """Reports what became of budgets with the end of a month."""
+
+    @abc.abstractmethod
+    def CloseMonth(
+        self,
+        request: pursestrings.budget.v1.months_pb2.CloseMonthRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.budget.v1.months_pb2.CloseMonthResponse, collections.abc.Awaitable[pursestrings.budget.v1.months_pb2.CloseMonthResponse]]:
+        """Tells people of a month that is over, once: the event `month.closed`. Nothing else depends on it."""
 
     @abc.abstractmethod
     def Audit(

@@ -22,9 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fpursestrings/type/v1/type.proto\x12\x14pursestrings.type.v1\"4\n\x05Money\x12\x15\n\rcurrency_code\x18\x01 \x01(\t\x12\x14\n\x0c\x61mount_nanos\x18\x02 \x01(\x03\"\xf6\x01\n\x0bTokenCounts\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x19\n\x11\x63\x61\x63he_read_tokens\x18\x02 \x01(\x03\x12\x1a\n\x12\x63\x61\x63he_write_tokens\x18\x03 \x01(\x03\x12\x15\n\routput_tokens\x18\x04 \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\x05 \x01(\x03\x12;\n\x05\x65xtra\x18\x06 \x03(\x0b\x32,.pursestrings.type.v1.TokenCounts.ExtraEntry\x1a,\n\nExtraEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\xcb\x01\n\x0e\x43\x61llAttributes\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x11\n\toperation\x18\x03 \x01(\t\x12@\n\x06labels\x18\x04 \x03(\x0b\x32\x30.pursestrings.type.v1.CallAttributes.LabelsEntry\x12\x14\n\x0cservice_tier\x18\x05 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"6\n\nAuditCheck\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02ok\x18\x02 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"\xbf\x01\n\x0bLeaseTotals\x12\x0e\n\x06wallet\x18\x01 \x01(\t\x12\x0e\n\x06holder\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\t\n\x01n\x18\x04 \x01(\x03\x12\x1c\n\x14\x65xtended_total_nanos\x18\x05 \x01(\x03\x12\x1c\n\x14\x63\x61ptured_total_nanos\x18\x06 \x01(\x03\x12\x1c\n\x14returned_total_nanos\x18\x07 \x01(\x03\x12\x1c\n\x14reversed_total_nanos\x18\x08 \x01(\x03\"\xf1\x01\n\nCostTotals\x12\x0b\n\x03org\x18\x01 \x01(\t\x12\x15\n\rcurrency_code\x18\x02 \x01(\t\x12\x0e\n\x06\x65vents\x18\x03 \x01(\x03\x12\x12\n\ncost_nanos\x18\x04 \x01(\x03\x12\x16\n\x0epending_events\x18\x05 \x01(\x03\x12\x1a\n\x12pending_cost_nanos\x18\x06 \x01(\x03\x12\x16\n\x0eunrated_events\x18\x07 \x01(\x03\x12\x1b\n\x13unfunded_cost_nanos\x18\x08 \x01(\x03\x12\x14\n\x0c\x63redit_nanos\x18\t \x01(\x03\x12\x1c\n\x14pending_credit_nanos\x18\n \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fpursestrings/type/v1/type.proto\x12\x14pursestrings.type.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"4\n\x05Money\x12\x15\n\rcurrency_code\x18\x01 \x01(\t\x12\x14\n\x0c\x61mount_nanos\x18\x02 \x01(\x03\"\xf6\x01\n\x0bTokenCounts\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x19\n\x11\x63\x61\x63he_read_tokens\x18\x02 \x01(\x03\x12\x1a\n\x12\x63\x61\x63he_write_tokens\x18\x03 \x01(\x03\x12\x15\n\routput_tokens\x18\x04 \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\x05 \x01(\x03\x12;\n\x05\x65xtra\x18\x06 \x03(\x0b\x32,.pursestrings.type.v1.TokenCounts.ExtraEntry\x1a,\n\nExtraEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\xcb\x01\n\x0e\x43\x61llAttributes\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x11\n\toperation\x18\x03 \x01(\t\x12@\n\x06labels\x18\x04 \x03(\x0b\x32\x30.pursestrings.type.v1.CallAttributes.LabelsEntry\x12\x14\n\x0cservice_tier\x18\x05 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"6\n\nAuditCheck\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02ok\x18\x02 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"\xbf\x01\n\x0bLeaseTotals\x12\x0e\n\x06wallet\x18\x01 \x01(\t\x12\x0e\n\x06holder\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\t\n\x01n\x18\x04 \x01(\x03\x12\x1c\n\x14\x65xtended_total_nanos\x18\x05 \x01(\x03\x12\x1c\n\x14\x63\x61ptured_total_nanos\x18\x06 \x01(\x03\x12\x1c\n\x14returned_total_nanos\x18\x07 \x01(\x03\x12\x1c\n\x14reversed_total_nanos\x18\x08 \x01(\x03\"\xf1\x01\n\nCostTotals\x12\x0b\n\x03org\x18\x01 \x01(\t\x12\x15\n\rcurrency_code\x18\x02 \x01(\t\x12\x0e\n\x06\x65vents\x18\x03 \x01(\x03\x12\x12\n\ncost_nanos\x18\x04 \x01(\x03\x12\x16\n\x0epending_events\x18\x05 \x01(\x03\x12\x1a\n\x12pending_cost_nanos\x18\x06 \x01(\x03\x12\x16\n\x0eunrated_events\x18\x07 \x01(\x03\x12\x1b\n\x13unfunded_cost_nanos\x18\x08 \x01(\x03\x12\x14\n\x0c\x63redit_nanos\x18\t \x01(\x03\x12\x1c\n\x14pending_credit_nanos\x18\n \x01(\x03\"[\n\tMonthZone\x12\x0b\n\x03org\x18\x01 \x01(\t\x12\x11\n\ttime_zone\x18\x02 \x01(\t\x12.\n\nsince_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestampb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,20 +36,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOKENCOUNTS_EXTRAENTRY']._serialized_options = b'8\001'
   _globals['_CALLATTRIBUTES_LABELSENTRY']._loaded_options = None
   _globals['_CALLATTRIBUTES_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_MONEY']._serialized_start=57
-  _globals['_MONEY']._serialized_end=109
-  _globals['_TOKENCOUNTS']._serialized_start=112
-  _globals['_TOKENCOUNTS']._serialized_end=358
-  _globals['_TOKENCOUNTS_EXTRAENTRY']._serialized_start=314
-  _globals['_TOKENCOUNTS_EXTRAENTRY']._serialized_end=358
-  _globals['_CALLATTRIBUTES']._serialized_start=361
-  _globals['_CALLATTRIBUTES']._serialized_end=564
-  _globals['_CALLATTRIBUTES_LABELSENTRY']._serialized_start=519
-  _globals['_CALLATTRIBUTES_LABELSENTRY']._serialized_end=564
-  _globals['_AUDITCHECK']._serialized_start=566
-  _globals['_AUDITCHECK']._serialized_end=620
-  _globals['_LEASETOTALS']._serialized_start=623
-  _globals['_LEASETOTALS']._serialized_end=814
-  _globals['_COSTTOTALS']._serialized_start=817
-  _globals['_COSTTOTALS']._serialized_end=1058
+  _globals['_MONEY']._serialized_start=90
+  _globals['_MONEY']._serialized_end=142
+  _globals['_TOKENCOUNTS']._serialized_start=145
+  _globals['_TOKENCOUNTS']._serialized_end=391
+  _globals['_TOKENCOUNTS_EXTRAENTRY']._serialized_start=347
+  _globals['_TOKENCOUNTS_EXTRAENTRY']._serialized_end=391
+  _globals['_CALLATTRIBUTES']._serialized_start=394
+  _globals['_CALLATTRIBUTES']._serialized_end=597
+  _globals['_CALLATTRIBUTES_LABELSENTRY']._serialized_start=552
+  _globals['_CALLATTRIBUTES_LABELSENTRY']._serialized_end=597
+  _globals['_AUDITCHECK']._serialized_start=599
+  _globals['_AUDITCHECK']._serialized_end=653
+  _globals['_LEASETOTALS']._serialized_start=656
+  _globals['_LEASETOTALS']._serialized_end=847
+  _globals['_COSTTOTALS']._serialized_start=850
+  _globals['_COSTTOTALS']._serialized_end=1091
+  _globals['_MONTHZONE']._serialized_start=1093
+  _globals['_MONTHZONE']._serialized_end=1184
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ import collections.abc
 import google.protobuf.descriptor
 import google.protobuf.internal.containers
 import google.protobuf.message
+import google.protobuf.timestamp_pb2
 import sys
 import typing
 
@@ -280,3 +281,32 @@ class CostTotals(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["cost_nanos", b"cost_nanos", "credit_nanos", b"credit_nanos", "currency_code", b"currency_code", "events", b"events", "org", b"org", "pending_cost_nanos", b"pending_cost_nanos", "pending_credit_nanos", b"pending_credit_nanos", "pending_events", b"pending_events", "unfunded_cost_nanos", b"unfunded_cost_nanos", "unrated_events", b"unrated_events"]) -> None: ...
 
 Global___CostTotals: typing_extensions.TypeAlias = CostTotals
+
+@typing.final
+class MonthZone(google.protobuf.message.Message):
+    """Where months of an organisation end."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ORG_FIELD_NUMBER: builtins.int
+    TIME_ZONE_FIELD_NUMBER: builtins.int
+    SINCE_TIME_FIELD_NUMBER: builtins.int
+    org: builtins.str
+    """`orgs/{id}`."""
+    time_zone: builtins.str
+    """The IANA zone."""
+    @property
+    def since_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When something of the organisation began to count months in it."""
+
+    def __init__(
+        self,
+        *,
+        org: builtins.str = ...,
+        time_zone: builtins.str = ...,
+        since_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["since_time", b"since_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["org", b"org", "since_time", b"since_time", "time_zone", b"time_zone"]) -> None: ...
+
+Global___MonthZone: typing_extensions.TypeAlias = MonthZone

@@ -7,6 +7,7 @@ from pursestrings.wallet.v1 import caps_pb2 as pursestrings_dot_wallet_dot_v1_do
 from pursestrings.wallet.v1 import payments_pb2 as pursestrings_dot_wallet_dot_v1_dot_payments__pb2
 from pursestrings.wallet.v1 import predictive_pb2 as pursestrings_dot_wallet_dot_v1_dot_predictive__pb2
 from pursestrings.wallet.v1 import refunds_pb2 as pursestrings_dot_wallet_dot_v1_dot_refunds__pb2
+from pursestrings.wallet.v1 import reports_pb2 as pursestrings_dot_wallet_dot_v1_dot_reports__pb2
 from pursestrings.wallet.v1 import statements_pb2 as pursestrings_dot_wallet_dot_v1_dot_statements__pb2
 from pursestrings.wallet.v1 import wallet_pb2 as pursestrings_dot_wallet_dot_v1_dot_wallet__pb2
 
@@ -104,6 +105,16 @@ class WalletServiceStub(object):
                 '/pursestrings.wallet.v1.WalletService/Reconcile',
                 request_serializer=pursestrings_dot_wallet_dot_v1_dot_statements__pb2.ReconcileRequest.SerializeToString,
                 response_deserializer=pursestrings_dot_wallet_dot_v1_dot_statements__pb2.ReconcileResponse.FromString,
+                _registered_method=True)
+        self.ListMonthZones = channel.unary_unary(
+                '/pursestrings.wallet.v1.WalletService/ListMonthZones',
+                request_serializer=pursestrings_dot_wallet_dot_v1_dot_reports__pb2.ListMonthZonesRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_wallet_dot_v1_dot_reports__pb2.ListMonthZonesResponse.FromString,
+                _registered_method=True)
+        self.ListConcerns = channel.unary_unary(
+                '/pursestrings.wallet.v1.WalletService/ListConcerns',
+                request_serializer=pursestrings_dot_wallet_dot_v1_dot_reports__pb2.ListConcernsRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_wallet_dot_v1_dot_reports__pb2.ListConcernsResponse.FromString,
                 _registered_method=True)
         self.ListTransactions = channel.unary_unary(
                 '/pursestrings.wallet.v1.WalletService/ListTransactions',
@@ -367,6 +378,20 @@ class WalletServiceServicer(object):
 
     def Reconcile(self, request, context):
         """Compares Stripe, recharges, grants, the ledger and captures, and names each difference. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListMonthZones(self, request, context):
+        """Lists in which zones the months of organisations' wallets end, for the worker that closes them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListConcerns(self, request, context):
+        """Lists what a person should know of before it matters.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -677,6 +702,16 @@ def add_WalletServiceServicer_to_server(servicer, server):
                     servicer.Reconcile,
                     request_deserializer=pursestrings_dot_wallet_dot_v1_dot_statements__pb2.ReconcileRequest.FromString,
                     response_serializer=pursestrings_dot_wallet_dot_v1_dot_statements__pb2.ReconcileResponse.SerializeToString,
+            ),
+            'ListMonthZones': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListMonthZones,
+                    request_deserializer=pursestrings_dot_wallet_dot_v1_dot_reports__pb2.ListMonthZonesRequest.FromString,
+                    response_serializer=pursestrings_dot_wallet_dot_v1_dot_reports__pb2.ListMonthZonesResponse.SerializeToString,
+            ),
+            'ListConcerns': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListConcerns,
+                    request_deserializer=pursestrings_dot_wallet_dot_v1_dot_reports__pb2.ListConcernsRequest.FromString,
+                    response_serializer=pursestrings_dot_wallet_dot_v1_dot_reports__pb2.ListConcernsResponse.SerializeToString,
             ),
             'ListTransactions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListTransactions,
@@ -1201,6 +1236,60 @@ class WalletService(object):
             '/pursestrings.wallet.v1.WalletService/Reconcile',
             pursestrings_dot_wallet_dot_v1_dot_statements__pb2.ReconcileRequest.SerializeToString,
             pursestrings_dot_wallet_dot_v1_dot_statements__pb2.ReconcileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListMonthZones(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.wallet.v1.WalletService/ListMonthZones',
+            pursestrings_dot_wallet_dot_v1_dot_reports__pb2.ListMonthZonesRequest.SerializeToString,
+            pursestrings_dot_wallet_dot_v1_dot_reports__pb2.ListMonthZonesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListConcerns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.wallet.v1.WalletService/ListConcerns',
+            pursestrings_dot_wallet_dot_v1_dot_reports__pb2.ListConcernsRequest.SerializeToString,
+            pursestrings_dot_wallet_dot_v1_dot_reports__pb2.ListConcernsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -11,6 +11,7 @@ import pursestrings.wallet.v1.caps_pb2
 import pursestrings.wallet.v1.payments_pb2
 import pursestrings.wallet.v1.predictive_pb2
 import pursestrings.wallet.v1.refunds_pb2
+import pursestrings.wallet.v1.reports_pb2
 import pursestrings.wallet.v1.statements_pb2
 import pursestrings.wallet.v1.wallet_pb2
 import sys
@@ -235,6 +236,38 @@ _WalletServiceReconcileType = typing_extensions.TypeVar(
     default=grpc.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.statements_pb2.ReconcileRequest,
         pursestrings.wallet.v1.statements_pb2.ReconcileResponse,
+    ],
+)
+
+_WalletServiceListMonthZonesType = typing_extensions.TypeVar(
+    '_WalletServiceListMonthZonesType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.reports_pb2.ListMonthZonesRequest,
+        pursestrings.wallet.v1.reports_pb2.ListMonthZonesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.reports_pb2.ListMonthZonesRequest,
+        pursestrings.wallet.v1.reports_pb2.ListMonthZonesResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.reports_pb2.ListMonthZonesRequest,
+        pursestrings.wallet.v1.reports_pb2.ListMonthZonesResponse,
+    ],
+)
+
+_WalletServiceListConcernsType = typing_extensions.TypeVar(
+    '_WalletServiceListConcernsType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.reports_pb2.ListConcernsRequest,
+        pursestrings.wallet.v1.reports_pb2.ListConcernsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.reports_pb2.ListConcernsRequest,
+        pursestrings.wallet.v1.reports_pb2.ListConcernsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.reports_pb2.ListConcernsRequest,
+        pursestrings.wallet.v1.reports_pb2.ListConcernsResponse,
     ],
 )
 
@@ -782,7 +815,7 @@ _WalletServiceAuditType = typing_extensions.TypeVar(
     ],
 )
 
-class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletServiceGetWalletType, _WalletServiceListWalletsType, _WalletServiceSetWalletStateType, _WalletServiceGetBalanceType, _WalletServiceCreateGrantType, _WalletServiceTransferType, _WalletServiceRefundType, _WalletServiceGetRefundType, _WalletServiceListRefundsType, _WalletServiceListDisputesType, _WalletServiceGetStatementType, _WalletServiceReconcileType, _WalletServiceListTransactionsType, _WalletServiceTrialBalanceType, _WalletServiceExtendLeaseType, _WalletServiceCaptureLeaseType, _WalletServiceReturnLeaseType, _WalletServiceReverseCaptureType, _WalletServiceBatchLeaseOperationsType, _WalletServiceSyncLeasesType, _WalletServiceReclaimLeaseType, _WalletServiceSetupPaymentMethodType, _WalletServiceListPaymentMethodsType, _WalletServiceDetachPaymentMethodType, _WalletServiceTopUpType, _WalletServiceGetTopUpType, _WalletServiceListTopUpsType, _WalletServiceCancelTopUpType, _WalletServiceAuthenticatePaymentType, _WalletServiceSetRechargePolicyType, _WalletServiceGetRechargePolicyType, _WalletServiceAllowRechargesType, _WalletServiceGetRechargeReviewType, _WalletServiceListRechargeReviewsType, _WalletServiceDecideRechargeReviewType, _WalletServiceStartPredictiveRechargeType, _WalletServiceListPredictiveWalletsType, _WalletServiceGetRechargeType, _WalletServiceListRechargesType, _WalletServiceAuthorizeAttemptType, _WalletServiceReportAttemptType, _WalletServiceFailRechargeType, _WalletServiceIngestStripeEventType, _WalletServiceListStripeEventsType, _WalletServiceRequeueStripeEventsType, _WalletServiceAuditType]):
+class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletServiceGetWalletType, _WalletServiceListWalletsType, _WalletServiceSetWalletStateType, _WalletServiceGetBalanceType, _WalletServiceCreateGrantType, _WalletServiceTransferType, _WalletServiceRefundType, _WalletServiceGetRefundType, _WalletServiceListRefundsType, _WalletServiceListDisputesType, _WalletServiceGetStatementType, _WalletServiceReconcileType, _WalletServiceListMonthZonesType, _WalletServiceListConcernsType, _WalletServiceListTransactionsType, _WalletServiceTrialBalanceType, _WalletServiceExtendLeaseType, _WalletServiceCaptureLeaseType, _WalletServiceReturnLeaseType, _WalletServiceReverseCaptureType, _WalletServiceBatchLeaseOperationsType, _WalletServiceSyncLeasesType, _WalletServiceReclaimLeaseType, _WalletServiceSetupPaymentMethodType, _WalletServiceListPaymentMethodsType, _WalletServiceDetachPaymentMethodType, _WalletServiceTopUpType, _WalletServiceGetTopUpType, _WalletServiceListTopUpsType, _WalletServiceCancelTopUpType, _WalletServiceAuthenticatePaymentType, _WalletServiceSetRechargePolicyType, _WalletServiceGetRechargePolicyType, _WalletServiceAllowRechargesType, _WalletServiceGetRechargeReviewType, _WalletServiceListRechargeReviewsType, _WalletServiceDecideRechargeReviewType, _WalletServiceStartPredictiveRechargeType, _WalletServiceListPredictiveWalletsType, _WalletServiceGetRechargeType, _WalletServiceListRechargesType, _WalletServiceAuthorizeAttemptType, _WalletServiceReportAttemptType, _WalletServiceFailRechargeType, _WalletServiceIngestStripeEventType, _WalletServiceListStripeEventsType, _WalletServiceRequeueStripeEventsType, _WalletServiceAuditType]):
     """Keeps the money: wallets, grants, the ledger, leases granted, recharges and what Stripe says of them."""
 
     @typing.overload
@@ -838,6 +871,14 @@ class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletSe
         grpc.UnaryUnaryMultiCallable[
             pursestrings.wallet.v1.statements_pb2.ReconcileRequest,
             pursestrings.wallet.v1.statements_pb2.ReconcileResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.reports_pb2.ListMonthZonesRequest,
+            pursestrings.wallet.v1.reports_pb2.ListMonthZonesResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.reports_pb2.ListConcernsRequest,
+            pursestrings.wallet.v1.reports_pb2.ListConcernsResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             pursestrings.wallet.v1.wallet_pb2.ListTransactionsRequest,
@@ -1032,6 +1073,14 @@ class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletSe
             pursestrings.wallet.v1.statements_pb2.ReconcileResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.reports_pb2.ListMonthZonesRequest,
+            pursestrings.wallet.v1.reports_pb2.ListMonthZonesResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.reports_pb2.ListConcernsRequest,
+            pursestrings.wallet.v1.reports_pb2.ListConcernsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             pursestrings.wallet.v1.wallet_pb2.ListTransactionsRequest,
             pursestrings.wallet.v1.wallet_pb2.ListTransactionsResponse,
         ],
@@ -1208,6 +1257,12 @@ class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletSe
     Reconcile: _WalletServiceReconcileType
     """Compares Stripe, recharges, grants, the ledger and captures, and names each difference. Changes nothing."""
 
+    ListMonthZones: _WalletServiceListMonthZonesType
+    """Lists in which zones the months of organisations' wallets end, for the worker that closes them."""
+
+    ListConcerns: _WalletServiceListConcernsType
+    """Lists what a person should know of before it matters."""
+
     ListTransactions: _WalletServiceListTransactionsType
     """The ledger's transfers of a wallet, newest first."""
 
@@ -1362,6 +1417,14 @@ WalletServiceAsyncStub: typing_extensions.TypeAlias = WalletServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.statements_pb2.ReconcileRequest,
         pursestrings.wallet.v1.statements_pb2.ReconcileResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.reports_pb2.ListMonthZonesRequest,
+        pursestrings.wallet.v1.reports_pb2.ListMonthZonesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.reports_pb2.ListConcernsRequest,
+        pursestrings.wallet.v1.reports_pb2.ListConcernsResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.wallet_pb2.ListTransactionsRequest,
@@ -1607,6 +1670,22 @@ class WalletServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[pursestrings.wallet.v1.statements_pb2.ReconcileResponse, collections.abc.Awaitable[pursestrings.wallet.v1.statements_pb2.ReconcileResponse]]:
         """Compares Stripe, recharges, grants, the ledger and captures, and names each difference. Changes nothing."""
+
+    @abc.abstractmethod
+    def ListMonthZones(
+        self,
+        request: pursestrings.wallet.v1.reports_pb2.ListMonthZonesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.wallet.v1.reports_pb2.ListMonthZonesResponse, collections.abc.Awaitable[pursestrings.wallet.v1.reports_pb2.ListMonthZonesResponse]]:
+        """Lists in which zones the months of organisations' wallets end, for the worker that closes them."""
+
+    @abc.abstractmethod
+    def ListConcerns(
+        self,
+        request: pursestrings.wallet.v1.reports_pb2.ListConcernsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.wallet.v1.reports_pb2.ListConcernsResponse, collections.abc.Awaitable[pursestrings.wallet.v1.reports_pb2.ListConcernsResponse]]:
+        """Lists what a person should know of before it matters."""
 
     @abc.abstractmethod
     def ListTransactions(

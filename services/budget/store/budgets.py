@@ -45,6 +45,12 @@ SELECT {_COLUMNS} FROM unnest($2::text[], $3::text[]) AS k (of, id)
 JOIN budgets ON org = $1 AND subject = k.of AND budget_id = k.id AND deleted_us IS NULL
 ORDER BY effective_from_us
 """  # noqa: S608 - a constant
+_OF_ZONE: Final = f"""
+SELECT {_COLUMNS} FROM budgets
+WHERE org = $1 AND time_zone = $2 AND window_kind = ANY($3::text[]) AND budget_no > $6 AND deleted_us IS NULL
+    AND effective_from_us < $5 AND (effective_until_us IS NULL OR effective_until_us > $4)
+ORDER BY budget_no LIMIT $7
+"""  # noqa: S608 - a constant
 _NAMES: Final = "SELECT budget_no, subject, budget_id FROM budgets WHERE org = $1 AND budget_no = ANY($2::bigint[])"
 _INSERT: Final = f"""
 INSERT INTO budgets (org, subject, budget_id, display_name, dimension, currency, limit_amount, window_kind, time_zone,
@@ -193,6 +199,21 @@ async def find_all(
     for row in rows:
         found.setdefault((row["subject"], row["budget_id"]), []).append(budget_of(row, raises))
     return found
+
+
+async def of_zone(
+    connection: asyncpg.Connection,
+    org: str,
+    calendar: tuple[str, Sequence[str]],
+    span_us: tuple[int, int],
+    *,
+    after_no: int,
+    limit: int,
+) -> list[Budget]:
+    """Definitions with a zone and one of some kinds of windows that counted within the span, from behind a number."""
+    rows = await connection.fetch(_OF_ZONE, org, *calendar, *span_us, after_no, limit)
+    raises = await overrides.raises_of(connection, org, [(row["subject"], row["budget_id"]) for row in rows])
+    return [budget_of(row, raises) for row in rows]
 
 
 async def count_below(connection: asyncpg.Connection, org: str, subject: str, allocated_from: str, most: int) -> int:
