@@ -28,7 +28,8 @@ from services.metering.service_corrections import CorrectionsPart
 from services.metering.service_export import ExportPart
 from services.metering.service_rates import RatesPart
 from services.metering.service_savings import SavingsPart
-from services.metering.store import audit, deep_audit, parked, reports, windows
+from services.metering.store import audit, deep_audit, parked, reports
+from services.metering.store.current import CurrentTotals
 from services.metering.store.recording import Recorded, Recording
 from services.metering.store.sessions import SessionCounts
 from services.metering.streaming import in_order
@@ -69,6 +70,7 @@ class MeteringService(
         self._recorded = recorded
         self._clock = clock
         self._sessions = SessionCounts()
+        self._current = CurrentTotals(self._sessions)
 
     async def RecordUsage(
         self, request: metering_pb2.RecordUsageRequest, context: _Context
@@ -167,7 +169,7 @@ class MeteringService(
         today = questions.window_span(WindowKind.DAY, zone, now)
         month = questions.window_span(WindowKind.MONTH, zone, now)
         spans = (today,) if request.today_only else (today, month)
-        of_today, *of_month = await windows.totals_of(self._pool, who.name, spans, self._sessions)
+        of_today, *of_month = await self._current.totals_of(self._pool, who.name, spans)
         response = metering_pb2.GetUsageResponse(
             today=wire.totals_message(of_today), today_start_time=wire.timestamp_of(today.start)
         )

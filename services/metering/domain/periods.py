@@ -46,14 +46,14 @@ def parts_of(span: Span, fold: Fold, borders: Iterable[datetime] = ()) -> Parts:
         borders: Where the answer's own groups begin, such as a zone's days: no sum may reach over one of them.
     """
     whole, edges = cut(span)
-    first, last = _ceil(whole.start, HOUR), min(_floor(whole.end, HOUR), _floor(fold.through, HOUR))
+    first, last = _ceil(whole.start, HOUR), min(floor(whole.end, HOUR), floor(fold.through, HOUR))
     if last <= first:
         return Parts((), (), _joined([whole]), edges)
     inside = [at for at in borders if whole.start < at < whole.end]
-    bad_hours = {_floor(at, HOUR) for at in inside if _floor(at, HOUR) != at}
+    bad_hours = {floor(at, HOUR) for at in inside if floor(at, HOUR) != at}
     bad_hours |= {hour for hour in fold.late if first <= hour < last}
-    bad_days = {_floor(at, DAY) for at in inside if _floor(at, DAY) != at} | {_floor(at, DAY) for at in bad_hours}
-    first_day, last_day = _ceil(first, DAY), _floor(last, DAY)
+    bad_days = {floor(at, DAY) for at in inside if floor(at, DAY) != at} | {floor(at, DAY) for at in bad_hours}
+    first_day, last_day = _ceil(first, DAY), floor(last, DAY)
     if first_day < last_day:
         days, rest = _split([Span(first_day, last_day)], bad_days, DAY)
         rest = [Span(first, first_day), *rest, Span(last_day, last)]
@@ -81,7 +81,7 @@ class SessionParts(NamedTuple):
 def session_parts_of(span: Span, fold: Fold) -> SessionParts:
     """Cuts a range into what is folded of its sessions and what is not."""
     whole, edges = cut(span)
-    first, last = _ceil(whole.start, HOUR), min(_floor(whole.end, HOUR), _floor(fold.through, HOUR))
+    first, last = _ceil(whole.start, HOUR), min(floor(whole.end, HOUR), floor(fold.through, HOUR))
     if last <= first:
         return SessionParts(Span(first, first), _joined([whole]), edges)
     late = [Span(hour, hour + HOUR) for hour in fold.late if first <= hour < last]
@@ -125,7 +125,8 @@ def _joined(spans: Iterable[Span]) -> tuple[Span, ...]:
     return tuple(joined)
 
 
-def _floor(at: datetime, width: timedelta) -> datetime:
+def floor(at: datetime, width: timedelta) -> datetime:
+    """The last whole multiple of a width of time since 1970 that is not after an instant."""
     return at - (at - _EPOCH) % width
 
 

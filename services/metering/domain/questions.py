@@ -128,6 +128,20 @@ class Totals:
         else:
             self.unrated += int(sums[6])
 
+    def plus(self, other: "Totals") -> "Totals":
+        """The sums of both. Distinct sessions cannot be added: they are left at 0."""
+        kinds = sorted({*self.extra, *other.extra})
+        extra = {kind: self.extra.get(kind, 0) + other.extra.get(kind, 0) for kind in kinds}
+        return Totals(
+            [one + more for one, more in zip(self.tokens, other.tokens, strict=True)],
+            self.requests + other.requests,
+            self.operations + other.operations,
+            self.errors + other.errors,
+            self.unrated + other.unrated,
+            costs={code: self.costs.get(code, 0) + other.costs.get(code, 0) for code in (self.costs | other.costs)},
+            extra={kind: quantity for kind, quantity in extra.items() if quantity},
+        )
+
     @property
     def error_bps(self) -> int:
         """Errors among the operations in hundredths of a percent."""

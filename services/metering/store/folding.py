@@ -101,6 +101,10 @@ _CHANGED: Final = """
 INSERT INTO usage_session_changes AS c (org, changes) SELECT DISTINCT org, 1 FROM unnest($1::text[]) AS org
 ON CONFLICT (org) DO UPDATE SET changes = c.changes + 1
 """
+_REFOLDED: Final = """
+INSERT INTO usage_refolds AS r (org, refolds) SELECT DISTINCT org, 1 FROM unnest($1::text[]) AS org
+ON CONFLICT (org) DO UPDATE SET refolds = r.refolds + 1
+"""
 _READ: Final = """
 SELECT f.folded, coalesce((
     SELECT array_agg(DISTINCT l.hour) FROM usage_late l
@@ -172,6 +176,7 @@ async def _fold_late(connection: asyncpg.Connection, folded: datetime) -> bool:
     rows = await connection.fetch(_LATE, folded, LATE_MAX)
     if rows:
         await _sum(connection, [tuple(row) for row in rows], folded, days_from=folded)
+        await connection.execute(_REFOLDED, [row["org"] for row in rows])
     return len(rows) == LATE_MAX
 
 

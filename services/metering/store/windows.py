@@ -21,8 +21,15 @@ async def totals_of(pool: asyncpg.Pool, subject: str, spans: Sequence[Span], cou
     org = subjects.parse(subject).org
     async with snapshot(pool) as connection:
         fold = await folding.read(connection, org, min(span.start for span in spans), max(span.end for span in spans))
-        found = await _totals(connection, subject, spans, fold)
-        sessions = await counts.count(connection, subject, spans, fold)
+        return await totals_in(connection, subject, spans, fold, counts)
+
+
+async def totals_in(
+    connection: asyncpg.Connection, subject: str, spans: Sequence[Span], fold: Fold, counts: SessionCounts
+) -> list[Totals]:
+    """The same in the snapshot that `fold` was read in; ranges may be empty."""
+    found = await _totals(connection, subject, spans, fold)
+    sessions = await counts.count(connection, subject, spans, fold)
     for totals, count in zip(found, sessions, strict=True):
         totals.sessions = count
         totals.check()
@@ -32,6 +39,8 @@ async def totals_of(pool: asyncpg.Pool, subject: str, spans: Sequence[Span], cou
 async def _totals(connection: asyncpg.Connection, subject: str, spans: Sequence[Span], fold: Fold) -> list[Totals]:
     """The sums of each piece that the ranges cut each other into, by one statement, added up for each range."""
     pieces = pieces_of(spans)
+    if not pieces:
+        return [Totals() for _ in spans]
     params = Params()
     facts, kinds = [], []
     for place, piece in enumerate(pieces):
