@@ -25,6 +25,8 @@ CALL_BYTES_MAX: Final = 3 * 1024 * 1024
 
 _INTERVAL_S: Final = 0.25
 _AWAY_S: Final = 1.0
+_PROBE: Final = 1
+"""After a receiver was away, a delivery has one row: whether it is back costs as little as may be."""
 _MISSING: Final = PurseError(
     Code.FAILED_PRECONDITION, "EVENT_MISSING", "the outbox points at an event that is not there; audit the books"
 )
@@ -73,6 +75,7 @@ class UsageRelay:
         self._batch_max = batch_max
         self._tries_max = tries_max
         self._away_until_s = 0.0
+        self._is_away = False
         self._loop = Loop(f"relay {TOPIC}", self._step, _INTERVAL_S)
         self._delivered = DeliveredThrough(TOPIC)
         self._report = Loop("report delivered usage", self.report, report_interval_s)
@@ -93,7 +96,7 @@ class UsageRelay:
         included, leaves them as they were: they are told again, and the receiver knows them by their ids.
         """
         async with self._pool.acquire() as connection, connection.transaction():
-            rows, more = await relaying.take(connection, self._batch_max)
+            rows, more = await relaying.take(connection, _PROBE if self._is_away else self._batch_max)
             if not rows:
                 return False
             errors = iter(await self._send([pointer.usage for row in rows for pointer in row.pointers]))
@@ -123,6 +126,7 @@ class UsageRelay:
 
     def _note(self, failures: Sequence[tuple[Row, Sequence[Failure]]], count: int) -> None:
         self._away_until_s = 0.0
+        self._is_away = False
         if not failures:
             return
         parked = sum(
@@ -130,6 +134,7 @@ class UsageRelay:
         )
         first = failures[0][1][0]
         if not first.is_its_fault:
+            self._is_away = True
             self._away_until_s = time.monotonic() + (first.wait_s or _AWAY_S)
         _log.warning("outbox delivery failed", topic=TOPIC, rows=count, parked=parked, error=first.error)
         OUTBOX_FAILED.labels(TOPIC).inc(count)
