@@ -231,6 +231,7 @@ class Rig:
                 await loops.sweep_policies()
                 await loops.sweep_recharges()
                 await loops.sweep_payments()
+                await loops.sweep_reviews()
             finally:
                 await provider.close()
 

@@ -12,7 +12,8 @@ _SHOWN: Final = 5
 _WORDS: Final = {
     "I7.one_pending": "at most one recharge a wallet is pending",
     "I7.months_recomputed": "what every month counts equals its pending and succeeded recharges and top-ups of cards",
-    "I7.months_within_caps": "every month is within the caps that were in force when something was last let in",
+    "I7.months_within_caps": "every month is within the caps and extras in force when something was last let in",
+    "I7.extras_allowed": "what was in force beyond a cap had been allowed",
     "I8.one_grant": "every succeeded recharge is one grant of what was received, and no other has one",
     "I8.top_up_one_grant": "every top-up that was paid is one grant of what was received, and no other has one",
     "I8.one_charge": "every succeeded recharge has one succeeded PaymentIntent, and no other has any",

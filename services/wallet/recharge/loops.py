@@ -15,16 +15,17 @@ from services.kit.errors import Code, PurseError
 from services.kit.loops import Loop
 from services.kit.outbox import Relay
 from services.kit.telemetry import get_logger
+from services.wallet.recharge.caps import Caps
 from services.wallet.recharge.cards import Cards
 from services.wallet.recharge.domain.attempts import State
 from services.wallet.recharge.observe import Clock, Recharges
 from services.wallet.recharge.settings import StripeSettings
 from services.wallet.recharge.store import cards as card_rows
-from services.wallet.recharge.store import inbox, policies
+from services.wallet.recharge.store import inbox, policies, reviews
 from services.wallet.recharge.store import recharges as rows
 from services.wallet.recharge.store import top_ups as top_up_rows
 from services.wallet.recharge.store.inbox import EventRow
-from services.wallet.recharge.store.policies import TOPIC_SIGNAL, TOPIC_START
+from services.wallet.recharge.store.topics import TOPIC_REVIEW, TOPIC_SIGNAL, TOPIC_START
 from services.wallet.recharge.stripe import Stripe
 from services.wallet.recharge.temporal import Temporal
 from services.wallet.recharge.top_ups import TopUps
@@ -57,7 +58,7 @@ def recharge_loops(
     """The loops as the wallet service runs them."""
     temporal = Temporal(settings)
     payments = Payments(TopUps(pool, stripe), Cards(pool, stripe))
-    return RechargeLoops(pool, Recharges(pool, stripe), payments, temporal, others=others)
+    return RechargeLoops(pool, Recharges(pool, stripe), payments, Caps(pool), temporal, others=others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,7 @@ class RechargeLoops:
         pool: The wallet's database.
         recharges: Moves recharges.
         payments: Moves top-ups, and looks after cards.
+        caps: Looks after reviews of caps.
         temporal: Where the workflows run.
         clock: The deciding clock.
         others: Who is told of events whose type begins so, instead of recharges.
@@ -85,6 +87,7 @@ class RechargeLoops:
         pool: asyncpg.Pool,
         recharges: Recharges,
         payments: Payments,
+        caps: Caps,
         temporal: Temporal,
         *,
         clock: Clock = wallets_store.clock,
@@ -93,23 +96,27 @@ class RechargeLoops:
         self._pool = pool
         self._recharges = recharges
         self._payments = payments
+        self._caps = caps
         self._others = others or {}
         self._clock = clock
         self._start = Relay(pool, TOPIC_START, temporal.start, batch_max=_RELAY_BATCH_MAX)
+        self._review = Relay(pool, TOPIC_REVIEW, temporal.start_review, batch_max=_RELAY_BATCH_MAX)
         self._signal = Relay(pool, TOPIC_SIGNAL, temporal.signal, batch_max=_RELAY_BATCH_MAX)
         self._inbox = Loop("stripe inbox", self.process_inbox, _INBOX_INTERVAL_S)
         self.loops = [
             self._start.loop,
+            self._review.loop,
             self._signal.loop,
             self._inbox,
             Loop("recharge policies", self.sweep_policies, _SWEEP_INTERVAL_S),
             Loop("recharges", self.sweep_recharges, _SWEEP_INTERVAL_S),
             Loop("payments", self.sweep_payments, _SWEEP_INTERVAL_S),
+            Loop("reviews of caps", self.sweep_reviews, _SWEEP_INTERVAL_S),
         ]
 
     def wake(self) -> None:
         """Says that there may be something to relay or to process; called after a commit."""
-        for loop in (self._start, self._signal, self._inbox):
+        for loop in (self._start, self._review, self._signal, self._inbox):
             loop.wake()
 
     async def process_inbox(self) -> bool:
@@ -218,6 +225,17 @@ class RechargeLoops:
         await self._each(due, self._evaluate, "a policy cannot be evaluated")
         if due:
             self._start.wake()
+            self._review.wake()
+        return len(due) == _SWEEP_BATCH_MAX
+
+    async def sweep_reviews(self) -> bool:
+        """Looks after open reviews of caps, and ends those whose month is over; returns whether there may be more."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            due = await reviews.take_due(connection, await self._clock(connection), _SWEEP_BATCH_MAX)
+        await self._each(due, self._caps.look_after, "a review of caps cannot be looked after")
+        if due:
+            self._review.wake()
+            self._signal.wake()
         return len(due) == _SWEEP_BATCH_MAX
 
     async def sweep_recharges(self) -> bool:

@@ -13,10 +13,11 @@ from services.wallet.recharge.domain import outcome as outcomes
 from services.wallet.recharge.domain.attempts import AttemptState, Charge, Circumstances, State
 from services.wallet.recharge.domain.outcome import Intent, OpenAttempt
 from services.wallet.recharge.domain.policy import needed
-from services.wallet.recharge.store import policies
+from services.wallet.recharge.store import months, policies, reviews
 from services.wallet.recharge.store import recharges as rows
 from services.wallet.recharge.store.policies import Facts
 from services.wallet.recharge.store.recharges import AttemptRow, RechargeRow
+from services.wallet.recharge.store.reviews import ROOM_AGAIN
 from services.wallet.refunds.store import charges
 from services.wallet.refunds.store.charges import NewCharge
 
@@ -53,8 +54,8 @@ class GivingUp:
     by_operator: bool = False
 
 
-def circumstances(known: Facts) -> Circumstances:
-    """What a decision about a next step takes of a wallet."""
+def circumstances(known: Facts, row: RechargeRow) -> Circumstances:
+    """What a decision about a recharge's next step takes of its wallet."""
     return Circumstances(
         policy=known.policy,
         balance_nanos=known.balance_nanos,
@@ -63,6 +64,8 @@ def circumstances(known: Facts) -> Circumstances:
         month=known.month,
         usage=known.usage,
         moved_nanos=known.moved_nanos,
+        extras=known.extras,
+        extras_then=known.extras_at(row.created_at),
     )
 
 
@@ -110,7 +113,7 @@ async def succeed(connection: asyncpg.Connection, row: RechargeRow, intent: Inte
     await charges.put(connection, row.org, charge, now)
     if received_nanos < row.amount_nanos:
         rest_nanos = row.amount_nanos - received_nanos
-        await policies.release(connection, row.org, row.wallet, row.month, rest_nanos, count=0)
+        await months.release(connection, row.org, row.wallet, row.month, rest_nanos, count=0)
     # An ended recharge ends a block, and one refill may not be enough.
     await policies.evaluate(connection, row.org, [row.wallet], now)
 
@@ -148,7 +151,7 @@ async def fail(connection: asyncpg.Connection, row: RechargeRow, why: GivingUp, 
     await rows.end_attempt(connection, row, AttemptState.CANCELED, "", now)
     reason = f"{why.reason}; {row.problem}" if row.problem else why.reason
     await rows.fail(connection, row, reason, now)
-    await policies.release(connection, row.org, row.wallet, row.month, row.amount_nanos)
+    await months.release(connection, row.org, row.wallet, row.month, row.amount_nanos)
     known = (await policies.facts(connection, row.org, [row.wallet], now))[0]
     policy = known.policy
     if policy is None or not policy.enabled or not needed(policy, known.balance_nanos, row.forecast):
@@ -194,14 +197,18 @@ async def store_charge(
     assert known.policy is not None, "a charge needs a policy"
     # Months only grow, so the old one's lock comes first, as everywhere.
     if step.moves_month:
-        await policies.release(connection, row.org, row.wallet, row.month, row.amount_nanos)
-        await policies.lock_month(connection, row.org, row.wallet, known.month)
-        await policies.hold(
-            connection, row.org, row.wallet, known.month.key, row.amount_nanos, policy=known.policy, new=False
+        await months.release(connection, row.org, row.wallet, row.month, row.amount_nanos)
+        await reviews.end_open(connection, row.org, row.wallet, ROOM_AGAIN, now)
+        await months.lock_month(connection, row.org, row.wallet, known.month)
+        await months.hold(
+            *(connection, row.org, row.wallet, known.month.key, row.amount_nanos),
+            policy=known.policy,
+            extras=known.extras,
+            new=False,
         )
         await rows.move(connection, row, known.month.key)
     else:
-        await policies.lock_month(connection, row.org, row.wallet, known.month)
+        await months.lock_month(connection, row.org, row.wallet, known.month)
     if step.resumed:
         return step.moves_month
     if known.customer is None or known.payment_method is None:

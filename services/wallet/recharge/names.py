@@ -11,8 +11,17 @@ _KEY_NAME_CHARS_MAX: Final = 180
 
 def recharge_name(wallet: str, month: str, number: int) -> str:
     """`{subject}/recharges/{wallet id}-{YYYY-MM}-{number}`."""
-    subject, _, wallet_id = wallet.rpartition("/wallets/")
-    return f"{subject}/recharges/{wallet_id}-{month}-{number}"
+    return _of_month(wallet, "recharges", month, number)
+
+
+def extra_name(wallet: str, month: str, number: int) -> str:
+    """`{subject}/rechargeExtras/{wallet id}-{YYYY-MM}-{number}`."""
+    return _of_month(wallet, "rechargeExtras", month, number)
+
+
+def review_name(wallet: str, month: str, number: int) -> str:
+    """`{subject}/rechargeReviews/{wallet id}-{YYYY-MM}-{number}`."""
+    return _of_month(wallet, "rechargeReviews", month, number)
 
 
 def create_key(installation: str, recharge: str, intent: int) -> str:
@@ -53,6 +62,11 @@ def card_setup_key(installation: str, card_setup: str) -> str:
 def grant_ids(recharge: str) -> tuple[str, str]:
     """What the grant of a recharge or a top-up is called: as that itself, or by a digest where the name is taken."""
     return recharge.rpartition("/")[2], f"recharge-{_digest(recharge)[:40]}"
+
+
+def _of_month(wallet: str, collection: str, month: str, number: int) -> str:
+    subject, _, wallet_id = wallet.rpartition("/wallets/")
+    return f"{subject}/{collection}/{wallet_id}-{month}-{number}"
 
 
 def _short(name: str) -> str:

@@ -35,7 +35,7 @@ from services.wallet.recharge.domain.outcome import (
     Succeeded,
 )
 from services.wallet.recharge.moves import GivingUp, Report
-from services.wallet.recharge.store import policies
+from services.wallet.recharge.store import months, policies
 from services.wallet.recharge.store import recharges as rows
 from services.wallet.recharge.store.recharges import RechargeRow
 from services.wallet.recharge.stripe import MISSING, REFUSED, NewIntent, Stripe
@@ -149,7 +149,7 @@ class Recharges:
         async with self._pool.acquire() as connection:
             now = await self._clock(connection)
             known = (await policies.facts(connection, org, [row.wallet], now))[0]
-        step = steps.next_step(row.standing(), moves.circumstances(known), now)
+        step = steps.next_step(row.standing(), moves.circumstances(known, row), now)
         intent = row.intent
         if not isinstance(step, Wait) or not step.for_cardholder or intent is None or not intent.payment_intent:
             why = getattr(step, "reason", "") or f"it is {row.state.value}"
@@ -314,13 +314,13 @@ class Recharges:
         row = _known(await rows.lock(connection, org, name), name)
         now = await self._clock(connection)
         known = (await policies.facts(connection, org, [row.wallet], now))[0]
-        step = steps.next_step(row.standing(), moves.circumstances(known), now)
+        step = steps.next_step(row.standing(), moves.circumstances(known, row), now)
         changed = False
         if isinstance(step, Charge):
             changed = await moves.store_charge(connection, row, known, step, now, installation=installation)
         elif isinstance(step, Wait) and step.cap is not None:
-            await policies.lock_month(connection, org, row.wallet, known.month)
-            await policies.alert_cap(connection, org, known, step.cap)
+            await months.lock_month(connection, org, row.wallet, known.month)
+            await policies.alert_cap(connection, org, known, step.cap, charge_nanos=row.amount_nanos, now=now)
         rest_s = 0.0 if isinstance(step, Charge | GiveUp | steps.Ended) else step.retry_after_s
         check_at = now + min(timedelta(seconds=rest_s), _CHECK_MAX) + policies.NO_PROGRESS
         await rows.touch(connection, row, check_at, changed=changed)

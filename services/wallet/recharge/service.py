@@ -16,6 +16,7 @@ from services.kit.errors import conflict, invalid, not_found
 from services.wallet import convert, ledger
 from services.wallet.domain.commands import ENDING, RequestKey
 from services.wallet.recharge import names
+from services.wallet.recharge.caps import EXTRAS_SHOWN, Caps
 from services.wallet.recharge.cards import make_default
 from services.wallet.recharge.convert import (
     authorized_message,
@@ -26,13 +27,15 @@ from services.wallet.recharge.convert import (
     recharge_key,
     recharge_message,
 )
+from services.wallet.recharge.convert_caps import caps_message, extra_message
 from services.wallet.recharge.domain import policy as rules
+from services.wallet.recharge.domain.policy import Policy
 from services.wallet.recharge.moves import GivingUp, Report
 from services.wallet.recharge.observe import Clock
 from services.wallet.recharge.service_caps import CapMethods
 from services.wallet.recharge.service_payments import PaymentMethods
 from services.wallet.recharge.service_predictive import PredictiveMethods
-from services.wallet.recharge.store import inbox, policies
+from services.wallet.recharge.store import inbox, months, policies, reviews
 from services.wallet.recharge.store import recharges as rows
 from services.wallet.recharge.stripe import Stripe
 from services.wallet.store import wallets as wallets_store
@@ -67,6 +70,7 @@ class RechargeMethods(PaymentMethods, PredictiveMethods, CapMethods):
     ) -> None:
         PaymentMethods.__init__(self, pool, stripe, wake=wake, clock=clock)
         self._stripe = stripe
+        self._caps = Caps(pool, clock=clock)
 
     async def SetupPaymentMethod(
         self, request: pb.SetupPaymentMethodRequest, _context: Context
@@ -136,7 +140,11 @@ class RechargeMethods(PaymentMethods, PredictiveMethods, CapMethods):
         wallet = await wallets_store.lock_wallet(connection, org, name)
         policy = checked_policy(request.policy, wallet.currency)
         now = await self._clock(connection)
+        before = (await policies.facts(connection, org, [name], now))[0].policy
         await policies.put(connection, org, name, policy, now, resume=request.resume, by=_caller())
+        if before is not None and _caps_of(before) != _caps_of(policy):
+            await reviews.end_open(connection, org, name, reviews.CAPS_CHANGED, now)
+            await months.forget_alerts(connection, org, name)
         await rows.wake_pending(connection, org, [name], now, "the policy was changed")
         await policies.evaluate(connection, org, [name], now)
         known = (await policies.facts(connection, org, [name], now))[0]
@@ -151,10 +159,15 @@ class RechargeMethods(PaymentMethods, PredictiveMethods, CapMethods):
             await wallets_store.get_wallet(connection, org, request.wallet)
             now = await self._clock(connection)
             known = (await policies.facts(connection, org, [request.wallet], now))[0]
+            extras = await months.extras(connection, org, request.wallet, known.month.key, now, limit=EXTRAS_SHOWN)
         if known.policy is None:
             raise not_found(f"a recharge policy of {request.wallet}", "POLICY_UNKNOWN", wallet=request.wallet)
         return pb.GetRechargePolicyResponse(
-            policy=policy_message(known), month_count=known.usage.count, month_amount_nanos=known.usage.amount_nanos
+            policy=policy_message(known),
+            month_count=known.usage.count,
+            month_amount_nanos=known.usage.amount_nanos,
+            caps=caps_message(known),
+            extras=[extra_message(row, known.currency) for row in extras],
         )
 
     async def GetRecharge(self, request: pb.GetRechargeRequest, _context: Context) -> pb.GetRechargeResponse:
@@ -237,6 +250,11 @@ class RechargeMethods(PaymentMethods, PredictiveMethods, CapMethods):
         new = await transact(self._pool, store)
         self._wake()
         return pb.IngestStripeEventResponse(event_id=event.id, duplicate=not new)
+
+
+def _caps_of(policy: Policy) -> tuple[bool, int, int | None]:
+    """What of a policy a review of caps is about."""
+    return policy.enabled, policy.max_count, policy.max_amount_nanos
 
 
 def _caller() -> str:

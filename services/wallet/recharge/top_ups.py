@@ -23,7 +23,7 @@ from services.wallet.recharge.domain.policy import over_cap
 from services.wallet.recharge.domain.top_up import Asks, Cancel, Open, Over, Paid, Problem, Seen, State
 from services.wallet.recharge.observe import Clock
 from services.wallet.recharge.pages import Links, NewPayment, Pages
-from services.wallet.recharge.store import policies
+from services.wallet.recharge.store import months, policies
 from services.wallet.recharge.store import recharges as recharge_rows
 from services.wallet.recharge.store import top_ups as rows
 from services.wallet.recharge.store.policies import Facts
@@ -84,9 +84,12 @@ class TopUps:
         _check(known, asked)
         month = None
         if not asked.on_session and known.policy is not None:
-            await policies.lock_month(connection, asked.org, asked.wallet, known.month)
-            await policies.hold(
-                connection, asked.org, asked.wallet, known.month.key, asked.amount_nanos, policy=known.policy, new=False
+            await months.lock_month(connection, asked.org, asked.wallet, known.month)
+            await months.hold(
+                *(connection, asked.org, asked.wallet, known.month.key, asked.amount_nanos),
+                policy=known.policy,
+                extras=known.extras,
+                new=False,
             )
             month = known.month.key
         row = replace(
@@ -247,7 +250,7 @@ class TopUps:
         await charges.put(connection, row.org, charge, now)
         if row.month is not None and received_nanos < row.amount_nanos:
             rest = row.amount_nanos - received_nanos
-            await policies.release(connection, row.org, row.wallet, row.month, rest, count=0)
+            await months.release(connection, row.org, row.wallet, row.month, rest, count=0)
         await recharge_rows.wake_pending(connection, row.org, [row.wallet], now, "a top-up was paid")
         await policies.evaluate(connection, row.org, [row.wallet], now)
 
@@ -271,7 +274,9 @@ def _check(known: Facts, asked: TopUpRow) -> None:
             f"{asked.wallet} has no payment method on file: put one on file, or pay on session",
             field="wallet",
         )
-    cap = over_cap(known.policy, known.usage, asked.amount_nanos) if known.policy is not None else None
+    if known.policy is None:
+        return
+    cap = over_cap(known.policy, known.usage, asked.amount_nanos, known.extras)
     if cap is not None:
         raise conflict(
             "RECHARGE_CAP_REACHED",
@@ -284,7 +289,7 @@ def _check(known: Facts, asked: TopUpRow) -> None:
 async def _fail(connection: asyncpg.Connection, row: TopUpRow, reason: str, code: str, now: datetime) -> None:
     await rows.fail(connection, row, reason, code, now)
     if row.month is not None:
-        await policies.release(connection, row.org, row.wallet, row.month, row.amount_nanos)
+        await months.release(connection, row.org, row.wallet, row.month, row.amount_nanos)
         # What it held may be what a recharge waits for.
         await policies.evaluate(connection, row.org, [row.wallet], now)
 

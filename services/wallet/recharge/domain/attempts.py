@@ -11,7 +11,17 @@ from typing import Final
 
 from services.wallet.domain.accounts import LEDGER_MAX_NANOS
 from services.wallet.recharge.domain import outcome
-from services.wallet.recharge.domain.policy import Block, Forecast, MonthKey, Policy, Usage, needed, over_cap
+from services.wallet.recharge.domain.policy import (
+    NO_EXTRAS,
+    Block,
+    Extras,
+    Forecast,
+    MonthKey,
+    Policy,
+    Usage,
+    needed,
+    over_cap,
+)
 
 MAX_ATTEMPTS: Final = 15
 """The most confirmations of one recharge."""
@@ -125,6 +135,8 @@ class Circumstances:
         usage: What counts in the month in force, this recharge included where it counts there.
         payment_method: On file; None where none is.
         moved_nanos: What the fullest side of the wallet's accounts has taken in all.
+        extras: What is in force beyond the caps.
+        extras_then: What was, or is by now, for a recharge that was begun when this one was.
     """
 
     policy: Policy | None
@@ -134,6 +146,8 @@ class Circumstances:
     month: MonthKey
     usage: Usage
     moved_nanos: int = 0
+    extras: Extras = NO_EXTRAS
+    extras_then: Extras = NO_EXTRAS
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,11 +289,11 @@ def _within_caps(recharge: Standing, world: Circumstances, now: datetime, charge
     if recharge.month == world.month.key:
         # Its hold counts already: the caps may have been lowered below it since.
         rest = Usage(world.usage.count - 1, world.usage.amount_nanos - recharge.amount_nanos)
-        cap = over_cap(policy, rest, recharge.amount_nanos)
+        cap = over_cap(policy, rest, recharge.amount_nanos, world.extras_then)
         if cap is None:
             return charge
         return Wait("the month's caps were lowered below what is held", until_month_s, cap)
-    cap = over_cap(policy, world.usage, recharge.amount_nanos)
+    cap = over_cap(policy, world.usage, recharge.amount_nanos, world.extras)
     if cap is not None:
         return Wait(f"the caps of {world.month.key} leave no room for it", until_month_s, cap)
     return Charge(charge.number, resumed=charge.resumed, moves_month=True)

@@ -337,6 +337,17 @@ class Usage:
     amount_nanos: int
 
 
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What is in force beyond a month's caps; the amount in nano-units."""
+
+    count: int = 0
+    amount_nanos: int = 0
+
+
+NO_EXTRAS: Final = Extras()
+
+
 def month_in_force(last: tuple[str, str] | None, zone: str, now: datetime) -> MonthKey:
     """The month that a recharge started now counts in.
 
@@ -356,6 +367,12 @@ def month_in_force(last: tuple[str, str] | None, zone: str, now: datetime) -> Mo
 def _month(zone: str, now: datetime) -> MonthKey:
     window = windows.window_at(windows.WindowSpec(windows.WindowKind.MONTH, zone), windows.unix_us(now))
     return MonthKey(window.key[:7], zone, windows.from_unix_us(window.end_us))
+
+
+def month_start(end: datetime, zone: str) -> datetime:
+    """When the month of a zone begins that ends at an instant."""
+    spec = windows.WindowSpec(windows.WindowKind.MONTH, zone)
+    return windows.from_unix_us(windows.window_at(spec, windows.unix_us(end) - 1).start_us)
 
 
 class Block(StrEnum):
@@ -406,6 +423,7 @@ class Situation:
         is_open: Whether the wallet is open: neither frozen nor closed.
         has_card: Whether a payment method is on file.
         currency: The wallet's.
+        extras: What is in force beyond the caps.
     """
 
     balance_nanos: int
@@ -416,6 +434,7 @@ class Situation:
     is_open: bool
     has_card: bool
     currency: str
+    extras: Extras = NO_EXTRAS
 
 
 def should_recharge(
@@ -449,7 +468,7 @@ def should_recharge(
     amount_nanos = policy.charge_nanos(situation.balance_nanos, situation.currency)
     if not amount_nanos:
         return Blocked(Block.AT_TARGET)
-    full = over_cap(policy, situation.usage, amount_nanos)
+    full = over_cap(policy, situation.usage, amount_nanos, situation.extras)
     if full is not None:
         return Blocked(full, situation.month.end)
     return Start(amount_nanos)
@@ -462,10 +481,11 @@ def needed(policy: Policy, balance_nanos: int, forecast: Forecast | None) -> boo
     return forecast is not None and policy.predictive is not None and forecast.reaches(balance_nanos)
 
 
-def over_cap(policy: Policy, usage: Usage, amount_nanos: int) -> Block | None:
+def over_cap(policy: Policy, usage: Usage, amount_nanos: int, extras: Extras = NO_EXTRAS) -> Block | None:
     """Which cap one more recharge of this amount would pass; None where it fits. A part is never charged."""
-    if usage.count + 1 > policy.max_count:
+    if usage.count + 1 > policy.max_count + extras.count:
         return Block.COUNT_CAP
-    if policy.max_amount_nanos is not None and usage.amount_nanos + amount_nanos > policy.max_amount_nanos:
+    cap = policy.max_amount_nanos
+    if cap is not None and usage.amount_nanos + amount_nanos > cap + extras.amount_nanos:
         return Block.AMOUNT_CAP
     return None

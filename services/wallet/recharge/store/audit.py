@@ -36,9 +36,31 @@ AND (m.count <> coalesce(r.count, 0) OR m.amount_nanos <> coalesce(r.amount_nano
 ORDER BY 1 LIMIT $2
 """,
     "I7.months_within_caps": """
-SELECT format('%s in %s: %s of %s, %s of %s nanos', wallet, month, count, cap_count, amount_nanos, cap_amount_nanos)
+SELECT format('%s in %s: %s of %s + %s, %s of %s + %s nanos', wallet, month, count, cap_count, extra_count,
+              amount_nanos, cap_amount_nanos, extra_amount_nanos)
 FROM recharge_months
-WHERE ($1::text IS NULL OR org = $1) AND (count > cap_count OR amount_nanos > cap_amount_nanos)
+WHERE ($1::text IS NULL OR org = $1)
+AND (count - extra_count > cap_count OR amount_nanos - extra_amount_nanos > cap_amount_nanos)
+ORDER BY 1 LIMIT $2
+""",
+    # An extra is so much more than the cap, or than what counted when it was allowed; some of the month before last.
+    "I7.extras_allowed": """
+SELECT format('%s in %s: %s and %s nanos beyond the caps, %s and %s nanos allowed', m.wallet, m.month, m.extra_count,
+              m.extra_amount_nanos, coalesce(x.count, 0), coalesce(x.nanos, 0))
+FROM recharge_months m
+LEFT JOIN LATERAL (
+    SELECT sum(e.extra_count) AS count, sum(e.extra_nanos) AS nanos,
+           max(e.used_count) FILTER (WHERE e.month = m.month) AS used_count,
+           max(e.used_nanos) FILTER (WHERE e.month = m.month) AS used_nanos
+    FROM recharge_extras e
+    WHERE e.org = m.org AND e.wallet = m.wallet AND e.month
+        IN (m.month, to_char(to_date(m.month, 'YYYY-MM') - interval '1 day', 'YYYY-MM'))
+) x ON TRUE
+WHERE ($1::text IS NULL OR m.org = $1) AND (
+    m.cap_count + m.extra_count > greatest(m.cap_count, x.used_count) + coalesce(x.count, 0)
+    OR m.cap_amount_nanos::numeric + m.extra_amount_nanos
+        > greatest(m.cap_amount_nanos, x.used_nanos) + coalesce(x.nanos, 0)
+)
 ORDER BY 1 LIMIT $2
 """,
     "I8.one_grant": """

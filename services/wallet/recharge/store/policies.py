@@ -11,11 +11,13 @@ from services.kit import money, outbox
 from services.kit import subject as subjects
 from services.kit.outbox import OutboxRow
 from services.wallet.recharge.domain import policy as rules
-from services.wallet.recharge.domain.attempts import WalletState
+from services.wallet.recharge.domain.attempts import MAX_AGE, WalletState
+from services.wallet.recharge.domain.extras import Granted, in_force
 from services.wallet.recharge.domain.policy import (
     CAPS,
     Block,
     Blocked,
+    Extras,
     Forecast,
     MonthKey,
     Policy,
@@ -25,13 +27,9 @@ from services.wallet.recharge.domain.policy import (
     Usage,
 )
 from services.wallet.recharge.names import recharge_name
-
-TOPIC_START = "recharge"
-"""Outbox rows that start a recharge's workflow; the key is the recharge's name."""
-TOPIC_SIGNAL = "recharge-signal"
-"""Outbox rows that wake a recharge's workflow; the key is the recharge's name."""
-TOPIC_ALERT = "alert"
-"""Outbox rows that tell a human; the payload is JSON with a `kind`."""
+from services.wallet.recharge.store import months, reviews
+from services.wallet.recharge.store.reviews import ROOM_AGAIN
+from services.wallet.recharge.store.topics import TOPIC_ALERT, TOPIC_START
 
 SWEEP_EVERY = timedelta(minutes=10)
 """How long after an evaluation the sweep looks at a policy again, whatever happens in between."""
@@ -48,6 +46,7 @@ SELECT w.name AS wallet, w.subject, w.currency, w.state AS wallet_state, w.time_
        m.amount_nanos AS month_amount_nanos,
        (SELECT coalesce(sum(a.credits_nanos - a.debits_nanos), 0)::bigint FROM accounts a
         WHERE a.org = w.org AND a.wallet = w.name AND a.kind IN ('available', 'escrow', 'debt')) AS balance_nanos,
+       x.extras,
        (SELECT coalesce(max(greatest(a.credits_nanos, a.debits_nanos)), 0) FROM accounts a
         WHERE a.org = w.org AND a.wallet = w.name) AS moved_nanos,
        EXISTS (SELECT FROM recharges r WHERE r.org = w.org AND r.wallet = w.name AND r.state = 'PENDING') AS pending,
@@ -57,6 +56,14 @@ LEFT JOIN recharge_policies p ON p.org = w.org AND p.wallet = w.name
 LEFT JOIN LATERAL (
     SELECT * FROM recharge_months m WHERE m.org = w.org AND m.wallet = w.name ORDER BY m.month DESC LIMIT 1
 ) m ON TRUE
+LEFT JOIN LATERAL (
+    SELECT array_agg(
+        (x.month, x.extra_count, x.extra_nanos, x.until_at, x.used_count, x.used_nanos, y.count, y.amount_nanos,
+         y.cap_count, y.cap_amount_nanos) ORDER BY x.created_at, x.number
+    ) AS extras
+    FROM recharge_extras x JOIN recharge_months y ON y.org = x.org AND y.wallet = x.wallet AND y.month = x.month
+    WHERE x.org = w.org AND x.wallet = w.name AND x.until_at > $4::timestamptz - $5::interval
+) x ON TRUE
 WHERE w.org = $1 AND w.name = ANY($2::text[]) AND (p.org IS NOT NULL OR NOT $3)
 ORDER BY w.name
 """
@@ -69,24 +76,6 @@ WHERE p.enabled AND p.threshold_nanos > (
     WHERE a.org = k.org AND a.wallet = k.wallet AND a.kind IN ('available', 'escrow', 'debt')
 )
 """
-_LOCK_MONTH = """
-SELECT month, zone, last_number, count, amount_nanos FROM recharge_months
-WHERE org = $1 AND wallet = $2 AND month = $3 FOR UPDATE
-"""
-_OPEN_MONTH = """
-INSERT INTO recharge_months (org, wallet, month, zone) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING
-"""
-_HOLD = """
-UPDATE recharge_months
-SET count = count + 1, amount_nanos = amount_nanos + $4, last_number = last_number + $5,
-    cap_count = $6, cap_amount_nanos = $7
-WHERE org = $1 AND wallet = $2 AND month = $3
-RETURNING last_number
-"""
-_RELEASE = """
-UPDATE recharge_months SET count = count - $5, amount_nanos = amount_nanos - $4
-WHERE org = $1 AND wallet = $2 AND month = $3
-"""
 _START = """
 INSERT INTO recharges
     (org, name, wallet, currency, amount_nanos, amount_minor, named_month, number, month, reason, created_at, check_at,
@@ -96,12 +85,6 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $7, $9, $10, $11, $12, $13, $14, $15, $1
 """
 _RECHECK = "UPDATE recharge_policies SET check_at = $3 WHERE org = $1 AND wallet = $2 AND check_at > $3"
 _SWEPT = "UPDATE recharge_policies SET check_at = $3 WHERE org = $1 AND wallet = $2"
-_ALERTED = {
-    Block.COUNT_CAP: "UPDATE recharge_months SET count_alerted = TRUE "
-    "WHERE org = $1 AND wallet = $2 AND month = $3 AND NOT count_alerted RETURNING 1",
-    Block.AMOUNT_CAP: "UPDATE recharge_months SET amount_alerted = TRUE "
-    "WHERE org = $1 AND wallet = $2 AND month = $3 AND NOT amount_alerted RETURNING 1",
-}
 _DUE = """
 UPDATE recharge_policies p SET check_at = $1 + $3::interval
 FROM (
@@ -151,6 +134,8 @@ class Facts:
         moved_nanos: What the fullest side of its accounts has taken in all.
         usage: Of the month in force.
         paused_by: Who paused the policy, and `paused_at`: since when.
+        granted: What was allowed beyond the caps, and may have been in force when a pending recharge was begun.
+        extras: What of it is in force for a recharge that begins now.
     """
 
     wallet: str
@@ -169,6 +154,12 @@ class Facts:
     usage: Usage
     paused_by: str = ""
     paused_at: datetime | None = None
+    granted: Sequence[Granted] = ()
+    extras: Extras = rules.NO_EXTRAS
+
+    def extras_at(self, begun: datetime) -> Extras:
+        """What is in force beyond the caps for a recharge that was begun at an instant."""
+        return in_force(self.granted, self.policy, self.month.key, begun) if self.policy else rules.NO_EXTRAS
 
     def situation(self) -> Situation:
         """As the policy's rule takes it."""
@@ -181,6 +172,7 @@ class Facts:
             is_open=self.wallet_state is WalletState.OPEN,
             has_card=self.payment_method is not None,
             currency=self.currency,
+            extras=self.extras,
         )
 
 
@@ -188,7 +180,7 @@ async def facts(
     connection: asyncpg.Connection, org: str, wallets: Sequence[str], now: datetime, *, with_policy: bool = False
 ) -> list[Facts]:
     """Facts of the wallets that exist (with a policy, where asked), sorted by name."""
-    rows = await connection.fetch(_FACTS, org, list(wallets), with_policy)
+    rows = await connection.fetch(_FACTS, org, list(wallets), with_policy, now, MAX_AGE)
     return [_facts(row, now) for row in rows]
 
 
@@ -197,6 +189,7 @@ def _facts(row: asyncpg.Record, now: datetime) -> Facts:
     last = None if row["month"] is None else (row["month"], row["zone"])
     month = rules.month_in_force(last, row["time_zone"], now)
     counts = last is not None and last[0] == month.key
+    granted = [_granted(one) for one in row["extras"] or ()]
     return Facts(
         wallet=row["wallet"],
         subject=row["subject"],
@@ -214,7 +207,15 @@ def _facts(row: asyncpg.Record, now: datetime) -> Facts:
         usage=Usage(row["count"], row["month_amount_nanos"]) if counts else Usage(0, 0),
         paused_by=row["paused_by"] or "",
         paused_at=row["paused_at"],
+        granted=granted,
+        extras=in_force(granted, policy, month.key, now) if policy else rules.NO_EXTRAS,
     )
+
+
+def _granted(row: asyncpg.Record) -> Granted:
+    month, count, nanos, until, used_count, used_nanos, now_count, now_nanos, cap_count, cap_nanos = row
+    used_then, used = Usage(used_count, used_nanos), Usage(now_count, now_nanos)
+    return Granted(month, count, nanos, until, used_then, used, cap_count, cap_nanos)
 
 
 def policy_of(row: asyncpg.Record) -> Policy:
@@ -255,7 +256,7 @@ async def evaluate(connection: asyncpg.Connection, org: str, wallets: Sequence[s
         if isinstance(decision, Start):
             await _start(connection, known, decision, now)
         else:
-            await _note_block(connection, org, known, decision)
+            await _note_block(connection, org, known, decision, now)
 
 
 async def evaluate_low(connection: asyncpg.Connection, wallets: Sequence[tuple[str, str]], now: datetime) -> None:
@@ -284,7 +285,7 @@ async def start_by_forecast(
     decision = rules.should_recharge(known.policy, known.situation(), now, forecast)
     if isinstance(decision, Start):
         return await _start(connection, known, decision, now, forecast)
-    await _note_block(connection, org, known, decision)
+    await _note_block(connection, org, known, decision, now)
     return decision
 
 
@@ -293,9 +294,13 @@ async def _start(
 ) -> str:
     assert known.policy is not None, "a start needs a policy"
     org = subjects.parse_resource(known.wallet, "wallets")[0].org
-    await lock_month(connection, org, known.wallet, known.month)
-    number = await hold(
-        connection, org, known.wallet, known.month.key, start.amount_nanos, policy=known.policy, new=True
+    await reviews.end_open(connection, org, known.wallet, ROOM_AGAIN, now)
+    await months.lock_month(connection, org, known.wallet, known.month)
+    number = await months.hold(
+        *(connection, org, known.wallet, known.month.key, start.amount_nanos),
+        policy=known.policy,
+        extras=known.extras,
+        new=True,
     )
     name = recharge_name(known.wallet, known.month.key, number)
     reason = _reason(known, known.policy, forecast)
@@ -345,18 +350,32 @@ def start_message(wallet: str, amount_nanos: int, currency: str, reason: str, cr
     return json.dumps(about).encode()
 
 
-async def _note_block(connection: asyncpg.Connection, org: str, known: Facts, blocked: Blocked) -> None:
+async def _note_block(connection: asyncpg.Connection, org: str, known: Facts, blocked: Blocked, now: datetime) -> None:
     if blocked.recheck_at is not None and known.check_at is not None and blocked.recheck_at < known.check_at:
         await connection.execute(_RECHECK, org, known.wallet, blocked.recheck_at)
     if blocked.why in CAPS:
-        await alert_cap(connection, org, known, blocked.why)
+        assert known.policy is not None, "a cap is a policy's"
+        charge_nanos = known.policy.charge_nanos(known.balance_nanos, known.currency)
+        await alert_cap(connection, org, known, blocked.why, charge_nanos=charge_nanos, now=now)
 
 
-async def alert_cap(connection: asyncpg.Connection, org: str, known: Facts, cap: Block) -> None:
-    """Tells a human that a cap stopped a recharge: once per wallet, month and cap."""
-    if not await connection.fetchval(_ALERTED[cap], org, known.wallet, known.month.key):
+async def alert_cap(
+    connection: asyncpg.Connection, org: str, known: Facts, cap: Block, *, charge_nanos: int, now: datetime
+) -> None:
+    """Tells a human that a cap stopped a recharge, and has somebody decide whether more is allowed.
+
+    Once per wallet, month and cap, and again once what is in force has changed.
+    """
+    if not await months.alerted(connection, org, known.wallet, known.month, cap):
         return
     assert known.policy is not None, "a cap is a policy's"
+    review = await reviews.start(
+        *(connection, org, known.wallet, known.month),
+        cap=cap,
+        charge_nanos=charge_nanos,
+        currency=known.currency,
+        now=now,
+    )
     await alert(
         connection,
         org,
@@ -372,9 +391,12 @@ async def alert_cap(connection: asyncpg.Connection, org: str, known: Facts, cap:
             "amount_nanos": known.usage.amount_nanos,
             "max_count": known.policy.max_count,
             "max_amount_nanos": known.policy.max_amount_nanos,
-            "charge_nanos": known.policy.charge_nanos(known.balance_nanos, known.currency),
+            "extra_count": known.extras.count,
+            "extra_amount_nanos": known.extras.amount_nanos,
+            "charge_nanos": charge_nanos,
             "balance_nanos": known.balance_nanos,
             "currency_code": known.currency,
+            "review": review,
         },
     )
 
@@ -383,32 +405,6 @@ async def alert(connection: asyncpg.Connection, org: str, about: str, message: d
     """Writes one message for a human."""
     payload = json.dumps(message, sort_keys=True).encode()
     await outbox.put(connection, [OutboxRow(org, TOPIC_ALERT, about, payload)])
-
-
-async def lock_month(connection: asyncpg.Connection, org: str, wallet: str, month: MonthKey) -> None:
-    """Locks the row of a month, opening it where it is new."""
-    await connection.execute(_OPEN_MONTH, org, wallet, month.key, month.zone)
-    await connection.fetchrow(_LOCK_MONTH, org, wallet, month.key)
-
-
-async def hold(
-    connection: asyncpg.Connection, org: str, wallet: str, month: str, amount_nanos: int, *, policy: Policy, new: bool
-) -> int:
-    """Counts one recharge in a locked month under the caps in force; returns the month's last number.
-
-    A recharge that would pass a cap is refused by the table itself.
-    """
-    number: int = await connection.fetchval(
-        _HOLD, org, wallet, month, amount_nanos, int(new), policy.max_count, policy.max_amount_nanos
-    )
-    return number
-
-
-async def release(
-    connection: asyncpg.Connection, org: str, wallet: str, month: str, amount_nanos: int, *, count: int = 1
-) -> None:
-    """Gives back what a recharge held in a month."""
-    await connection.execute(_RELEASE, org, wallet, month, amount_nanos, count)
 
 
 async def take_due(connection: asyncpg.Connection, now: datetime, limit: int) -> list[tuple[str, str]]:

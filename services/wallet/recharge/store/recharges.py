@@ -11,7 +11,8 @@ from services.kit.outbox import OutboxRow
 from services.wallet.recharge.domain.attempts import Attempt, AttemptState, Standing, State
 from services.wallet.recharge.domain.outcome import Expected, Intent, OpenAttempt
 from services.wallet.recharge.domain.policy import Forecast
-from services.wallet.recharge.store.policies import NO_PROGRESS, TOPIC_SIGNAL, TOPIC_START, start_message
+from services.wallet.recharge.store.policies import NO_PROGRESS, start_message
+from services.wallet.recharge.store.topics import TOPIC_SIGNAL, TOPIC_START
 
 _COLUMNS = """
 r.org, r.name, r.wallet, r.state, r.currency, r.amount_nanos, r.amount_minor, r.named_month, r.number, r.month,

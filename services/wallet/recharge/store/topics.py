@@ -1,0 +1,10 @@
+"""Topics of the outbox that recharges write to."""
+
+TOPIC_START = "recharge"
+"""Outbox rows that start a recharge's workflow; the key is the recharge's name."""
+TOPIC_REVIEW = "recharge-review"
+"""Outbox rows that start the workflow of a review of caps; the key is the review's name."""
+TOPIC_SIGNAL = "recharge-signal"
+"""Outbox rows that wake the workflow of a recharge or of a review; the key is its name."""
+TOPIC_ALERT = "alert"
+"""Outbox rows that tell a human; the payload is JSON with a `kind`."""
