@@ -18,6 +18,7 @@ from typing import Final
 from temporalio.client import Client
 from temporalio.worker import Worker
 
+import workflows.predictive.part
 import workflows.recharge.part
 from services.kit.telemetry import MetricsServer, configure_logging, get_logger
 from services.kit.tracing import traced
@@ -27,7 +28,7 @@ from workflows.part import Part, by_queue
 from workflows.services import Services, reaching
 from workflows.settings import WorkerSettings
 
-PARTS: Final = (workflows.recharge.part.part,)
+PARTS: Final = (workflows.recharge.part.part, workflows.predictive.part.part)
 """What the worker runs."""
 
 _log = get_logger(__name__)

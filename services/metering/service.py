@@ -1,27 +1,24 @@
 """The gRPC face of metering: translate, call, answer."""
 
 import asyncio
-import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import asyncpg
 import grpc
-from google.rpc import status_pb2
 
 from pursestrings.metering.v1 import metering_pb2, metering_pb2_grpc
 from pursestrings.type.v1 import type_pb2
 from services.kit.auth import Identity, identity
-from services.kit.database import is_connection_lost
-from services.kit.errors import Code, PurseError, denied, invalid, unavailable
+from services.kit.errors import denied, invalid
 from services.kit.groupcommit import GroupCommit
 from services.kit.rating import Tokens
-from services.kit.status import to_rpc_status
 from services.kit.telemetry import get_logger
 from services.kit.windows import WindowKind
 from services.metering import wire
 from services.metering.domain import questions, usage
+from services.metering.failures import status_of
 from services.metering.prices import Prices
 from services.metering.service_analysis import AnalysisPart
 from services.metering.service_corrections import CorrectionsPart
@@ -97,7 +94,7 @@ class MeteringService(
             if isinstance(answer, Recorded):
                 wire.set_recorded(result.usage, answer)
             else:
-                result.error.CopyFrom(_status_of(answer))
+                result.error.CopyFrom(status_of(answer))
         return response
 
     async def StreamUsage(
@@ -113,7 +110,7 @@ class MeteringService(
                 recorded=len(recorded),
                 duplicates=sum(answer.duplicate for answer in recorded),
                 errors=[
-                    metering_pb2.StreamUsageError(index=place, error=_status_of(answer))
+                    metering_pb2.StreamUsageError(index=place, error=status_of(answer))
                     for place, answer in enumerate(answers)
                     if not isinstance(answer, Recorded)
                 ],
@@ -137,7 +134,7 @@ class MeteringService(
                 await asyncio.sleep(0)
             try:
                 items.append(self._prepare(event, who, trusted=trusted, now=now))
-            except Exception as error:  # also what nobody foresaw is this event's alone; `_status_of` logs it
+            except Exception as error:  # also what nobody foresaw is this event's alone; `status_of` logs it
                 refused[place] = error
         answers = iter(await self._recorder.submit_many(items))
         self._recorded()
@@ -254,18 +251,6 @@ def _org_of(name: str) -> str | None:
         # Totals are an organisation's: a part of it may not read them by naming itself.
         raise invalid("org", f"{name} is no organisation; name it as orgs/{who.org}", "MALFORMED_SUBJECT")
     return who.org
-
-
-def _status_of(error: Exception) -> status_pb2.Status:
-    if isinstance(error, PurseError):
-        return to_rpc_status(error)
-    if is_connection_lost(error):
-        return to_rpc_status(unavailable("the database is out of reach; send again with the same id"))
-    incident = secrets.token_hex(4)
-    _log.error("unforeseen failure of an event", incident=incident, exc_info=error)
-    return to_rpc_status(
-        PurseError(Code.INTERNAL, "INTERNAL", f"unforeseen failure {incident}; the server's log tells more")
-    )
 
 
 def _group(group: reports.Group, whole: questions.Totals) -> metering_pb2.UsageGroup:

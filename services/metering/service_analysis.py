@@ -13,11 +13,11 @@ from pursestrings.metering.v1 import analysis_pb2
 from services.kit import money, tokens, windows
 from services.kit.auth import Identity, identity
 from services.kit.errors import PurseError, denied, invalid
-from services.kit.status import to_rpc_status
 from services.metering import wire
 from services.metering.domain import questions, unusual, usage
 from services.metering.domain.forecast import HISTORY_HOURS_MAX, HORIZON_HOURS_MAX, SHORT_HOURS, Forecaster
 from services.metering.domain.questions import Filter, Span
+from services.metering.failures import status_of
 from services.metering.store import hourly, reports, runlog
 
 BATCH_MAX: Final = 500
@@ -99,7 +99,7 @@ class AnalysisPart:
     async def Forecast(self, request: analysis_pb2.ForecastRequest, context: _Context) -> analysis_pb2.ForecastResponse:
         """What will be spent, and how long an amount lasts."""
         (answer,) = await self._forecasts([request])
-        if isinstance(answer, PurseError):
+        if isinstance(answer, Exception):
             raise answer
         return answer
 
@@ -113,15 +113,15 @@ class AnalysisPart:
         response = analysis_pb2.BatchForecastResponse()
         for answer in await self._forecasts(request.requests):
             result = response.results.add()
-            if isinstance(answer, PurseError):
-                result.error.CopyFrom(to_rpc_status(answer))
+            if isinstance(answer, Exception):
+                result.error.CopyFrom(status_of(answer))
             else:
                 result.forecast.CopyFrom(answer)
         return response
 
     async def _forecasts(
         self, requests: Sequence[analysis_pb2.ForecastRequest]
-    ) -> list[analysis_pb2.ForecastResponse | PurseError]:
+    ) -> list[analysis_pb2.ForecastResponse | Exception]:
         now, who = self._clock(), identity()
         checked = [_checked(request, who) for request in requests]
         by_org: dict[str, set[str]] = {}
@@ -136,7 +136,7 @@ class AnalysisPart:
         # Some milliseconds of arithmetic each, away from the loop that answers everyone.
         return await asyncio.to_thread(
             lambda: [
-                error if isinstance(error, PurseError) else _forecast(request, spent, span, now)
+                error if isinstance(error, PurseError) else _forecast_or_failure(request, spent, span, now)
                 for error, request in zip(checked, requests, strict=True)
             ]
         )
@@ -178,6 +178,15 @@ def _check_excluded(subject: str, excluded: Sequence[str]) -> None:
         parts = name.split("/")
         if len(names) < len(excluded) or any("/".join(parts[:end]) in names for end in range(2, len(parts), 2)):
             raise invalid("excluded_subjects", "name each once, and none below another")
+
+
+def _forecast_or_failure(
+    request: analysis_pb2.ForecastRequest, spent: hourly.Spent, span: Span, now: datetime
+) -> analysis_pb2.ForecastResponse | Exception:
+    try:
+        return _forecast(request, spent, span, now)
+    except Exception as error:  # what nobody foresaw is this request's alone
+        return error
 
 
 def _forecast(

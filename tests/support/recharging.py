@@ -350,14 +350,15 @@ async def webhooks(rig: Rig) -> AsyncIterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def running_worker(rig: Rig, client: Client) -> AsyncIterator[list[Worker]]:
-    """A worker in this process."""
+async def running_worker(rig: Rig, client: Client, **more: Any) -> AsyncIterator[list[Worker]]:
+    """A worker in this process; settings by their own names."""
     settings = WorkerSettings(
         stripe_api_key=SecretStr(API_KEY),
         stripe_base_url=rig.twin.url,
         wallet_address=rig.address,
         service_token_file=rig.token_file,
         shutdown_grace_s=1.0,
+        **more,
     )
     async with reaching(settings) as services, worker_module.working(client, services, settings) as workers:
         yield workers

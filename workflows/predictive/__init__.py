@@ -1,0 +1,1 @@
+"""The PredictiveSweep workflow: looks at wallets that recharge by forecast. What is due, the wallet service starts."""
