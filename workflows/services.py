@@ -1,4 +1,4 @@
-"""What the activities reach: the services, each by its contract, and Stripe."""
+"""What the activities reach: the services, each by its contract, Stripe, and other people's webhooks."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -10,6 +10,7 @@ from pursestrings.metering.v1 import metering_pb2_grpc
 from pursestrings.wallet.v1 import wallet_pb2_grpc
 from services.kit.channel import service_channel
 from services.wallet.recharge.stripe import Stripe
+from workflows.notify.posting import Poster
 from workflows.settings import WorkerSettings
 
 if TYPE_CHECKING:
@@ -20,19 +21,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Every service, called as role `service`.
+    """Every service, called as role `service`, and what is outside.
 
     Attributes:
         budget: May it spend; approvals; who is told of what.
         metering: What was used, and what will be.
         wallet: The money.
         stripe: Where PaymentIntents are made and confirmed.
+        poster: The way out to webhooks.
     """
 
     budget: "BudgetServiceAsyncStub"
     metering: "MeteringServiceAsyncStub"
     wallet: "WalletServiceAsyncStub"
     stripe: Stripe
+    poster: Poster
 
 
 @contextlib.asynccontextmanager
@@ -44,9 +47,13 @@ async def reaching(settings: WorkerSettings) -> AsyncIterator[Services]:
         budget = await stack.enter_async_context(service_channel(settings, settings.budget_address))
         metering = await stack.enter_async_context(service_channel(settings, settings.metering_address))
         wallet = await stack.enter_async_context(service_channel(settings, settings.wallet_address))
+        poster = await stack.enter_async_context(
+            Poster(timeout_s=settings.webhook_timeout_s, loopback=settings.loopback_webhooks)
+        )
         yield Services(
             budget=budget_pb2_grpc.BudgetServiceStub(budget),
             metering=metering_pb2_grpc.MeteringServiceStub(metering),
             wallet=wallet_pb2_grpc.WalletServiceStub(wallet),
             stripe=stripe,
+            poster=poster,
         )

@@ -14,3 +14,7 @@ class WorkerSettings(StripeSettings):
 
     metrics_bind: str = Field(default="127.0.0.1:7414", description="host:port of /metrics and /health")
     worker_activities_max: int = Field(default=50, ge=1, le=1000, description="activities at once in one worker")
+    webhook_timeout_s: float = Field(default=15.0, gt=0, le=30, description="how long a webhook may take to answer")
+    loopback_webhooks: bool = Field(
+        default=False, description="whether webhooks may go to this machine, over http too: for trying things out"
+    )

@@ -18,6 +18,7 @@ from typing import Final
 from temporalio.client import Client
 from temporalio.worker import Worker
 
+import workflows.notify.part
 import workflows.predictive.part
 import workflows.recharge.part
 from services.kit.telemetry import MetricsServer, configure_logging, get_logger
@@ -28,7 +29,7 @@ from workflows.part import Part, by_queue
 from workflows.services import Services, reaching
 from workflows.settings import WorkerSettings
 
-PARTS: Final = (workflows.recharge.part.part, workflows.predictive.part.part)
+PARTS: Final = (workflows.recharge.part.part, workflows.notify.part.part, workflows.predictive.part.part)
 """What the worker runs."""
 
 _log = get_logger(__name__)

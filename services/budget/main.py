@@ -18,6 +18,7 @@ from services.budget.decisions import Decisions
 from services.budget.definitions import Definitions
 from services.budget.domain.model import Answer, Item
 from services.budget.funding import Funding
+from services.budget.notify.parts import Notify
 from services.budget.ops import Ops
 from services.budget.rates import Rates
 from services.budget.retention import Retention
@@ -94,6 +95,7 @@ async def _parts(
         queue_max=settings.queue_items_max,
     )
     sweep = Sweep(pool, commit, grace_s=settings.expiry_grace_s, wait_max_s=settings.expiry_wait_max_s)
+    notify = Notify(pool, settings)
     service = BudgetService(
         pool,
         commit,
@@ -103,6 +105,7 @@ async def _parts(
         rates=rates,
         audit=Audit(pool),
         subscriptions=Subscriptions(pool, loopback=settings.loopback_webhooks),
+        notify=notify,
         funding_wait_s=settings.funding_wait_s,
     )
     server = GrpcServer(settings, access=ACCESS, ready=lambda: is_reachable(pool))
@@ -115,6 +118,8 @@ async def _parts(
         Loop("expired holds", sweep.step, settings.sweep_interval_s),
         Loop("rates", rates.refresh, settings.rates_interval_s),
     ]
+    if settings.use_temporal:
+        loops += notify.loops
     if wallets is not None:
         sync = Sync(pool, wallets, ops, directories, idle_return_s=settings.idle_return_s)
         loops += [

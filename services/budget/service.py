@@ -17,7 +17,7 @@ from services.budget.domain import policy
 from services.budget.domain.model import Answer, Applied, ApplyItem, Item
 from services.budget.funding import Funding
 from services.budget.months.service import MonthMethods
-from services.budget.notify.publish import Publisher
+from services.budget.notify.parts import Notify
 from services.budget.notify.service import NotifyMethods
 from services.budget.paused import Paused
 from services.budget.rates import Rates
@@ -51,6 +51,7 @@ class BudgetService(ApprovalMethods, LimitMethods, MonthMethods, ReservationMeth
         rates: Prices estimates.
         audit: Verifies the books.
         subscriptions: Who is told what.
+        notify: Tells them.
         funding_wait_s: How long a spend may wait for its wallet, in seconds.
     """
 
@@ -65,6 +66,7 @@ class BudgetService(ApprovalMethods, LimitMethods, MonthMethods, ReservationMeth
         rates: Rates,
         audit: Audit,
         subscriptions: Subscriptions,
+        notify: Notify,
         funding_wait_s: float,
     ) -> None:
         LimitMethods.__init__(self, pool)
@@ -78,7 +80,7 @@ class BudgetService(ApprovalMethods, LimitMethods, MonthMethods, ReservationMeth
         self._subscriptions = subscriptions
         self._paused = Paused(pool)
         self._alerted = Alerted(pool)
-        self._publisher = Publisher(pool)
+        self._notify = notify
         self._settings_of_orgs = SettingsOfOrgs(pool)
         self._funding_wait_s = funding_wait_s
 

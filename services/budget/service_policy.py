@@ -213,6 +213,7 @@ def _draft(message: subscriptions_pb2.Subscription) -> SubscriptionDraft:
         message.email,
         tuple(message.events),
         message.disabled,
+        message.payload,
     )
 
 
@@ -226,6 +227,9 @@ def _message(found: Subscription) -> subscriptions_pb2.Subscription:
         events=found.events,  # type: ignore[arg-type]
         disabled=found.disabled,
         etag=found.etag,
+        payload=found.payload.value,  # type: ignore[arg-type]
+        webhook_off_reason=found.webhook_off,
+        email_off_reason=found.email_off,
     )
     wire.set_time(message.create_time, found.created_us)
     wire.set_time(message.update_time, found.updated_us)

@@ -10,6 +10,7 @@ import asyncpg
 from services.budget import paging
 from services.budget.domain import subscriptions as rules
 from services.budget.domain.subscriptions import EventKind, Subscription, SubscriptionDraft
+from services.budget.notify import deliveries
 from services.budget.store import budgets
 from services.budget.store import subscriptions as store
 from services.kit.database import transact
@@ -101,6 +102,7 @@ class Subscriptions:
             made = rules.change(seen, draft, mask, now_us, make_secret=make_secret, loopback=self._loopback)
             if not validate_only:
                 await store.update(connection, made)
+                await deliveries.switched_on(connection, made, mask, now_us)
             return made, made.secret != seen.secret
 
         return await transact(self._pool, run)

@@ -419,6 +419,7 @@ def settings_for(database: Database, keys: Keys, **more: Any) -> BudgetSettings:
         "budget_dsn": SecretStr(database.service_dsn),
         "metering_address": "127.0.0.1:1",
         "use_wallets": False,
+        "use_temporal": False,
         "shutdown_grace_s": 2.0,
         "sync_interval_s": 0.1,
         "capture_interval_s": 0.05,

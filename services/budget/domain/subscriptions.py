@@ -14,11 +14,13 @@ from services.kit.public_address import is_public_host, is_this_machine
 
 SUBSCRIPTIONS_MAX: Final = 20
 """The most of one subject."""
-FIELDS: Final = ("display_name", "webhook_url", "secret", "email", "events", "disabled")
+FIELDS: Final = ("display_name", "webhook_url", "secret", "email", "events", "disabled", "payload")
 """The fields that an update may name."""
 SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - no secret
 SECRET_BYTES_MIN: Final = 24
 SECRET_BYTES_MAX: Final = 64
+OLD_SECRET_US: Final = 86_400_000_000
+"""For how long the secret from before a rotation signs too."""
 _URL_CHARS_MAX: Final = 2_048
 _EMAIL_CHARS_MAX: Final = 254
 _DISPLAY_CHARS_MAX: Final = 128
@@ -42,6 +44,13 @@ class EventKind(IntEnum):
     STATEMENT = 9
 
 
+class PayloadShape(IntEnum):
+    """What a webhook's body looks like; the numbers of the contract."""
+
+    EVENT = 1
+    WARNING = 2
+
+
 @dataclass(slots=True, frozen=True)
 class Subscription:
     """Where a subject's events, and those of the subjects below it, are sent.
@@ -50,6 +59,10 @@ class Subscription:
         secret: Signs deliveries; empty without a webhook. It is in no text of this object.
         events: Sorted; empty: all.
         revision: Grows with every change; the etag.
+        old_secret: Signs beside the secret until `old_secret_until_us`.
+        no: Its number in the database; 0: it is not there yet.
+        webhook_off: Why nothing is sent to the webhook; empty: it is on.
+        email_off: Why nothing is mailed; empty: it is on.
     """
 
     org: str
@@ -64,6 +77,12 @@ class Subscription:
     revision: int
     created_us: int
     updated_us: int
+    payload: PayloadShape = PayloadShape.EVENT
+    old_secret: str = ""
+    old_secret_until_us: int = 0
+    no: int = 0
+    webhook_off: str = ""
+    email_off: str = ""
 
     def __repr__(self) -> str:
         return f"Subscription({self.name!r})"
@@ -83,6 +102,14 @@ class Subscription:
         """The secret's last characters; empty without one."""
         return f"…{self.secret[-_HINT_CHARS:]}" if self.secret else ""
 
+    def secrets(self, now_us: int) -> list[str]:
+        """What signs a delivery: the secret, and for a while the one before it."""
+        if not self.secret:
+            return []
+        return (
+            [self.secret, self.old_secret] if self.old_secret and now_us < self.old_secret_until_us else [self.secret]
+        )
+
     def wants(self, event: EventKind) -> bool:
         """Whether it is told of this event."""
         return not self.disabled and (not self.events or int(event) in self.events)
@@ -98,6 +125,7 @@ class SubscriptionDraft:
     email: str
     events: tuple[int, ...]
     disabled: bool
+    payload: int = 0
 
     def __repr__(self) -> str:
         return "SubscriptionDraft()"
@@ -137,6 +165,7 @@ def define(
         1,
         now_us,
         now_us,
+        _payload(draft.payload),
     )
     return _whole(made, make_secret)
 
@@ -168,10 +197,14 @@ def change(
         email=_email(draft.email) if "email" in mask else seen.email,
         events=_events(draft.events) if "events" in mask else seen.events,
         disabled=draft.disabled if "disabled" in mask else seen.disabled,
+        payload=_payload(draft.payload) if "payload" in mask else seen.payload,
         revision=seen.revision + 1,
         updated_us=now_us,
+        # What is mended is tried: whoever names the address, or switches the subscription on, means it.
+        webhook_off="" if {"webhook_url", "disabled"} & set(mask) else seen.webhook_off,
+        email_off="" if {"email", "disabled"} & set(mask) else seen.email_off,
     )
-    return _whole(made, make_secret)
+    return _rotated(seen, _whole(made, make_secret), now_us)
 
 
 def check_etag(seen: Subscription, given: str, field: str) -> None:
@@ -200,6 +233,22 @@ def _whole(made: Subscription, make_secret: MakeSecret) -> Subscription:
     if not made.webhook_url:
         return replace(made, secret="")
     return made if made.secret else replace(made, secret=make_secret())
+
+
+def _rotated(seen: Subscription, made: Subscription, now_us: int) -> Subscription:
+    """With the old secret kept for a while, where there is a new one."""
+    if made.secret == seen.secret:
+        return made
+    if not seen.secret or not made.secret:
+        return replace(made, old_secret="", old_secret_until_us=0)
+    return replace(made, old_secret=seen.secret, old_secret_until_us=now_us + OLD_SECRET_US)
+
+
+def _payload(number: int) -> PayloadShape:
+    try:
+        return PayloadShape(number or PayloadShape.EVENT)
+    except ValueError:
+        raise invalid("subscription.payload", f"{number} is none of EVENT and WARNING") from None
 
 
 def _display_name(name: str) -> str:

@@ -1,6 +1,6 @@
 """Takes what other services tell people of, each event once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import asyncpg
 
@@ -15,10 +15,12 @@ class Publisher:
 
     Args:
         pool: Budget's database.
+        wake: Called when there are events to tell.
     """
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
+    def __init__(self, pool: asyncpg.Pool, wake: Callable[[], None]) -> None:
         self._pool = pool
+        self._wake = wake
 
     async def publish(self, events: Sequence[Event]) -> list[bool]:
         """Stores all that are new in one transaction; event by event whether it was."""
@@ -29,6 +31,8 @@ class Publisher:
             return await store.add(connection, events, await budgets.now_us(connection))
 
         new = await transact(self._pool, run)
+        if new:
+            self._wake()
         stored = []
         for one in events:
             stored.append((one.org, one.key) in new)
