@@ -18,6 +18,7 @@ from typing import Final
 from temporalio.client import Client
 from temporalio.worker import Worker
 
+import workflows.cap_review.part
 import workflows.notify.part
 import workflows.predictive.part
 import workflows.recharge.part
@@ -29,7 +30,12 @@ from workflows.part import Part, by_queue
 from workflows.services import Services, reaching
 from workflows.settings import WorkerSettings
 
-PARTS: Final = (workflows.recharge.part.part, workflows.notify.part.part, workflows.predictive.part.part)
+PARTS: Final = (
+    workflows.recharge.part.part,
+    workflows.notify.part.part,
+    workflows.predictive.part.part,
+    workflows.cap_review.part.part,
+)
 """What the worker runs."""
 
 _log = get_logger(__name__)

@@ -4,7 +4,7 @@ import contextlib
 import shutil
 import sysconfig
 from collections.abc import AsyncIterator, Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import asyncpg
@@ -21,14 +21,20 @@ from services.wallet.access import ACCESS
 from services.wallet.convert import encode
 from services.wallet.ledger import Ledger
 from services.wallet.recharge import audit as recharge_audit
+from services.wallet.recharge.caps import Caps
 from services.wallet.recharge.service import RechargeMethods
 from services.wallet.recharge.store import evaluate_low
 from services.wallet.recharge.stripe import Stripe
 from services.wallet.service import WalletService
 from services.wallet.settings import WalletSettings
 from tests.conftest import TwinServer
+from tests.integration.recharge.test_extras import at_the_cap
+from tests.support.budget import rows, running_budget
 from tests.support.databases import Database
 from tests.support.recharging import USD, Rig, running_rig, running_worker
+from workflows.cap_review import types as cap_review
+from workflows.cap_review.types import ReviewInput
+from workflows.cap_review.workflow import RechargeCapReview
 from workflows.namespace import register_search_attributes
 from workflows.recharge import types
 from workflows.recharge.types import RechargeInput
@@ -126,3 +132,40 @@ async def test_the_third_try_succeeds(rig: Rig, skipping: WorkflowEnvironment) -
     assert timedelta(hours=5) <= took < timedelta(hours=6)
     assert await rig.balance() == 20 * USD
     assert await rig.audit_failures() == []
+
+
+async def test_a_review_of_caps_reminds_daily_until_its_month_is_over(
+    rig: Rig, skipping: WorkflowEnvironment, database: Callable[[str], Database], tmp_path: Path
+) -> None:
+    (tmp_path / "budget").mkdir()
+    public = rig.token_file.with_name("public.pem")
+    books = database("budget")
+    async with (
+        running_budget(books, tmp_path / "budget", auth_public_key_file=public) as budget,
+        running_worker(rig, skipping.client, budget_address=budget.address),
+        asyncpg.create_pool(rig.sql_dsn, min_size=1, max_size=2) as pool,
+    ):
+        review = await at_the_cap(rig)
+        begun, month_end = (at.ToDatetime(tzinfo=UTC) for at in (review.create_time, review.month_end_time))
+        given = ReviewInput(review.name)
+        handle = await skipping.client.start_workflow(
+            RechargeCapReview.run, given, id=review.name, task_queue=cap_review.TASK_QUEUE
+        )
+        await skipping.sleep(month_end - await skipping.get_current_time() + timedelta(seconds=1))
+        told = await rows(books, "SELECT key FROM published_events ORDER BY published_us")
+        days = (month_end - begun) // timedelta(days=1)
+        expected = ["reached", *(f"day-{day}" for day in range(1, days + 1))]
+        assert [row["key"] for row in told] == [f"{review.name}/{what}" for what in expected]
+        status = await handle.query(cap_review.STATUS)
+        assert status["state"] == "WAITING"
+        assert "1 of 1 recharges, 20.00 USD" in status["details"]
+
+        async def clock(_connection: asyncpg.Connection) -> datetime:
+            return await skipping.get_current_time()
+
+        await Caps(pool, clock=clock).look_after(rig.org, review.name)
+        # As the relay does with the row that the end of a review writes.
+        await handle.signal(cap_review.WAKE, "ended")
+        ended = await handle.result()
+    assert (ended.state, ended.decided_by) == ("ENDED", "")
+    assert "month is over" in ended.reason

@@ -3,11 +3,14 @@
 from services.kit import temporal as kit
 from services.wallet.recharge import temporal
 from workflows import namespace
+from workflows.cap_review import types as cap_review
 from workflows.recharge import types
 
 
 def test_both_sides_use_the_same_words() -> None:
     assert (temporal.WORKFLOW, temporal.TASK_QUEUE, temporal.WAKE) == (types.WORKFLOW, types.TASK_QUEUE, types.WAKE)
+    started = (temporal.REVIEW_WORKFLOW, temporal.REVIEW_TASK_QUEUE, temporal.WAKE)
+    assert started == (cap_review.WORKFLOW, cap_review.TASK_QUEUE, cap_review.WAKE)
 
 
 def test_every_search_attribute_is_registered() -> None:
