@@ -7,11 +7,14 @@ from typing import Final
 import asyncpg
 
 from services.budget import carry
+from services.budget.approvals import events as approval_events
+from services.budget.approvals.store import approvals
 from services.budget.binder import Binder
 from services.budget.caches import Directories, Policies
 from services.budget.domain import alerts as alert_rules
 from services.budget.domain import limits
 from services.budget.domain.apply import apply, expire, release
+from services.budget.domain.approvals import SettleItem
 from services.budget.domain.decide import Batch, UsageRow, decide
 from services.budget.domain.extend import extend
 from services.budget.domain.model import (
@@ -29,6 +32,7 @@ from services.budget.domain.model import (
     ReserveItem,
 )
 from services.budget.domain.plan import Policy
+from services.budget.domain.settle import settle
 from services.budget.store import alerts, corrections, pauses, reservations, retention
 from services.budget.store import batch as store
 from services.kit.errors import PurseError
@@ -91,7 +95,8 @@ class Runner:
             Redo: An id was taken by another transaction, or a window ended while the locks were awaited.
         """
         batch = Batch()
-        named = await self._find(connection, batch, items)
+        asked = await self._find_approvals(connection, batch, items)
+        named = await self._find(connection, batch, items, asked)
         epochs, guess_us = await self._hold_epochs(connection, items)
         policies = await self._policies.at_epochs(connection, epochs)
         binder = Binder(batch, policies, self._directories, guess_us, self._counters)
@@ -110,7 +115,9 @@ class Runner:
         await self._write(connection, batch)
         return answers
 
-    async def _find(self, connection: asyncpg.Connection, batch: Batch, items: list[Item]) -> list[Reservation]:
+    async def _find(
+        self, connection: asyncpg.Connection, batch: Batch, items: list[Item], asked: set[tuple[str, str]]
+    ) -> list[Reservation]:
         """Finds applied usage and locks the reservations that items name; returns those that may change.
 
         New reservations are not looked for: their insert finds a taken id, and so does `_check_ids` where nothing is
@@ -125,18 +132,47 @@ class Runner:
         if usage:
             batch.usage = await store.find_usage(connection, usage)
             await self._forget_reused(connection, batch, items)
-        named = {(i.org, i.id) for i in items if isinstance(i, (ReleaseItem, ExpireItem, ExtendItem))}
+        named = {(i.org, i.id) for i in items if isinstance(i, (ReleaseItem, ExpireItem, ExtendItem, SettleItem))}
         if extending := sorted({(i.org, i.request_id) for i in items if isinstance(i, ExtendItem)}):
             batch.extensions = await reservations.find_extensions(connection, extending)
         named |= {(i.org, i.reservation) for i in events if i.reservation}
-        keys = named
+        # Requests of approvals are few, and look first: what is asked for again is as it stands.
+        keys = named | asked
         if self._probing:
             self._probing -= 1
             batch.looked = True
-            keys = named | {(i.org, i.id) for i in items if isinstance(i, ReserveItem) and not i.validate_only}
+            keys = keys | {(i.org, i.id) for i in items if isinstance(i, ReserveItem) and not i.validate_only}
         if keys:
             batch.reservations = await store.lock_reservations(connection, sorted(keys))
+            # They change under their reservations' locks only.
+            of = [key for key, found in batch.reservations.items() if found.approval and key not in batch.approvals]
+            if of:
+                batch.approvals |= await approvals.find(connection, of, lock=False)
         return [found for key, found in batch.reservations.items() if key in named]
+
+    async def _find_approvals(
+        self, connection: asyncpg.Connection, batch: Batch, items: list[Item]
+    ) -> set[tuple[str, str]]:
+        """Finds and locks the approvals that items ask for or settle, and what those that wait hold already.
+
+        Returns:
+            The ids that items ask under.
+        """
+        asked = set()
+        settled = set()
+        for item in items:
+            if isinstance(item, ReserveItem):
+                if item.approval is not None:
+                    asked.add((item.org, item.id))
+            elif isinstance(item, SettleItem):
+                settled.add((item.org, item.id))
+        if asked:
+            orgs = sorted({org for org, _ in asked})
+            await approvals.enter(connection, orgs)
+            batch.held = await approvals.held(connection, orgs)
+        if keys := sorted(asked | settled):
+            batch.approvals = await approvals.find(connection, keys, lock=True)
+        return asked
 
     async def _forget_reused(self, connection: asyncpg.Connection, batch: Batch, items: list[Item]) -> None:
         """Forgets old events whose ids name others by now: who meters tells ids apart for 90 days only."""
@@ -238,6 +274,8 @@ class Runner:
                 raise Redo
             counters += [c for c in carried if not c.changed]
             batch.crossings += [crossing for c in counters for crossing in alert_rules.crossings(c)]
+        if batch.asked or batch.settled:
+            await self._write_approvals(connection, batch)
         if batch.notices:
             await self._write_notices(connection, batch)
         if batch.crossings:
@@ -247,6 +285,20 @@ class Runner:
             await pauses.begin(connection, batch.begun, now_us)
         for lease in leases:
             self._on_lease(lease)
+
+    async def _write_approvals(self, connection: asyncpg.Connection, batch: Batch) -> None:
+        for row in batch.asked:
+            row.told = await approval_events.audience_of(connection, row)
+        if batch.asked and not await approvals.add(connection, batch.asked):
+            raise Redo
+        if batch.settled:
+            await approvals.change(connection, [row for _, row in sorted(batch.settled.items())])
+        if batch.remarked:
+            await approvals.mark(connection, batch.remarked)
+        for row in batch.asked:
+            await approval_events.tell_asked(connection, row, batch.now_us)
+        for row in batch.settled.values():
+            await approval_events.tell_settled(connection, row, batch.now_us)
 
     async def _write_notices(self, connection: asyncpg.Connection, batch: Batch) -> None:
         by_key = {notice[:3]: notice for notice in batch.notices}
@@ -278,4 +330,6 @@ def _run_one(batch: Batch, item: Item) -> Answer | PurseError:
         return release(batch, item)
     if isinstance(item, ExtendItem):
         return extend(batch, item)
+    if isinstance(item, SettleItem):
+        return settle(batch, item)
     return expire(batch, item)

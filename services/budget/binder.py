@@ -5,6 +5,7 @@ from collections.abc import Container, Iterable, Sequence
 from services.budget.caches import Directories
 from services.budget.domain import limits
 from services.budget.domain.apply import named_reservation
+from services.budget.domain.approvals import SettleItem
 from services.budget.domain.budgets import FOREVER_US, Budget, Dimension, key_number, key_text
 from services.budget.domain.decide import Batch
 from services.budget.domain.model import (
@@ -73,7 +74,7 @@ class Binder:
             new_events = events - self._batch.usage.keys()
         for index, item in enumerate(items):
             if not isinstance(item, (ReserveItem, ApplyItem)):
-                if isinstance(item, ExtendItem):
+                if isinstance(item, ExtendItem) or (isinstance(item, SettleItem) and item.places):
                     self._bind_extend(item)
                 elif isinstance(item, ExpireItem):
                     self._bind_expire(item)
@@ -127,17 +128,20 @@ class Binder:
                     self.until_us = min(self.until_us, counter.end_us)
                     counters.append(counter)
             binding = self._fund(tuple(counters), item.subject, item.currency, directory, policy)
-            known = (self._guard(binding, item.subject, policy), plan)
+            known = (self._guard(binding, item.subject, item.currency, policy), plan)
             self._memo[key] = known
         item.binding = known[0]
 
-    def _guard(self, binding: Binding, subject: Subject, policy: Policy) -> Binding:
+    def _guard(self, binding: Binding, subject: Subject, currency: str, policy: Policy) -> Binding:
         """Adds what may stop the subject whatever it asks for."""
         binding.paused = policy.paused(subject)
         binding.pausing = policy.pausing(subject)
         self.pausing.update((policy.org, no) for no in binding.pausing)
         binding.unbudgeted = policy.settings.deny_unbudgeted and not binding.counters
         binding.blocks_unrated = policy.settings.unrated_model is UnratedModel.BLOCK
+        if (rule := policy.approval_rule(subject, currency)) is not None:
+            binding.rule = rule
+            binding.ask_above = FOREVER_US if rule.above is None else rule.above
         binding.guarded = bool(binding.paused or binding.pausing or binding.unbudgeted or binding.blocks_unrated)
         return binding
 
@@ -157,7 +161,7 @@ class Binder:
         )
         item.wallet = item.binding.lease.wallet if item.binding.lease is not None else ""
 
-    def _bind_extend(self, item: ExtendItem) -> None:
+    def _bind_extend(self, item: ExtendItem | SettleItem) -> None:
         """Binds the windows of now: of the budgets that the reservation holds on, and of those that were made since."""
         # The batch may be run again, and then it may find what it did not.
         item.binding, item.dimensions = None, {}
@@ -179,7 +183,7 @@ class Binder:
                 self.until_us = min(self.until_us, counter.end_us)
                 counters.append(counter)
         lease = self._lease(found.org, found.wallet, found.currency) if found.wallet is not None else None
-        item.binding = self._guard(Binding(tuple(counters), lease), item.subject, policy)
+        item.binding = self._guard(Binding(tuple(counters), lease), item.subject, found.currency, policy)
         item.dimensions = {no: int(policy.by_no[no].dimension) for no in held if no in policy.by_no}
 
     def _bind_expire(self, item: ExpireItem) -> None:

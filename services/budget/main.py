@@ -10,6 +10,8 @@ import asyncpg
 from pursestrings.budget.v1 import budget_pb2_grpc
 from pursestrings.metering.v1 import metering_pb2_grpc
 from services.budget.access import ACCESS
+from services.budget.approvals.loops import ApprovalLoops
+from services.budget.approvals.requests import Approvals, Clock
 from services.budget.audit import Audit
 from services.budget.batch import Runner
 from services.budget.caches import Directories, Policies
@@ -24,7 +26,7 @@ from services.budget.rates import Rates
 from services.budget.retention import Retention
 from services.budget.service import BudgetService
 from services.budget.settings import BudgetSettings
-from services.budget.store import leases
+from services.budget.store import budgets, leases
 from services.budget.store.dsn import for_lookups
 from services.budget.subscriptions import Subscriptions
 from services.budget.sweep import Sweep
@@ -45,8 +47,13 @@ _HOT_CONNECTIONS: Final = 2
 
 
 @asynccontextmanager
-async def serving(settings: BudgetSettings) -> AsyncIterator[GrpcServer]:
-    """Budget, wired and started; ends when the block does, after what was accepted is committed."""
+async def serving(settings: BudgetSettings, *, clock: Clock = budgets.now_us) -> AsyncIterator[GrpcServer]:
+    """Budget, wired and started; ends when the block does, after what was accepted is committed.
+
+    Args:
+        settings: What it needs to be told.
+        clock: Says what is due of approvals.
+    """
     async with AsyncExitStack() as stack:
         dsn = secret(settings.budget_dsn, "PURSE_BUDGET_DSN")
         pool = await stack.enter_async_context(
@@ -65,13 +72,17 @@ async def serving(settings: BudgetSettings) -> AsyncIterator[GrpcServer]:
             wallets = Wallets(wallet, holder, settings.wallet_timeout_s)
         rates = Rates(pool, metering_pb2_grpc.MeteringServiceStub(metering))
         await rates.load()
-        async with _parts(settings, (pool, hot_pool), wallets, rates) as server:
+        async with _parts(settings, (pool, hot_pool), wallets, rates, clock) as server:
             yield server
 
 
 @asynccontextmanager
 async def _parts(
-    settings: BudgetSettings, pools: tuple[asyncpg.Pool, asyncpg.Pool], wallets: Wallets | None, rates: Rates
+    settings: BudgetSettings,
+    pools: tuple[asyncpg.Pool, asyncpg.Pool],
+    wallets: Wallets | None,
+    rates: Rates,
+    clock: Clock,
 ) -> AsyncIterator[GrpcServer]:
     pool, hot_pool = pools
     directories = Directories()
@@ -96,10 +107,14 @@ async def _parts(
     )
     sweep = Sweep(pool, commit, grace_s=settings.expiry_grace_s, wait_max_s=settings.expiry_wait_max_s)
     notify = Notify(pool, settings)
+    decisions = Decisions(commit, funding)
+    approval_loops = ApprovalLoops(pool, settings)
+    approvals = Approvals(pool, commit, decisions, clock=clock, wake=approval_loops.wake)
     service = BudgetService(
         pool,
         commit,
-        decisions=Decisions(commit, funding),
+        decisions=decisions,
+        approvals=approvals,
         definitions=Definitions(pool),
         funding=funding,
         rates=rates,
@@ -117,9 +132,10 @@ async def _parts(
         Loop("forget what is old", retention.step, _FORGET_INTERVAL_S),
         Loop("expired holds", sweep.step, settings.sweep_interval_s),
         Loop("rates", rates.refresh, settings.rates_interval_s),
+        *approval_loops.loops(approvals),
     ]
     if settings.use_temporal:
-        loops += notify.loops
+        loops += [*notify.loops, *approval_loops.relays]
     if wallets is not None:
         sync = Sync(pool, wallets, ops, directories, idle_return_s=settings.idle_return_s)
         loops += [

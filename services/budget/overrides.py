@@ -58,35 +58,35 @@ class Overrides:
 
         async def run(connection: asyncpg.Connection) -> Shown:
             if not validate_only:
-                if (known := await _known(connection, subject, budget_id, grant)) is not None:
-                    return known
-                await budgets.begin_write(connection, subject.org)
-                if (known := await _known(connection, subject, budget_id, grant)) is not None:
-                    return known
+                return await self.grant_in(connection, subject, budget_id, grant)
             now_us = await budgets.now_us(connection)
-            budget = policy.in_force(await _rows(connection, subject, budget_id), now_us)
-            limits.check_grant(budget, grant.amount, grant.until_us, now_us)
-            made = Override(
-                grant.id,
-                subject.name,
-                budget_id,
-                grant.amount,
-                now_us,
-                grant.until_us,
-                grant.reason,
-                grant.granted_by,
-                grant.approval,
-                grant.payload_hash,
-            )
-            if validate_only:
-                return made, made.amount, True
-            before = await reached.limits(connection, [budget], now_us)
-            await store.add(connection, subject.org, made, grant.credential)
-            raised = policy.in_force(await _rows(connection, subject, budget_id), now_us)
-            await reached.follow(connection, before, [raised], now_us, by=grant.credential)
-            return (await _shown(connection, raised, [made], now_us))[0]
+            made = _override(subject, budget_id, grant, now_us)
+            await _checked(connection, subject, budget_id, grant, now_us)
+            return made, made.amount, True
 
         return await transact(self._pool, run)
+
+    async def grant_in(self, connection: asyncpg.Connection, subject: Subject, budget_id: str, grant: Grant) -> Shown:
+        """Raises a budget's limit within the caller's transaction, which must hold none of the organisation's rows."""
+        if (known := await _known(connection, subject, budget_id, grant)) is not None:
+            return known
+        await budgets.begin_write(connection, subject.org)
+        if (known := await _known(connection, subject, budget_id, grant)) is not None:
+            return known
+        now_us = await budgets.now_us(connection)
+        budget = await _checked(connection, subject, budget_id, grant, now_us)
+        made = _override(subject, budget_id, grant, now_us)
+        before = await reached.limits(connection, [budget], now_us)
+        await store.add(connection, subject.org, made, grant.credential)
+        raised = policy.in_force(await _rows(connection, subject, budget_id), now_us)
+        await reached.follow(connection, before, [raised], now_us, by=grant.credential)
+        return (await _shown(connection, raised, [made], now_us))[0]
+
+    async def check(self, subject: Subject, budget_id: str, grant: Grant) -> str:
+        """Refuses a raise that could not be granted now; returns the budget's currency, empty where it has none."""
+        async with self._pool.acquire() as connection:
+            now_us = await budgets.now_us(connection)
+            return (await _checked(connection, subject, budget_id, grant, now_us)).currency
 
     async def list_page(
         self, subject: Subject, budget_id: str, before: tuple[int, str], size: int
@@ -99,6 +99,30 @@ class Overrides:
             page = await _shown(connection, budget, found[:size], now_us)
         last = found[size - 1] if len(found) > size else None
         return page, (last.from_us, last.id) if last is not None else None
+
+
+async def _checked(
+    connection: asyncpg.Connection, subject: Subject, budget_id: str, grant: Grant, now_us: int
+) -> Budget:
+    """The budget as it is in force, which may be raised so."""
+    budget = policy.in_force(await _rows(connection, subject, budget_id), now_us)
+    limits.check_grant(budget, grant.amount, grant.until_us, now_us)
+    return budget
+
+
+def _override(subject: Subject, budget_id: str, grant: Grant, now_us: int) -> Override:
+    return Override(
+        grant.id,
+        subject.name,
+        budget_id,
+        grant.amount,
+        now_us,
+        grant.until_us,
+        grant.reason,
+        grant.granted_by,
+        grant.approval,
+        grant.payload_hash,
+    )
 
 
 async def _rows(connection: asyncpg.Connection, subject: Subject, budget_id: str) -> list[Budget]:

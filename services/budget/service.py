@@ -9,6 +9,7 @@ import grpc
 from pursestrings.budget.v1 import budget_pb2
 from services.budget import wire, wire_alerts, wire_budgets
 from services.budget.alerted import Alerted
+from services.budget.approvals.requests import Approvals
 from services.budget.approvals.service import ApprovalMethods
 from services.budget.audit import Audit
 from services.budget.decisions import Decisions
@@ -49,6 +50,7 @@ class BudgetService(ApprovalMethods, LimitMethods, MonthMethods, ReservationMeth
         definitions: Budgets.
         funding: Knows the wallets.
         rates: Prices estimates.
+        approvals: Asks people.
         audit: Verifies the books.
         subscriptions: Who is told what.
         notify: Tells them.
@@ -67,6 +69,7 @@ class BudgetService(ApprovalMethods, LimitMethods, MonthMethods, ReservationMeth
         audit: Audit,
         subscriptions: Subscriptions,
         notify: Notify,
+        approvals: Approvals,
         funding_wait_s: float,
     ) -> None:
         LimitMethods.__init__(self, pool)
@@ -78,6 +81,7 @@ class BudgetService(ApprovalMethods, LimitMethods, MonthMethods, ReservationMeth
         self._rates = rates
         self._audit = audit
         self._subscriptions = subscriptions
+        self._approvals = approvals
         self._paused = Paused(pool)
         self._alerted = Alerted(pool)
         self._notify = notify

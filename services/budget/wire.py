@@ -7,7 +7,7 @@ from datetime import date, timedelta
 from functools import lru_cache
 from typing import Any, Final
 
-from pursestrings.budget.v1 import budget_pb2, pauses_pb2
+from pursestrings.budget.v1 import approvals_pb2, budget_pb2, pauses_pb2
 from services.budget.domain.budgets import AMOUNT_MAX, Budget, Dimension, key_text
 from services.budget.domain.model import (
     Applied,
@@ -350,12 +350,14 @@ def set_decision(target: budget_pb2.Decision, decision: Decision) -> None:
     """Fills in the answer. Fields are set one by one: half the time of keywords."""
     if decision.denied is DeniedReason.NONE:
         target.outcome = budget_pb2.OUTCOME_ALLOW
-        if decision.reservation:
-            target.reservation = decision.reservation
-            set_time(target.expire_time, decision.expires_us)
+    elif decision.denied is DeniedReason.APPROVAL_REQUIRED:
+        target.outcome = budget_pb2.OUTCOME_APPROVAL_REQUIRED
     else:
         target.outcome = budget_pb2.OUTCOME_DENY
         target.denied_reason = decision.denied.value  # type: ignore[assignment]
+    if decision.reservation:
+        target.reservation = decision.reservation
+        set_time(target.expire_time, decision.expires_us)
     if decision.cost is not None:
         target.cost.currency_code = decision.currency
         target.cost.amount_nanos = decision.cost
@@ -365,16 +367,37 @@ def set_decision(target: budget_pb2.Decision, decision: Decision) -> None:
         set_use(target.tightest, decision.tightest)
     for use in decision.warnings:
         set_use(target.warnings.add(), use)
-    for use in decision.violations:
-        set_use(target.violations.add(), use)
-    if decision.fit is not None:
-        target.fitting_output_tokens = decision.fit.output_tokens
     if decision.unchecked:
         target.unchecked_budgets.extend(decision.unchecked)
     if decision.rate_version:
         target.rate_card_version = decision.rate_version
+    if decision.denied is not DeniedReason.NONE:
+        _set_why_not(target, decision)
+
+
+def _set_why_not(target: budget_pb2.Decision, decision: Decision) -> None:
+    for use in decision.violations:
+        set_use(target.violations.add(), use)
+    if decision.fit is not None:
+        target.fitting_output_tokens = decision.fit.output_tokens
     for pause in decision.pauses:
         target.pauses.append(pause_message(pause, None))
+    if decision.need is not None:
+        _set_need(target.approval, decision)
+
+
+def _set_need(target: approvals_pb2.ApprovalNeed, decision: Decision) -> None:
+    need = decision.need
+    assert need is not None
+    if need.approval is not None:
+        target.approval = need.approval.name
+        target.state = need.approval.state.value  # type: ignore[assignment]
+        target.decided_by = need.approval.decided_by
+        target.reason = need.approval.reason
+    target.policy_subject = need.subject
+    if need.above >= 0:
+        target.approval_above.currency_code = decision.currency
+        target.approval_above.amount_nanos = need.above
 
 
 def pause_message(pause: Pause, at_us: int | None) -> pauses_pb2.Pause:

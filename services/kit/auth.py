@@ -18,6 +18,7 @@ from services.kit.errors import denied, invalid, unauthenticated
 ALGORITHM = "Ed25519"
 ANY_ORG = "orgs/-"
 ROLES = frozenset({"agent", "operator", "approver", "auditor", "service", "admin"})
+HOLDER_CHARS_MAX = 128
 _ISSUER = "pursestrings"
 _CLOCK_SKEW_S = 30
 _CACHE_MAX = 4096
@@ -32,12 +33,19 @@ class Identity:
         roles: What it may do there.
         token_id: The token's `jti`.
         expires_at_s: Unix seconds.
+        holder: Whom the token was minted for; empty: nobody said.
     """
 
     subject: str
     roles: frozenset[str]
     token_id: str
     expires_at_s: int
+    holder: str = ""
+
+    @property
+    def principal(self) -> str:
+        """Who this is, as decisions are kept: the holder's name or, without one, the credential itself."""
+        return self.holder or f"{self.subject}#{self.token_id}"
 
     def has(self, *roles: str) -> bool:
         """Whether it has one of the roles; `admin` has them all."""
@@ -183,7 +191,9 @@ def generate_key() -> tuple[bytes, bytes]:
     return key.as_pem(private=True), key.as_pem(private=False)
 
 
-def mint(private_key_pem: bytes, subject: str, roles: Sequence[str], ttl_s: int, now: datetime) -> str:
+def mint(
+    private_key_pem: bytes, subject: str, roles: Sequence[str], ttl_s: int, now: datetime, *, holder: str = ""
+) -> str:
     """A token for `subject` and below.
 
     Args:
@@ -192,18 +202,23 @@ def mint(private_key_pem: bytes, subject: str, roles: Sequence[str], ttl_s: int,
         roles: From `ROLES`, at least one.
         ttl_s: How long it is valid, in seconds.
         now: When it starts.
+        holder: Whom it is for, a person's address for example; at most 128 printable characters without "#".
 
     Raises:
-        ValueError: An unknown role, none, or a time to live that is not positive.
+        ValueError: An unknown role, none, a time to live that is not positive, or a holder that is none.
         SubjectError: A malformed subject.
     """
     if not roles or set(roles) - ROLES:
         raise ValueError(f"roles must be some of {', '.join(sorted(ROLES))}; got {', '.join(roles) or 'none'}")
     if ttl_s <= 0:
         raise ValueError("ttl_s must be positive")
+    if len(holder) > HOLDER_CHARS_MAX or "#" in holder or not holder.isprintable() or holder != holder.strip():
+        raise ValueError(
+            f"a holder is at most {HOLDER_CHARS_MAX} printable characters, without '#' and space around it"
+        )
     if subject != ANY_ORG:
         subjects.parse(subject)
-    claims = {
+    claims: dict[str, Any] = {
         "iss": _ISSUER,
         "sub": subject,
         "roles": sorted(set(roles)),
@@ -211,6 +226,8 @@ def mint(private_key_pem: bytes, subject: str, roles: Sequence[str], ttl_s: int,
         "exp": int((now + timedelta(seconds=ttl_s)).timestamp()),
         "jti": secrets.token_hex(12),
     }
+    if holder:
+        claims["holder"] = holder
     key = OKPKey.import_key(private_key_pem)
     return jwt.encode({"alg": ALGORITHM}, claims, key, algorithms=[ALGORITHM])
 
@@ -242,7 +259,8 @@ class Verifier:
         try:
             claims = jwt.decode(token, self._key, algorithms=[ALGORITHM]).claims
             roles = frozenset(claims["roles"])
-            who = Identity(str(claims["sub"]), roles, str(claims["jti"]), int(claims["exp"]))
+            holder = str(claims.get("holder", ""))
+            who = Identity(str(claims["sub"]), roles, str(claims["jti"]), int(claims["exp"]), holder)
             issued_at_s = int(claims["iat"])
         except (JoseError, ValueError, KeyError, TypeError) as error:
             raise unauthenticated("the token is not one of this suite's, or is damaged", "TOKEN_INVALID") from error

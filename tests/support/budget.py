@@ -432,7 +432,12 @@ def settings_for(database: Database, keys: Keys, **more: Any) -> BudgetSettings:
 
 @contextlib.asynccontextmanager
 async def running_budget(
-    database: Database, directory: Path, wallets: FakeWallets | None = None, **more: Any
+    database: Database,
+    directory: Path,
+    wallets: FakeWallets | None = None,
+    *,
+    serve: Callable[[BudgetSettings], Any] = serving,
+    **more: Any,
 ) -> AsyncIterator[Budgets]:
     """Budget in this process, with the fake wallets if given, and the prices of the installed package."""
     keys = Keys.make(directory)
@@ -443,7 +448,7 @@ async def running_budget(
                 "wallet_address": await stack.enter_async_context(running_wallets(wallets)),
             } | more
         settings = settings_for(database, keys, **more)
-        server = await stack.enter_async_context(serving(settings))
+        server = await stack.enter_async_context(serve(settings))
         address = f"127.0.0.1:{server.port}"
         channels: dict[str, grpc.aio.Channel] = {}
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import date, timedelta
 from typing import Final
 
+from services.budget.domain.approvals import Mark
 from services.budget.domain.budgets import AMOUNT_MAX, Dimension, countable
 from services.budget.domain.charge import ESTIMATE_SUFFIX, charge, take_back
 from services.budget.domain.decide import Batch, Counted, UsageRow
@@ -276,9 +277,21 @@ def release(batch: Batch, item: ReleaseItem) -> Reservation | PurseError:
     if found is None or found.subject != item.subject:
         return not_found(f"reservation {item.subject}/reservations/{item.id}", "RESERVATION_UNKNOWN")
     if found.state is State.OPEN:
-        _give_back(batch, found, State.RELEASED)
+        if found.approval is Mark.WAITING:
+            return still_waits(found)
+        give_back(batch, found, State.RELEASED)
     # Later items of the batch may change it, so the caller gets it as it is now.
     return replace(found, holds=list(found.holds))
+
+
+def still_waits(found: Reservation) -> PurseError:
+    """Why what waits for an approval is neither released nor extended by whoever asked."""
+    return conflict(
+        "APPROVAL_PENDING",
+        f"{found.name} waits for an approval, which keeps it alive; cancel the approval to give it back",
+        field="name",
+        approval=f"{found.subject}/approvals/{found.id}",
+    )
 
 
 def expire(batch: Batch, item: ExpireItem) -> bool:
@@ -290,8 +303,11 @@ def expire(batch: Batch, item: ExpireItem) -> bool:
     found = batch.reservations.get((item.org, item.id))
     if found is None or found.state is not State.OPEN or found.expires_us >= item.before_us:
         return False
+    if found.approval is Mark.WAITING:
+        # It ends with its approval.
+        return False
     charged = item.charges and not found.events and charge(batch, found)
-    _give_back(batch, found, State.CHARGED if charged else State.EXPIRED)
+    give_back(batch, found, State.CHARGED if charged else State.EXPIRED)
     if not found.events:
         # Somebody may have spent and not said so; all of them are listed.
         ending = "charged the estimate" if charged else "never settled"
@@ -299,7 +315,8 @@ def expire(batch: Batch, item: ExpireItem) -> bool:
     return True
 
 
-def _give_back(batch: Batch, found: Reservation, state: State) -> None:
+def give_back(batch: Batch, found: Reservation, state: State) -> None:
+    """Gives back what a reservation holds, and closes it."""
     holds = found.holds
     for at in range(0, len(holds), _FIELDS):
         if holds[at + 3]:

@@ -1,11 +1,12 @@
 """Decides spends one by one on locked counters and leases: all or nothing, over plain integers."""
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from services.budget.domain import fit
+from services.budget.domain import fit, waiting
 from services.budget.domain.alerts import Crossing
-from services.budget.domain.budgets import AMOUNT_MAX, Budget, OnExceed, countable
+from services.budget.domain.approvals import Approval
+from services.budget.domain.budgets import AMOUNT_MAX, Budget, Dimension, OnExceed, countable
 from services.budget.domain.exceed import note_denial, stopped
 from services.budget.domain.model import (
     Answer,
@@ -27,6 +28,7 @@ from services.budget.domain.model import (
 from services.budget.domain.pauses import Pause
 from services.kit.errors import PurseError, conflict, invalid
 
+_COST: Final = int(Dimension.COST)
 DrawKey = tuple[str, str, bool, str, str, str]
 """org, wallet, reversal, provider, model, month."""
 
@@ -90,6 +92,11 @@ class Batch:
         begun: The pauses that this batch makes.
         crossings: The alerts of denials.
         marked: Counters whose marks of denials and pauses must be written.
+        approvals: By (org, id): those that items ask for or settle, and those of spends that are sent again.
+        held: What approvals that wait hold, by (org, subject, currency), and how many wait, by (org, "", "").
+        asked: The approvals that this batch makes.
+        settled: Those whose rows it changes.
+        remarked: Reservations whose mark of an approval must be written.
     """
 
     now_us: int = 0
@@ -111,6 +118,11 @@ class Batch:
     begun: list[Pause] = field(default_factory=list)
     crossings: list[Crossing] = field(default_factory=list)
     marked: dict[tuple[int, int], Counter] = field(default_factory=dict)
+    approvals: dict[tuple[str, str], Approval] = field(default_factory=dict)
+    held: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    asked: list[Approval] = field(default_factory=list)
+    settled: dict[tuple[str, str], Approval] = field(default_factory=dict)
+    remarked: dict[tuple[str, str], Reservation] = field(default_factory=dict)
 
 
 def decide(batch: Batch, item: ReserveItem) -> Answer | PurseError:
@@ -118,7 +130,7 @@ def decide(batch: Batch, item: ReserveItem) -> Answer | PurseError:
     if not item.validate_only:
         known = batch.reservations.get((item.org, item.id))
         if known is not None:
-            return _replay(known, item, batch.now_us)
+            return _replay(batch, known, item)
     binding = item.binding
     if binding.guarded and (denial := stopped(batch, item, binding)) is not None:
         return denial
@@ -128,7 +140,7 @@ def decide(batch: Batch, item: ReserveItem) -> Answer | PurseError:
             return _decide_tight(batch, item, binding)
     if item.unknown:
         return _decide_tight(batch, item, binding)
-    refusal = _refuse_funding(item, binding)
+    refusal = _refuse(batch, item, binding)
     if refusal is not None:
         return _with_answer(batch, item, binding, refusal)
     return _allow(batch, item, binding)
@@ -188,6 +200,8 @@ def _allow(batch: Batch, item: ReserveItem, binding: Binding) -> Decision:
     batch.reservations[(item.org, item.id)] = made
     decision.reservation = made.name
     decision.expires_us = made.expires_us
+    if item.approval is not None:
+        waiting.note_asked(batch, item, made, decision)
     return decision
 
 
@@ -272,20 +286,27 @@ def _decide_tight(batch: Batch, item: ReserveItem, binding: Binding) -> Answer |
             fit=fit.of_denied(item, binding),
             pauses=begun,
         )
-    refusal = _refuse_funding(item, binding)
+    refusal = _refuse(batch, item, binding)
     if refusal is None:
         answer: Decision | Short | PurseError = _allow(batch, item, binding)
     else:
         answer = _with_answer(batch, item, binding, refusal)
     allowed = answer.allowed if isinstance(answer, Short) else answer
-    if isinstance(allowed, Decision) and allowed.denied is DeniedReason.NONE:
+    if isinstance(allowed, Decision) and allowed.denied in (DeniedReason.NONE, DeniedReason.APPROVAL_REQUIRED):
         allowed.warnings = warnings
         allowed.unchecked = unchecked
     return answer
 
 
-def _refuse_funding(item: ReserveItem, binding: Binding) -> Decision | Short | PurseError | None:
-    """Why the funding does not cover the spend; None when it does, or when no wallet pays."""
+def _refuse(batch: Batch, item: ReserveItem, binding: Binding) -> Decision | Short | PurseError | None:
+    """Why a spend that its budgets allow is not held: a person must decide first, or the funding does not cover it.
+
+    None when it does, or when no wallet pays.
+    """
+    if (item.asks[_COST] > binding.ask_above or item.approval is not None) and (
+        asked := waiting.ask(batch, item, binding)
+    ) is not None:
+        return asked
     lease = binding.lease
     if lease is None:
         return _refuse_unfunded(item, binding)
@@ -333,7 +354,7 @@ def deny_for_funds(item: ReserveItem, wallet: str, free: int) -> Decision:
     return decision
 
 
-def _replay(known: Reservation, item: ReserveItem, now_us: int) -> Decision | PurseError:
+def _replay(batch: Batch, known: Reservation, item: ReserveItem) -> Decision | PurseError:
     """A request id that was seen before: the reservation's current state, never a second hold.
 
     One whose time ran out is closed to the caller, though its hold may stand until all usage has been delivered.
@@ -345,7 +366,9 @@ def _replay(known: Reservation, item: ReserveItem, now_us: int) -> Decision | Pu
             field="request_id",
             request_id=item.id,
         )
-    state = State.EXPIRED if known.state is State.OPEN and known.expires_us <= now_us else known.state
+    if (known.approval or item.approval is not None) and (answer := waiting.again(batch, known, item)) is not None:
+        return answer
+    state = State.EXPIRED if known.state is State.OPEN and known.expires_us <= batch.now_us else known.state
     if state is not State.OPEN:
         return conflict(
             "RESERVATION_CLOSED",

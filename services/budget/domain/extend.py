@@ -1,7 +1,10 @@
 """Lets a reservation live longer: what is left of it is placed in the windows of now, as a new decision."""
 
+from collections.abc import Mapping
 from typing import Final
 
+from services.budget.domain.apply import still_waits
+from services.budget.domain.approvals import Mark
 from services.budget.domain.budgets import AMOUNT_MAX, Dimension, countable
 from services.budget.domain.decide import Batch
 from services.budget.domain.exceed import pauses_on
@@ -50,7 +53,7 @@ def extend(batch: Batch, item: ExtendItem) -> Decision | PurseError:
         binding = item.binding if found.binding is None else found.binding
         if binding is None:
             return unavailable(f"the reservation {found.name} has just been made; send again")
-        denial, unchecked = _place(batch, found, item, binding)
+        denial, unchecked = place(batch, found, item.dimensions, binding)
         if denial is not None:
             return denial
         found.expires_us = max(found.expires_us, batch.now_us + item.ttl_us)
@@ -68,7 +71,7 @@ def extend(batch: Batch, item: ExtendItem) -> Decision | PurseError:
 def _closed(found: Reservation, now_us: int) -> PurseError | None:
     state = State.EXPIRED if found.state is State.OPEN and found.expires_us <= now_us else found.state
     if state is State.OPEN:
-        return None
+        return still_waits(found) if found.approval is Mark.WAITING else None
     return conflict(
         "RESERVATION_CLOSED",
         f"the reservation {found.name} is {state.name.lower()} and cannot be extended; reserve anew",
@@ -77,13 +80,25 @@ def _closed(found: Reservation, now_us: int) -> PurseError | None:
     )
 
 
-def _place(batch: Batch, found: Reservation, item: ExtendItem, binding: Binding) -> tuple[Decision | None, list[str]]:
-    """Moves the holds, all or none: why not, and the budgets whose share is not known."""
+def place(
+    batch: Batch, found: Reservation, dimensions: Mapping[int, int], binding: Binding
+) -> tuple[Decision | None, list[str]]:
+    """Moves the holds into the windows of now, all or none.
+
+    Args:
+        batch: The batch.
+        found: What holds.
+        dimensions: What the budgets count that it holds on, by number.
+        binding: The windows of now.
+
+    Returns:
+        Why not, None where they are moved; and the budgets whose share is not known.
+    """
     if binding.guarded and (pauses := pauses_on(batch, binding)):
         denial = _decision(found, DeniedReason.PAUSED)
         denial.pauses = pauses
         return denial, []
-    places = _places(found, item, binding)
+    places = _places(found, dimensions, binding)
     violations: list[Use] = []
     unchecked: list[str] = []
     for counter, left, at in places:
@@ -120,7 +135,7 @@ def _limit(batch: Batch, found: Reservation, counter: Counter, at: int) -> int:
     return min(AMOUNT_MAX, counter.limit + left - counter.carried)
 
 
-def _places(found: Reservation, item: ExtendItem, binding: Binding) -> list[Place]:
+def _places(found: Reservation, dimensions: Mapping[int, int], binding: Binding) -> list[Place]:
     """Where what is left belongs now."""
     held = {found.holds[at]: at for at in range(0, len(found.holds), _FIELDS)}
     counters = binding.counters
@@ -129,7 +144,7 @@ def _places(found: Reservation, item: ExtendItem, binding: Binding) -> list[Plac
         counters = tuple(counter for counter in counters if counter.no in held)
     most: dict[int, int] = {}
     for no, at in held.items():
-        dimension = item.dimensions.get(no, 0)
+        dimension = dimensions.get(no, 0)
         most[dimension] = max(most.get(dimension, 0), found.holds[at + 3])
     if found.cost is not None:
         most.setdefault(_COST, _left_cost(found))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final, NamedTuple
 
+from services.budget.domain.approvals import Approval, ApprovalRule, Mark, Need, SettleItem
 from services.budget.domain.budgets import AMOUNT_MAX, BLOCKING, FOREVER_US, Budget, OnExceed
 from services.budget.domain.pauses import Pause
 from services.kit.errors import PurseError
@@ -36,7 +37,7 @@ class WalletState(IntEnum):
 
 
 class DeniedReason(IntEnum):
-    """Why a spend is denied; the numbers of the contract."""
+    """Why a spend is not allowed; the numbers of the contract. APPROVAL_REQUIRED is no denial, and is on no wire."""
 
     NONE = 0
     BUDGET_EXCEEDED = 1
@@ -46,6 +47,9 @@ class DeniedReason(IntEnum):
     NO_WALLET = 5
     UNBUDGETED = 10
     UNRATED_MODEL = 11
+    APPROVAL_DENIED = 12
+    APPROVALS_HELD = 13
+    APPROVAL_REQUIRED = 100
 
 
 class Call(NamedTuple):
@@ -220,6 +224,7 @@ class Reservation:
         changed: Its row must be written.
         events: How many usage events have settled it.
         closed_us: When it was closed; 0: it is open.
+        approval: Whether it waits for an approval.
     """
 
     org: str
@@ -241,6 +246,7 @@ class Reservation:
     changed: bool = False
     events: int = 0
     closed_us: int = 0
+    approval: Mark = Mark.NONE
 
     @property
     def is_new(self) -> bool:
@@ -283,6 +289,7 @@ class Decision:
     rate_version: str = ""
     fit: "Fit | None" = None
     pauses: Sequence[Pause] = ()
+    need: Need | None = None
 
 
 @dataclass(slots=True)
@@ -349,6 +356,8 @@ class Binding:
         unbudgeted: The organisation denies what no budget counts, and none counts this.
         blocks_unrated: The organisation denies models without a price.
         guarded: Whether one of the last four is to be looked at.
+        ask_above: What costs more needs an approval, in nano-units.
+        rule: What the policies on the way to the root say of approvals; None: there are none.
     """
 
     counters: tuple[Counter, ...] = ()
@@ -360,6 +369,8 @@ class Binding:
     unbudgeted: bool = False
     blocks_unrated: bool = False
     guarded: bool = False
+    ask_above: int = FOREVER_US
+    rule: ApprovalRule | None = None
 
 
 NO_BINDING: Final = Binding()
@@ -377,6 +388,7 @@ class ReserveItem:
         capped: The request says the most output tokens, so that a smaller number may fit.
         price: What priced the cost; None: the caller said it, or it is unknown.
         unpriced: Why the model that is named has no price; None: it has, or none is named.
+        approval: What a person is asked about it; None: it is spent at once.
     """
 
     org: str
@@ -396,6 +408,7 @@ class ReserveItem:
     price: Rate | None = None
     unpriced: PurseError | None = None
     binding: Binding = NO_BINDING
+    approval: Approval | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -476,5 +489,5 @@ class ApplyItem:
     corrects: tuple[str, str] | None = None
 
 
-Item = ReserveItem | ExtendItem | ReleaseItem | ExpireItem | ApplyItem
-Answer = Decision | Short | Reservation | Applied | bool
+Item = ReserveItem | ExtendItem | ReleaseItem | ExpireItem | ApplyItem | SettleItem
+Answer = Decision | Short | Reservation | Applied | Approval | bool

@@ -7,6 +7,7 @@ from fnmatch import translate
 from functools import lru_cache
 from typing import Final, TypeVar
 
+from services.budget.domain.approvals import ApprovalPolicy, ApprovalRule, rule_of
 from services.budget.domain.budgets import Budget, Dimension, OnExceed, Selector
 from services.budget.domain.model import Call, WalletState
 from services.budget.domain.org_settings import NO_SETTINGS, OrgSettings
@@ -74,6 +75,7 @@ class Policy:
         *,
         settings: OrgSettings = NO_SETTINGS,
         pauses: Iterable[Pause] = (),
+        approvals: Iterable[ApprovalPolicy] = (),
     ) -> None:
         self.org = org
         self.epoch = epoch
@@ -86,6 +88,7 @@ class Policy:
         self._paused: dict[str, list[Pause]] = {}
         for pause in sorted(pauses, key=lambda p: p.name):
             self._paused.setdefault(pause.subject, []).append(pause)
+        self._approvals = {policy.subject: policy for policy in approvals}
         self._pausing: dict[str, list[int]] = {}
         for budget in self.by_no.values():
             if budget.on_exceed is OnExceed.PAUSE:
@@ -99,6 +102,7 @@ class Policy:
         *,
         settings: OrgSettings,
         pauses: Iterable[Pause],
+        approvals: Iterable[ApprovalPolicy] = (),
     ) -> "Policy":
         """The policy at a later epoch. This one stays as it is; what has not changed is shared.
 
@@ -108,6 +112,7 @@ class Policy:
             gone: Numbers of deleted budgets, known here or not.
             settings: What holds for all of it now.
             pauses: Those by persons that have begun or ended since.
+            approvals: When to ask, where that has changed since.
         """
         after = Policy(self.org, epoch, (), settings=settings)
         became, ended = {budget.no: budget for budget in live}, self.by_no.keys() & set(gone)
@@ -128,6 +133,7 @@ class Policy:
                 kept = [after.by_no[no] for no in sorted(changed) if no in after.by_no]
                 _put(after._by_subject, subject, kept)
                 _put(after._pausing, subject, [budget.no for budget in kept if budget.on_exceed is OnExceed.PAUSE])
+        after._approvals = self._approvals | {policy.subject: policy for policy in approvals}
         after._paused = dict(self._paused)
         for pause in pauses:
             lasting = [one for one in after._paused.get(pause.subject, ()) if one.name != pause.name]
@@ -170,6 +176,13 @@ class Policy:
         if not self._pausing:
             return ()
         return tuple(no for name in subject.ancestors for no in self._pausing.get(name, ()))
+
+    def approval_rule(self, subject: Subject, currency: str) -> ApprovalRule | None:
+        """What the policies of this subject and of those above it say of spends in a currency; None: there are none."""
+        if not self._approvals:
+            return None
+        found = [self._approvals[name] for name in subject.ancestors if name in self._approvals]
+        return rule_of(found, currency) if found else None
 
     def _is_selective(self, subject: Subject) -> bool:
         return any(b.selector is not None for name in subject.ancestors for b in self._by_subject.get(name, ()))

@@ -8,6 +8,7 @@ from typing import Final
 
 import asyncpg
 
+from services.budget.domain.approvals import Mark
 from services.budget.domain.decide import DrawKey, UsageRow
 from services.budget.domain.model import Applied, Carry, Counter, Lease, Reservation, State, WalletState
 from services.budget.domain.pauses import Pause, PauseCause
@@ -193,6 +194,7 @@ def reservation_of(row: asyncpg.Record) -> Reservation:
         list(row["holds"]),
         events=row["settled_events"],
         closed_us=row["closed_us"] or 0,
+        approval=Mark(row["approval"]),
     )
 
 

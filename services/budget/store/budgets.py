@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import asyncpg
 
+from services.budget.approvals.store import policies
 from services.budget.domain.budgets import FOREVER_US, Budget, Dimension, OnExceed, OverAllocation, Selector
 from services.budget.domain.pauses import ResumeMode
 from services.budget.domain.plan import Policy
@@ -92,12 +93,14 @@ async def load_policy(connection: asyncpg.Connection, org: str, epoch: int) -> P
     paused = await pauses.by_persons(connection, org)
     rows = await connection.fetch(_LOAD, org)
     raises = await overrides.raises_of(connection, org)
+    asking = await policies.load(connection, org)
     return Policy(
         org,
         epoch,
         [budget_of(row, raises) for row in rows],
         settings=settings,
         pauses=paused,
+        approvals=asking,
     )
 
 
@@ -116,7 +119,8 @@ async def reload_policy(connection: asyncpg.Connection, known: Policy, epoch: in
         raises = await overrides.raises_of(connection, org, sorted(names))
     gone = [row["budget_no"] for row in rows if row["deleted_us"] is not None]
     live = [budget_of(list(row)[1:], raises) for row in rows if row["deleted_us"] is None]
-    return known.changed(epoch, live, gone, settings=settings, pauses=paused)
+    asking = await policies.load(connection, org, known.epoch)
+    return known.changed(epoch, live, gone, settings=settings, pauses=paused, approvals=asking)
 
 
 def budget_of(row: Sequence[Any], raises: Raises | None = None) -> Budget:

@@ -34,12 +34,13 @@ ORDER BY r.id LIMIT $7
 _LAST_LOOKED_AT: Final = f"""
 SELECT id FROM reservations WHERE org = $1 AND id > $2 ORDER BY id OFFSET {SCANNED_MAX - 1} LIMIT 1
 """  # noqa: S608 - a constant
+# What waits for an approval ends with it.
 _OVERDUE: Final = """
 SELECT r.org, r.id, r.expires_us < coalesce(least($1, h.through_us - $3), $1) AS proved
 FROM reservations r LEFT JOIN (
     SELECT org, min(delivered_through_us) AS through_us FROM relay_held_back GROUP BY org
 ) AS h ON h.org = r.org
-WHERE r.state = 1 AND r.expires_us < greatest($1, $2)
+WHERE r.state = 1 AND r.approval <> 1 AND r.expires_us < greatest($1, $2)
     AND r.expires_us < greatest(coalesce(least($1, h.through_us - $3), $1), $2)
 ORDER BY r.expires_us LIMIT $4
 """

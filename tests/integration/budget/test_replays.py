@@ -83,7 +83,7 @@ async def test_a_lost_answer_of_what_just_fits_is_no_denial(database: Any, tmp_p
     base = database("budget")
     wallets = FakeWallets({WALLET: 60}) if is_funded else None
     async with cutting_proxy(base.service_dsn) as proxy:
-        more = {"budget_dsn": SecretStr(proxy.dsn), "sync_interval_s": 5, "sweep_interval_s": 60}
+        more: dict[str, Any] = {"budget_dsn": SecretStr(proxy.dsn), "sync_interval_s": 5, "sweep_interval_s": 60}
         async with running_budget(base, tmp_path, wallets, **more) as budget:
             await budget.create(ORG, "org", limit_amount=100 if is_funded else 60)
             if is_funded:

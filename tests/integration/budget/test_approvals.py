@@ -1,0 +1,224 @@
+"""Spends that a person must decide: held while they wait, resumed, given back, ended in time."""
+
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
+
+from pursestrings.budget.v1 import approvals_pb2 as pb
+from pursestrings.budget.v1 import budget_pb2, pauses_pb2
+from tests.support.approving import DENY, Approving, request_of, usd
+from tests.support.budget import (
+    BOT,
+    NANOS,
+    ORG,
+    TEAM,
+    WALLET,
+    FakeWallets,
+    alerts,
+    ask,
+    refusal_of,
+    rows,
+    running_budget,
+    usage,
+)
+
+ALLOW, DENIED, REQUIRED = (
+    budget_pb2.OUTCOME_ALLOW,
+    budget_pb2.OUTCOME_DENY,
+    budget_pb2.OUTCOME_APPROVAL_REQUIRED,
+)
+
+
+async def test_above_the_limit_a_spend_waits_and_is_resumed(database: Any, tmp_path: Path) -> None:
+    async with running_budget(database("budget"), tmp_path) as budget:
+        people = Approving(budget)
+        await budget.create(ORG, "b")
+        await people.policy(approval_above=[usd(2)])
+        spend = ask(cost=5 * NANOS)
+        stopped = await people.reserve(spend)
+        assert (stopped.outcome, stopped.approval.policy_subject, stopped.approval.approval_above) == (
+            REQUIRED, ORG, usd(2),
+        )  # fmt: skip
+        assert (await budget.use(f"{ORG}/budgets/b")).reserved_amount == 0
+        assert (await people.reserve(ask(cost=2 * NANOS))).outcome == ALLOW
+
+        asked = await people.request(spend)
+        assert (asked.decision.outcome, asked.approval.state) == (REQUIRED, pb.APPROVAL_STATE_PENDING)
+        assert asked.approval.operation.cost == usd(5)
+        assert (await budget.use(f"{ORG}/budgets/b")).reserved_amount == 7 * NANOS
+        assert (await people.request(spend)).approval == asked.approval
+        waiting = await people.reserve(spend)
+        assert (waiting.outcome, waiting.approval.approval) == (REQUIRED, asked.approval.name)
+
+        decided = await people.decide(asked.approval.name)
+        assert (decided.state, decided.reason) == (pb.APPROVAL_STATE_APPROVED, "as planned")
+        resumed = await people.reserve(spend)
+        assert (resumed.outcome, resumed.reservation) == (ALLOW, f"{BOT}/reservations/{spend.request_id}")
+        assert 3500 < resumed.expire_time.seconds - decided.decide_time.seconds <= 3600
+        await budget.apply(usage(cost=4 * NANOS, reservation=resumed.reservation))
+        use = await budget.use(f"{ORG}/budgets/b")
+        assert (use.spent_amount, use.reserved_amount) == (4 * NANOS, 2 * NANOS)
+        told = [one["type"] for one in await alerts(budget.database) if one["event"] == "APPROVAL"]
+        assert told == ["approval.requested", "approval.decided"]
+        await budget.audit()
+
+
+async def test_what_is_denied_is_given_back_and_says_who_and_why(database: Any, tmp_path: Path) -> None:
+    wallets = FakeWallets(available={WALLET: 10 * NANOS})
+    async with running_budget(database("budget"), tmp_path, wallets) as budget:
+        people = Approving(budget)
+        spend = ask(cost=5 * NANOS)
+        name = (await people.request(spend)).approval.name
+        denied = await people.decide(name, DENY, reason="too dear")
+        assert denied.state == pb.APPROVAL_STATE_DENIED
+        again = await people.reserve(spend)
+        assert (again.outcome, again.denied_reason) == (DENIED, budget_pb2.DENIED_REASON_APPROVAL_DENIED)
+        assert (again.approval.reason, again.approval.decided_by) == ("too dear", denied.decided_by)
+        held = await rows(budget.database, "SELECT reserved FROM leases")
+        assert [row["reserved"] for row in held] == [0]
+        assert (await people.request(spend)).decision.denied_reason == budget_pb2.DENIED_REASON_APPROVAL_DENIED
+        await budget.audit()
+
+
+async def test_decisions_are_made_once_and_by_others(database: Any, tmp_path: Path) -> None:
+    async with running_budget(database("budget"), tmp_path) as budget:
+        people = Approving(budget)
+        name = (await people.request()).approval.name
+        assert (await refusal_of(people.decide(name, by=people.agent))).reason == "ROLE_MISSING"
+        assert (await refusal_of(people.decide(name, by=people.service))).reason == "DECIDER_MISSING"
+        assert (await refusal_of(people.decide(name, decided_by="eve"))).reason == "ROLE_MISSING"
+        elsewhere = budget.stub_for(f"{ORG}/teams/sales", "approver")
+        assert (await refusal_of(people.decide(name, by=elsewhere))).reason == "OUT_OF_SCOPE"
+        first = await people.decide(name, request_id="d1")
+        assert await people.decide(name, request_id="d1") == first
+        assert (await refusal_of(people.decide(name, request_id="d2"))).reason == "APPROVAL_DECIDED"
+        assert (await refusal_of(people.decide(name, DENY, request_id="d1"))).reason == "APPROVAL_DECIDED"
+        assert (await refusal_of(people.decide(name, request_id="d1", by=people.operator))).reason == "APPROVAL_DECIDED"
+
+        own = await people.operator.RequestApproval(request_of())
+        refused = await refusal_of(people.decide(own.approval.name, by=people.operator))
+        assert refused.reason == "OWN_REQUEST"
+        by_workflow = await refusal_of(
+            people.decide(own.approval.name, by=people.service, decided_by=own.approval.requested_by)
+        )
+        assert by_workflow.reason == "OWN_REQUEST"
+        assert (await people.decide(own.approval.name, by=people.service, decided_by="ann")).decided_by == "ann"
+
+
+async def test_nobody_is_asked_below_the_strictest_limit(database: Any, tmp_path: Path) -> None:
+    async with running_budget(database("budget"), tmp_path) as budget:
+        people = Approving(budget)
+        await people.policy(approval_above=[usd(3)])
+        await people.policy(TEAM, approval_above=[usd(8)])
+        assert (await people.reserve(ask(cost=5 * NANOS))).approval.policy_subject == ORG
+        spend = ask(cost=3 * NANOS)
+        asked = await people.request(spend)
+        assert (asked.decision.outcome, asked.approval.decided_by) == (ALLOW, "AUTO")
+        assert (await people.reserve(spend)).outcome == ALLOW
+        # A cost that nobody knows is above every limit; another currency has none.
+        assert (await people.reserve(ask(cost=None))).outcome == REQUIRED
+        assert (await people.reserve(ask(cost=9 * NANOS, currency="EUR"))).outcome == ALLOW
+        refused = await refusal_of(people.request(ask(cost=None)))
+        assert refused.reason == "ESTIMATE_INCOMPLETE"
+        await people.policy()
+        assert (await people.reserve(ask(cost=5 * NANOS))).outcome == ALLOW
+
+
+async def test_what_waits_is_bounded_and_must_fit(database: Any, tmp_path: Path) -> None:
+    async with running_budget(database("budget"), tmp_path) as budget:
+        people = Approving(budget)
+        await budget.create(ORG, "b", limit_amount=20 * NANOS)
+        await people.policy(approval_above=[usd(1)], held_max=[usd(9)])
+        first = await people.request()
+        held = await people.request(ask(cost=5 * NANOS))
+        assert (held.decision.denied_reason, held.HasField("approval")) == (
+            budget_pb2.DENIED_REASON_APPROVALS_HELD, False,
+        )  # fmt: skip
+        await people.decide(first.approval.name, DENY)
+        assert (await people.request(ask(cost=5 * NANOS))).decision.outcome == REQUIRED
+        await people.policy(approval_above=[usd(1)])
+        too_much = await people.request(ask(cost=16 * NANOS))
+        assert too_much.decision.denied_reason == budget_pb2.DENIED_REASON_BUDGET_EXCEEDED
+        assert len(await rows(budget.database, "SELECT FROM approvals")) == 2
+        await budget.audit()
+
+
+async def test_a_paused_subject_is_neither_asked_for_nor_approved(database: Any, tmp_path: Path) -> None:
+    async with running_budget(database("budget"), tmp_path) as budget:
+        people = Approving(budget)
+        name = (await people.request()).approval.name
+        other = (await people.request()).approval.name
+        await people.operator.Pause(pauses_pb2.PauseRequest(subject=TEAM, reason="it loops"))
+        assert (await people.request()).decision.denied_reason == budget_pb2.DENIED_REASON_PAUSED
+        assert (await refusal_of(people.decide(name))).reason == "PAUSED"
+        assert (await people.decide(other, DENY)).state == pb.APPROVAL_STATE_DENIED
+        await people.operator.Resume(pauses_pb2.ResumeRequest(subject=TEAM))
+        assert (await people.decide(name)).state == pb.APPROVAL_STATE_APPROVED
+
+
+async def test_a_hold_that_waits_is_neither_released_nor_charged(database: Any, tmp_path: Path) -> None:
+    async with running_budget(database("budget"), tmp_path) as budget:
+        people = Approving(budget)
+        await budget.create(ORG, "b")
+        spend = ask(cost=5 * NANOS)
+        name = (await people.request(spend)).approval.name
+        reservation = f"{BOT}/reservations/{spend.request_id}"
+        assert (await refusal_of(budget.release(reservation))).reason == "APPROVAL_PENDING"
+        extend = budget_pb2.ExtendReservationRequest(name=reservation, request_id="x")
+        assert (await refusal_of(people.agent.ExtendReservation(extend))).reason == "APPROVAL_PENDING"
+        canceled = (
+            await people.agent.CancelApproval(pb.CancelApprovalRequest(name=name, reason="not needed"))
+        ).approval
+        assert canceled.state == pb.APPROVAL_STATE_CANCELED
+        assert (await budget.use(f"{ORG}/budgets/b")).reserved_amount == 0
+        assert (await people.reserve(spend)).denied_reason == budget_pb2.DENIED_REASON_APPROVAL_DENIED
+        again = (await people.agent.CancelApproval(pb.CancelApprovalRequest(name=name))).approval
+        assert again == canceled
+        assert (await refusal_of(people.decide(name))).reason == "APPROVAL_DECIDED"
+        await budget.audit()
+
+
+async def test_the_service_itself_ends_what_nobody_decides(database: Any, tmp_path: Path) -> None:
+    async with running_budget(database("budget"), tmp_path) as budget:
+        people = Approving(budget)
+        await budget.create(ORG, "b")
+        spend = ask(cost=5 * NANOS)
+        name = (await people.request(spend, ttl=Duration(seconds=600))).approval.name
+        await people.request(ask(cost=NANOS))
+        await rows(budget.database, "UPDATE approvals SET expires_us = created_us - 1 WHERE amount > 1000000000")
+        ended = (await people.advance(name)).approval
+        assert (ended.state, ended.reason) == (pb.APPROVAL_STATE_EXPIRED, "nobody decided in time")
+        assert (await budget.use(f"{ORG}/budgets/b")).reserved_amount == NANOS
+        assert (await people.reserve(spend)).approval.state == pb.APPROVAL_STATE_EXPIRED
+        listed = await people.approver.ListApprovals(
+            pb.ListApprovalsRequest(parent=ORG, state=pb.APPROVAL_STATE_PENDING)
+        )
+        assert [one.operation.cost for one in listed.approvals] == [usd(1)]
+        await budget.audit()
+
+
+async def test_what_waits_moves_into_the_window_of_now(database: Any, tmp_path: Path) -> None:
+    day = budget_pb2.Window(kind=budget_pb2.WINDOW_KIND_DAY)
+    async with running_budget(database("budget"), tmp_path) as budget:
+        people = Approving(budget)
+        await budget.create(ORG, "b", limit_amount=6 * NANOS, window=day)
+        name = (await people.request()).approval.name
+        await rows(budget.database, "UPDATE counters SET window_key = window_key - 1")
+        await rows(budget.database, "UPDATE reservations SET holds[2] = holds[2] - 1")
+        await rows(budget.database, "UPDATE approvals SET renew_us = 0")
+        # What is spent today leaves no room: the hold stays where it is, and can be neither moved nor approved.
+        today = await budget.reserve(cost=4 * NANOS)
+        trouble = (await people.advance(name)).approval.operation.hold_trouble
+        assert "BUDGET_EXCEEDED" in trouble
+        assert (await refusal_of(people.decide(name))).reason == "APPROVAL_DOES_NOT_FIT"
+        await budget.release(today.reservation)
+        await rows(budget.database, "UPDATE approvals SET renew_us = 0")
+        assert (await people.advance(name)).approval.operation.hold_trouble == ""
+        use = await budget.use(f"{ORG}/budgets/b")
+        assert use.reserved_amount == 5 * NANOS
+        # A hold that could not be kept alive ends its approval, with why.
+        await rows(budget.database, "UPDATE approvals SET hold_us = created_us, trouble = 'no room'")
+        ended = (await people.advance(name)).approval
+        assert (ended.state, ended.reason) == (pb.APPROVAL_STATE_EXPIRED, "no room")
+        await budget.audit()
