@@ -18,6 +18,7 @@ from typing import Final
 from temporalio.client import Client
 from temporalio.worker import Worker
 
+import workflows.approval.part
 import workflows.cap_review.part
 import workflows.notify.part
 import workflows.predictive.part
@@ -31,10 +32,11 @@ from workflows.services import Services, reaching
 from workflows.settings import WorkerSettings
 
 PARTS: Final = (
-    workflows.recharge.part.part,
+    workflows.approval.part.part,
+    workflows.cap_review.part.part,
     workflows.notify.part.part,
     workflows.predictive.part.part,
-    workflows.cap_review.part.part,
+    workflows.recharge.part.part,
 )
 """What the worker runs."""
 

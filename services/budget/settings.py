@@ -17,7 +17,9 @@ class BudgetSettings(ServiceSettings):
     budget_dsn: SecretStr | None = Field(default=None, description="the database, as the role budget_service")
     batch_max: int = Field(default=1_000, ge=1, le=5_000, description="decisions a transaction")
     use_wallets: bool = Field(default=True, description="false: no spend is funded, budgets alone decide")
-    use_temporal: bool = Field(default=True, description="false: nobody is told of anything; events stay in the outbox")
+    use_temporal: bool = Field(
+        default=True, description="false: nobody is told or reminded of anything; events stay in the outbox"
+    )
     wallet_timeout_s: float = Field(default=2.0, gt=0, le=30, description="how long one call to the wallet may take")
     sync_interval_s: float = Field(
         default=2.0, gt=0, le=5, description="how often the wallet service is asked what has changed"

@@ -1,0 +1,170 @@
+"""Approvals as workflows: decided by an update, woken by the service, readable in the UI."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle, WorkflowUpdateFailedError
+from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError
+from temporalio.worker import Worker
+
+from pursestrings.budget.v1 import approvals_pb2 as pb
+from pursestrings.budget.v1 import budget_pb2, pauses_pb2
+from pursestrings.wallet.v1 import caps_pb2, wallet_pb2_grpc
+from tests.support.approving import DENY, Approving, request_of, usd
+from tests.support.budget import BOT, NANOS, ORG, TEAM, WALLET, FakeWallets, ask, rows, running_budget
+from tests.support.databases import Database
+from workflows.approval import types
+from workflows.approval.activities import ApprovalActivities
+from workflows.approval.types import Decide, Snapshot
+from workflows.approval.workflow import Approval
+
+
+class Wallets(FakeWallets):
+    """Allows more recharges, and remembers what was asked."""
+
+    asked: list[caps_pb2.AllowRechargesRequest]
+
+    async def AllowRecharges(self, request: Any, context: Any) -> Any:
+        self.asked.append(request)
+        return caps_pb2.AllowRechargesResponse(extra=caps_pb2.RechargeExtra(name=f"{request.wallet}/extras/1"))
+
+
+@contextlib.asynccontextmanager
+async def working(client: Client, people: Approving, wallet: grpc.aio.Channel) -> AsyncIterator[None]:
+    """A worker of approvals in this process."""
+    activities = ApprovalActivities(people.service, wallet_pb2_grpc.WalletServiceStub(wallet))
+    async with Worker(
+        client,
+        task_queue=types.TASK_QUEUE,
+        workflows=[Approval],
+        activities=[activities.advance, activities.settle, activities.cancel, activities.allow],
+    ):
+        yield
+
+
+@pytest.fixture
+async def wallets() -> Wallets:
+    made = Wallets(available={WALLET: 100 * NANOS})
+    made.asked = []
+    return made
+
+
+@pytest.fixture
+async def people(
+    database: Callable[[str], Database], tmp_path: Path, temporal_address: str, temporal: Client, wallets: Wallets
+) -> AsyncIterator[Approving]:
+    async with running_budget(
+        database("budget"), tmp_path, wallets, use_temporal=True, temporal_address=temporal_address
+    ) as budget:
+        people = Approving(budget)
+        async with (
+            grpc.aio.insecure_channel(budget.settings.wallet_address) as wallet,
+            working(temporal, people, wallet),
+        ):
+            yield people
+
+
+async def handle_of(temporal: Client, name: str) -> "WorkflowHandle[Any, Any]":
+    """The workflow of an approval, once it has looked."""
+    handle = temporal.get_workflow_handle(name, result_type=Snapshot)
+    async with asyncio.timeout(30):
+        while True:
+            with contextlib.suppress(Exception):
+                if (await handle.query(types.STATUS))["state"]:
+                    return handle
+            await asyncio.sleep(0.03)
+
+
+async def decide(handle: "WorkflowHandle[Any, Any]", verdict: str = "APPROVE", by: str = "ann", **fields: str) -> Any:
+    given = Decide(**({"verdict": verdict, "decided_by": by, "role": "approver", "reason": "as planned"} | fields))
+    return await handle.execute_update(types.DECIDE, given, result_type=Snapshot)
+
+
+async def refusal(update: Any) -> str:
+    """The reason that an update is refused with."""
+    with pytest.raises(WorkflowUpdateFailedError) as refused:
+        await update
+    assert isinstance(refused.value.cause, ApplicationError)
+    return refused.value.cause.type or ""
+
+
+async def test_an_update_decides_and_its_validator_refuses(people: Approving, temporal: Client) -> None:
+    spend = ask(cost=5 * NANOS)
+    asked = (await people.request(spend)).approval
+    handle = await handle_of(temporal, asked.name)
+    about = await handle.describe()
+    keys = {pair.key.name: pair.value for pair in about.typed_search_attributes.search_attributes}
+    assert (keys["Org"], keys["Subject"], keys["State"]) == (ORG, BOT, "PENDING")
+    assert "5.00 USD" in (await about.static_summary() or "")
+    assert "Waits for somebody" in (await handle.query(types.STATUS))["details"]
+
+    assert await refusal(decide(handle, role="agent")) == "ROLE_MISSING"
+    assert await refusal(decide(handle, by=asked.requested_by)) == "OWN_REQUEST"
+    assert await refusal(decide(handle, reason="")) == "INVALID_ARGUMENT"
+    assert await refusal(decide(handle, verdict="MAYBE")) == "INVALID_ARGUMENT"
+    await people.operator.Pause(pauses_pb2.PauseRequest(subject=TEAM, reason="it loops"))
+    assert await refusal(decide(handle)) == "PAUSED"
+    await people.operator.Resume(pauses_pb2.ResumeRequest(subject=TEAM))
+
+    decided = await decide(handle)
+    assert (decided.state, decided.decided_by) == ("APPROVED", "ann")
+    assert (await handle.result()).state == "APPROVED"
+    assert (await people.reserve(spend)).outcome == budget_pb2.OUTCOME_ALLOW
+    assert "Approved by ann: as planned" in (await handle.query(types.STATUS))["details"]
+
+
+async def test_a_decision_by_rpc_wakes_the_workflow_and_stops_updates(people: Approving, temporal: Client) -> None:
+    name = (await people.request()).approval.name
+    handle = await handle_of(temporal, name)
+    first = await people.decide(name, DENY, reason="too dear")
+    # Refused while it runs, and there is nobody to ask once it has ended.
+    with pytest.raises((WorkflowUpdateFailedError, RPCError)):
+        await decide(handle)
+    ended = await asyncio.wait_for(handle.result(), 30)
+    assert (ended.state, ended.decided_by, ended.reason) == ("DENIED", first.decided_by, "too dear")
+
+
+async def test_more_recharges_are_asked_of_the_wallet_once_approved(
+    people: Approving, temporal: Client, wallets: Wallets
+) -> None:
+    more = pb.MoreRecharges(wallet=WALLET, extra_count=2, extra_amount=usd(40))
+    asked = (await people.operator.RequestApproval(request_of(recharges=more))).approval
+    handle = await handle_of(temporal, asked.name)
+    await decide(handle)
+    assert (await asyncio.wait_for(handle.result(), 30)).outcome == f"{WALLET}/extras/1"
+    (request,) = wallets.asked
+    assert (request.extra_count, request.extra_amount, request.on_behalf_of) == (2, usd(40), "ann")
+    assert (request.approval, request.request_id) == (asked.name, asked.name.rpartition("/")[2])
+
+
+async def test_a_raise_is_granted_with_the_decision(people: Approving, temporal: Client) -> None:
+    await people.budget.create(TEAM, "monthly")
+    raised = pb.BudgetRaise(budget=f"{TEAM}/budgets/monthly", amount=7 * NANOS)
+    raised.end_time.GetCurrentTime()
+    raised.end_time.seconds += 3600
+    asked = (await people.operator.RequestApproval(request_of(budget_raise=raised))).approval
+    assert (await people.budget.use(f"{TEAM}/budgets/monthly")).limit_amount == 10 * NANOS
+    handle = await handle_of(temporal, asked.name)
+    granted = await decide(handle)
+    assert granted.outcome == f"{TEAM}/overrides/{asked.name.rpartition('/')[2]}"
+    assert (await people.budget.use(f"{TEAM}/budgets/monthly")).limit_amount == 17 * NANOS
+    listed = await people.approver.ListOverrides(budget_pb2.ListOverridesRequest(budget=f"{TEAM}/budgets/monthly"))
+    assert [(one.approval, one.granted_by) for one in listed.overrides] == [(asked.name, "ann")]
+
+
+async def test_a_lost_workflow_is_started_again(people: Approving, temporal: Client) -> None:
+    name = (await people.request()).approval.name
+    handle = await handle_of(temporal, name)
+    await handle.terminate("lost")
+    await rows(people.budget.database, "UPDATE approvals SET next_us = created_us - 600 * 1000000::bigint")
+    again = await handle_of(temporal, name)
+    async with asyncio.timeout(30):
+        while (await again.describe()).status is not WorkflowExecutionStatus.RUNNING:
+            await asyncio.sleep(0.05)
+    assert (await decide(again, "DENY")).state == "DENIED"
