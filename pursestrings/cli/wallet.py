@@ -8,7 +8,7 @@ import typer
 
 from pursestrings._errors import Rejected
 from pursestrings._money import Money, format_nanos
-from pursestrings.cli import payments, wallet_books
+from pursestrings.cli import payments, wallet_books, wallet_caps
 from pursestrings.cli.connection import Suite, pages, with_suite
 from pursestrings.cli.failures import CHECK_FAILED, CliError
 from pursestrings.cli.options import Json, Limit, RequestId, amount, begin, instant, seconds, split_name
@@ -18,6 +18,7 @@ from pursestrings.wallet.v1 import wallet_pb2
 app = typer.Typer(help="Prepaid money, its ledger, and how it refills.", no_args_is_help=True)
 payments.add_to(app)
 wallet_books.add_to(app)
+wallet_caps.add_to(app)
 
 Name = Annotated[str, typer.Argument(help="The wallet, for example orgs/acme/wallets/main.")]
 
@@ -399,7 +400,6 @@ def _show_policy(output: Output, found: wallet_pb2.GetRechargePolicyResponse) ->
     if not policy.max_count_per_month:
         output.say("no recharge policy: this wallet does not refill itself")
         return
-    code = (policy.amount if policy.HasField("amount") else policy.target).currency_code
     cap = f" and {money(policy.max_amount_per_month)}" if policy.HasField("max_amount_per_month") else ""
     by = money(policy.amount) if policy.HasField("amount") else f"what is missing to {money(policy.target)}"
     if policy.HasField("min_amount"):
@@ -413,7 +413,7 @@ def _show_policy(output: Output, found: wallet_pb2.GetRechargePolicyResponse) ->
             "recharge": _when(policy),
             "by": by,
             "at most": f"{policy.max_count_per_month} a month{cap}",
-            "this month": f"{found.month_count}, {Money(found.month_amount_nanos, code)}",
+            "this month": wallet_caps.text_of(found.caps),
             "cooldown": f"{policy.cooldown.ToTimedelta()}" if policy.HasField("cooldown") else "none",
             "paused": paused,
         }

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,30 @@ def test_wallets(purse: Purse, org: str) -> None:
     assert "grant" in purse.text("wallet", "transactions", name)
     assert purse("wallet", "trial-balance", org)["balanced"]
     assert "balanced" in purse.text("wallet", "trial-balance")
+
+
+def test_more_than_the_caps_allow(purse: Purse, org: str) -> None:
+    name = f"{org}/wallets/main"
+    purse("wallet", "create", name)
+    purse("wallet", "card", name, "pm_card_visa")
+    assert [] == purse("wallet", "reviews", "list", org)["reviews"]
+    purse("wallet", "policy", name, "--threshold", "50", "--amount", "5", "--max-count", "1", "--max-amount", "9")
+    deadline = time.monotonic() + 60
+    while not (found := purse("wallet", "reviews", "list", org)["reviews"]):
+        assert time.monotonic() < deadline, "the cap stopped no second recharge"
+    review = found[0]["name"]
+    told = purse.text("wallet", "reviews", "show", review)
+    assert "5.00 USD by the count cap" in told
+    assert "1 of 1 recharges, 5.00 USD of 9.00 USD" in told
+    assert "--keep-paused" in purse.text("wallet", "reviews", "decide", review, "--reason", "?", code=2)
+    kept = purse("wallet", "reviews", "decide", review, "--reason", "enough", "--keep-paused")
+    assert ("KEPT_PAUSED", "enough") == (kept["state"], kept["reason"])
+    again = purse("wallet", "reviews", "decide", review, "--reason", "more", "--count", "1", code=2)
+    assert "REVIEW_ENDED" == again["error"]["reason"]
+    more = purse("wallet", "allow-recharges", name, "--count", "1", "--amount", "1", "--reason", "a launch")
+    assert (1, 1_000_000_000) == (more["extra"]["extra_count"], more["extra"]["extra_amount"]["amount_nanos"])
+    assert "of 1 + 1 recharges" in purse.text("wallet", "policy", name)
+    assert "enough" in purse.text("wallet", "reviews", "list", org, "--all")
 
 
 def test_payments_by_a_person(purse: Purse, org: str) -> None:
