@@ -29,6 +29,7 @@ class Services:
         wallet: The money.
         stripe: Where PaymentIntents are made and confirmed.
         poster: The way out to webhooks.
+        settings: What the worker was told.
     """
 
     budget: "BudgetServiceAsyncStub"
@@ -36,6 +37,7 @@ class Services:
     wallet: "WalletServiceAsyncStub"
     stripe: Stripe
     poster: Poster
+    settings: WorkerSettings
 
 
 @contextlib.asynccontextmanager
@@ -56,4 +58,5 @@ async def reaching(settings: WorkerSettings) -> AsyncIterator[Services]:
             wallet=wallet_pb2_grpc.WalletServiceStub(wallet),
             stripe=stripe,
             poster=poster,
+            settings=settings,
         )

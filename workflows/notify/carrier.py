@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -43,9 +43,9 @@ class Sent:
     error: str = ""
 
 
-Send = Callable[[pb.TakeDeliveriesResponse], AsyncIterator[Sent]]
-"""Sends what was taken, in order, and says after each sending what became of it. It is not asked to go on after a
-failure."""
+Send = Callable[[str, pb.TakeDeliveriesResponse], AsyncIterator[Sent]]
+"""Sends what was taken for a subscription, in order, and says after each sending what became of it. After a failure it
+is not asked to go on."""
 
 
 class Carrier:
@@ -136,7 +136,7 @@ class Carrier:
 
     async def _send(self, taken: pb.TakeDeliveriesResponse, send: Send) -> bool:
         """Sends what was taken; whether all of it was, and the lane is still held."""
-        sending = send(taken)
+        sending = send(self._subscription, taken)
         try:
             while True:
                 if not await self._may_send():
@@ -189,11 +189,3 @@ class Carrier:
         self._held_until_s = asked_s + answer.hold.ToTimedelta().total_seconds()
         self._reported_s = time.monotonic()
         return bool(answer.HasField("hold"))
-
-
-async def each(
-    deliveries: Sequence[pb.PendingDelivery], send: Callable[[pb.PendingDelivery], Awaitable[Sent]]
-) -> AsyncIterator[Sent]:
-    """Sends one by one."""
-    for one in deliveries:
-        yield await send(one)

@@ -17,7 +17,8 @@ THRESHOLD: Final = "budget.threshold_reached"
 _NANO_DIGITS: Final = 9
 _PERIODS: Final = {"DAY": "daily", "WEEK": "weekly", "MONTH": "monthly", "QUARTER": "quarterly", "LIFETIME": "lifetime"}
 _OWN: Final = frozenset({"version", "event", "type", "key", "subject", "audience", "raised_at"})
-_INTEGER: Final = re.compile(r"-?[0-9]{1,19}").fullmatch
+is_integer: Final = re.compile(r"-?[0-9]{1,19}").fullmatch
+"""Whether a text is a whole number of nano-units."""
 _HOURS_SHOWN_MAX: Final = 48
 _HOUR_S: Final = 3_600
 _DAY_S: Final = 86_400
@@ -185,7 +186,7 @@ def _facts(facts: dict[str, Any]) -> dict[str, Any]:
             continue
         found[name] = one
         whole = name.removesuffix("_nanos")
-        if whole != name and whole not in facts and not isinstance(one, bool) and _INTEGER(str(one)):
+        if whole != name and whole not in facts and not isinstance(one, bool) and is_integer(str(one)):
             found[name] = str(one)
             found[whole] = amount(int(one))
     return found

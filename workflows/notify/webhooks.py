@@ -28,8 +28,9 @@ class Webhooks:
         self.send_max_s = poster.timeout_s + OUTLOOK_S + _MARGIN_S
         """The longest that one sending takes, in seconds."""
 
-    async def send(self, taken: pb.TakeDeliveriesResponse) -> AsyncIterator[Sent]:
+    async def send(self, subscription: str, taken: pb.TakeDeliveriesResponse) -> AsyncIterator[Sent]:
         """POSTs one by one."""
+        del subscription
         for one in taken.deliveries:
             try:
                 body = await self._body(json.loads(one.payload), taken.payload)

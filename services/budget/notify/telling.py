@@ -30,7 +30,7 @@ class Telling:
 
 def channels_of(one: Subscription) -> list[Channel]:
     """By which channels a subscription is told."""
-    wanted = ((Channel.WEBHOOK, one.webhook_url),)
+    wanted = ((Channel.WEBHOOK, one.webhook_url), (Channel.MAIL, one.email))
     return [channel for channel, target in wanted if target]
 
 

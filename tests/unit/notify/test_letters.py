@@ -1,0 +1,68 @@
+"""Mails: what people read, and what nobody can put into them."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from workflows.notify.letters import SUBJECT_CHARS_MAX, letter, paragraph
+from workflows.notify.payloads import NO_OUTLOOK, Driver, Outlook
+
+NOW = datetime(2026, 11, 22, tzinfo=UTC)
+CROSSING: dict[str, Any] = {
+    "version": 1, "type": "budget.threshold_reached", "event": "WARNING", "subject": "orgs/acme/agents/bot",
+    "alert": "orgs/acme/alerts/b1.1.80.1", "budget": "orgs/acme/budgets/b", "budget_display_name": "",
+    "limit_type": "COST", "currency": "USD", "limit": "500000000000", "spent": "400000000001", "reserved": "0",
+    "asked": "0", "remaining": "99999999999", "percent": 80, "threshold_percent": 80, "severity": "WARNING",
+    "cause": "USE", "on_exceed": "BLOCK", "recommended_action": "Look at it", "generation": 1, "period": "MONTH",
+    "time_zone": "UTC", "window": "20261101", "window_start": "2026-11-01T00:00:00Z",
+    "window_end": "2026-12-01T00:00:00Z", "raised_at": "2026-11-22T08:00:00Z",
+}  # fmt: skip
+
+
+def test_a_crossing_is_told_in_amounts_and_times() -> None:
+    found = paragraph(CROSSING, Outlook(11_520, (Driver("anthropic", "claude", 12 * 10**9, 80),)))
+    assert found.title == "WARNING: orgs/acme/budgets/b reached 80 %"
+    assert dict(found.rows) == {
+        "Budget": "orgs/acme/budgets/b",
+        "Used": "400.000000001 USD of 500.00 USD (80 %)",
+        "Left": "99.999999999 USD",
+        "Held for running calls": "0.00 USD",
+        "Window": "month, ends 2026-12-01 00:00 UTC",
+        "Lasts about": "3.2 hours",
+        "Costs most (1)": "claude: 12.00 USD in 80 calls",
+    }
+
+
+def test_nothing_that_is_named_becomes_a_header_or_markup() -> None:
+    evil = "x\r\nBcc: thief@example.com\r\n\r\n<script>alert(1)</script>" + "y" * 500
+    facts = CROSSING | {"budget_display_name": evil, "recommended_action": "<b>now</b>"}
+    mail = letter(
+        [(facts, NO_OUTLOOK)], sender="a@example.com", to="b@example.com", subscription="s", message_id="m", now=NOW
+    )
+    assert mail["Bcc"] is None
+    assert len(mail["Subject"]) <= SUBJECT_CHARS_MAX
+    assert mail.as_bytes().count(b"\nBcc") == 0
+    html = mail.get_body(("html",))
+    assert html is not None
+    text = html.get_content()
+    assert "<script>" not in text
+    assert "&lt;b&gt;now" in text
+
+
+def test_other_events_are_told_by_their_facts() -> None:
+    facts = {
+        "version": 1, "type": "recharge.cap_reached", "event": "RECHARGE", "subject": "orgs/acme", "key": "k",
+        "raised_at": "2026-11-22T08:00:00Z", "wallet": "orgs/acme/wallets/main", "charge_nanos": "20000000000",
+        "currency_code": "USD", "months": ["a", "b"], "nothing": None, "count": 3,
+    }  # fmt: skip
+    mail = letter(
+        [(facts, NO_OUTLOOK), (CROSSING, NO_OUTLOOK)],
+        sender="a@example.com", to="b@example.com", subscription="orgs/acme/subscriptions/s", message_id="m", now=NOW,
+    )  # fmt: skip
+    assert mail["Subject"] == "2 events: recharge: cap reached: orgs/acme, …"
+    assert mail["Message-ID"] == "<m@example.com>"
+    plain = mail.get_body(("plain",))
+    assert plain is not None
+    text = plain.get_content()
+    for line in ("  Charge: 20.00 USD", '  Months: ["a", "b"]', "  Count: 3", "  Wallet: orgs/acme/wallets/main"):
+        assert line in text.splitlines()
+    assert "Nothing" not in text
