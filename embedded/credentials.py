@@ -45,8 +45,10 @@ class Credentials:
             files.write_private(self._signing_key, private)
             files.write_private(self.public_key, public)
 
-    def mint(self, subject: str, roles: Sequence[str], ttl_s: int, now: datetime | None = None) -> str:
-        """A token for `subject` and everything below it."""
+    def mint(
+        self, subject: str, roles: Sequence[str], ttl_s: int, now: datetime | None = None, *, holder: str = ""
+    ) -> str:
+        """A token for `subject` and everything below it; `holder` says whom it is for."""
         from services.kit import auth
 
-        return auth.mint(self._signing_key.read_bytes(), subject, roles, ttl_s, now or datetime.now(UTC))
+        return auth.mint(self._signing_key.read_bytes(), subject, roles, ttl_s, now or datetime.now(UTC), holder=holder)

@@ -9,6 +9,7 @@ import typer
 from pursestrings import __version__
 from pursestrings.cli import (
     alerts,
+    approvals,
     audit,
     budget,
     budget_limits,
@@ -51,6 +52,7 @@ app.command("resume")(pauses.resume)
 app.command("paused")(pauses.paused)
 app.add_typer(budget.app, name="budget")
 app.add_typer(alerts.app, name="alerts")
+app.add_typer(approvals.app, name="approvals")
 app.add_typer(subscriptions.app, name="subscriptions")
 app.add_typer(org.app, name="org")
 app.add_typer(reservations.app, name="reservations")

@@ -27,6 +27,9 @@ def mint(
         list[str], typer.Option("--role", help="agent, operator, approver, auditor, admin or service; may be repeated.")
     ] = ["agent"],  # noqa: B006 - read only, and what typer wants
     ttl: Annotated[str, typer.Option("--ttl", help="How long it is valid: 15m, 12h, 30d.")] = "12h",
+    holder: Annotated[
+        str, typer.Option("--holder", help="Whom it is for, a mail address for example; decisions are kept under it.")
+    ] = "",
     keys: Annotated[
         Path | None, typer.Option("--keys", help="The folder with the suite's signing key. Default: DATA/keys.")
     ] = None,
@@ -38,7 +41,7 @@ def mint(
     ttl_s = seconds(ttl)
     module = credentials_module()
     try:
-        token = module.Credentials(folder).mint(subject, role, ttl_s)
+        token = module.Credentials(folder).mint(subject, role, ttl_s, holder=holder)
     except FileNotFoundError:
         raise CliError(
             f"{folder} has no signing key", "start the suite once with `purse up`, or name its folder with --keys"

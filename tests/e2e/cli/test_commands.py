@@ -54,6 +54,39 @@ def test_pauses_alerts_subscriptions_and_settings(purse: Purse, org: str) -> Non
     assert ("PAUSE", "WINDOW_END") == (budget["on_exceed"], budget["resume"])
 
 
+def test_approvals(purse: Purse, suite: RunningSuite, org: str, tmp_path: Path) -> None:
+    approver = tmp_path / "ann.token"
+    minted = purse("token", "mint", org, "--role", "approver", "--holder", "ann@example.com")
+    approver.write_text(minted["token"])
+    bot = f"{org}/agents/bot"
+    purse("approvals", "policy", org, "--above", "2 USD", "--held-max", "9 USD", "--times", "high=1m,2m,10m")
+    assert "above 2.00 USD; held at most: 9.00 USD" in purse.text("approvals", "policy", bot)
+    [above] = purse("approvals", "policy", bot)["in_force"]["approval_above"]
+    assert 2_000_000_000 == above["amount_nanos"]
+    why = ("--why", "the customer waits")
+    spend = (bot, "--operation", "nightly run", "--cost", "5 USD", *why)
+    asked = purse("approvals", "request", *spend, "--request-id", "one", "--urgency", "high", "--expires", "5m")
+    assert ("APPROVAL_REQUIRED", "PENDING") == (asked["decision"]["outcome"], asked["approval"]["state"])
+    name = asked["approval"]["name"]
+    assert "nothing is held" in purse.text("approvals", "request", *spend)
+    assert [name] == [one["name"] for one in purse("approvals", "list", org)["approvals"]]
+    assert "nightly run, 5.00 USD" in purse.text("approvals", "list", org)
+    own = purse("approvals", "decide", name, "--approve", "--reason", "as planned", code=2)
+    assert "OWN_REQUEST" == own["error"]["reason"]
+    said = ("--token-file", str(approver), "approvals", "decide", name, "--deny", "--reason", "too dear")
+    assert "is denied by ann@example.com: too dear" in purse.text(*said)
+    assert "APPROVAL_DECIDED" == purse(*said[:-1], "again", code=2)["error"]["reason"]
+    assert "ann@example.com" in purse.text("approvals", "show", name)
+    again = purse("approvals", "request", *spend, "--request-id", "two")["approval"]["name"]
+    assert "canceled" in purse.text("approvals", "cancel", again, "--reason", "not needed")
+    budget = purse("budget", "create", f"{org}/budgets/b", "--limit", "5 USD")["name"]
+    raised = purse("approvals", "request", budget, "--amount", "3 USD", "--until", "2999-01-01", *why, code=2)
+    assert "end_time" in raised["error"]["message"]
+    more = purse("approvals", "request", f"{org}/wallets/main", "--count", "2", *why)
+    assert "2 more recharges" in purse.text("approvals", "show", more["approval"]["name"])
+    assert 3 == len(purse("approvals", "list", org, "--state", "all")["approvals"])
+
+
 def test_budgets(purse: Purse, org: str) -> None:
     name = f"{org}/teams/support/budgets/daily"
     made = purse(
