@@ -20,9 +20,11 @@ from temporalio.worker import Worker
 
 import workflows.approval.part
 import workflows.cap_review.part
+import workflows.month_close.part
 import workflows.notify.part
 import workflows.predictive.part
 import workflows.recharge.part
+import workflows.reconcile.part
 from services.kit.telemetry import MetricsServer, configure_logging, get_logger
 from services.kit.tracing import traced
 from workflows import schedules
@@ -34,9 +36,11 @@ from workflows.settings import WorkerSettings
 PARTS: Final = (
     workflows.approval.part.part,
     workflows.cap_review.part.part,
+    workflows.month_close.part.part,
     workflows.notify.part.part,
     workflows.predictive.part.part,
     workflows.recharge.part.part,
+    workflows.reconcile.part.part,
 )
 """What the worker runs."""
 

@@ -17,7 +17,7 @@ import typer
 from pursestrings._errors import Error
 from pursestrings._money import format_nanos
 from pursestrings.cli import demo_acts
-from pursestrings.cli.audit import run_audit
+from pursestrings.cli.asking import run_audit
 from pursestrings.cli.books import Check
 from pursestrings.cli.bridge import suite_module
 from pursestrings.cli.connection import Suite, Where, connected

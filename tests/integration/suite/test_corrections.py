@@ -9,7 +9,7 @@ from typing import Any
 
 from pursestrings import AsyncClient
 from pursestrings.budget.v1 import budget_pb2
-from pursestrings.cli.audit import run_audit
+from pursestrings.cli.asking import run_audit
 from pursestrings.cli.connection import Suite
 from pursestrings.metering.v1 import corrections_pb2, metering_pb2, rates_pb2
 from pursestrings.type.v1 import type_pb2

@@ -1,0 +1,97 @@
+"""Months that are over are told once, through real services and a real Temporal."""
+
+import uuid
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from temporalio.client import Client
+
+from pursestrings.budget.v1 import budget_pb2
+from services.kit import windows
+from services.kit.windows import WindowKind, WindowSpec
+from tests.support.budget import alerts
+from tests.support.databases import Database
+from tests.support.sweeping import USD, Refuses, Suite, running_suite
+from workflows.month_close import types
+from workflows.month_close.workflow import MonthClose, MonthCloseInput
+from workflows.sweep import Tally
+
+ZONE = "Asia/Kathmandu"
+RUNNING = windows.window_at(WindowSpec(WindowKind.MONTH, ZONE), windows.unix_us(datetime.now(UTC) - timedelta(hours=1)))
+LAST = windows.window_at(WindowSpec(WindowKind.MONTH, ZONE), RUNNING.start_us - 1)
+MONTH = LAST.key[:7]
+IN_LAST = windows.from_unix_us(LAST.start_us + 10 * 86_400_000_000)
+
+
+@pytest.fixture
+async def suite(database: Callable[[str], Database], tmp_path: Path) -> AsyncIterator[Suite]:
+    async with running_suite(database, tmp_path) as running:
+        yield running
+
+
+async def run(client: Client, suite: Suite, **instead: Any) -> tuple[Tally, dict[str, str]]:
+    """One run of the workflow, and what it says at its end."""
+    async with suite.worker(client, **instead):
+        handle = await client.start_workflow(
+            types.WORKFLOW,
+            MonthCloseInput(),
+            id=f"month-close-{uuid.uuid4()}",
+            task_queue=types.TASK_QUEUE,
+            result_type=Tally,
+        )
+        tally = await handle.result()
+        return tally, await handle.query(MonthClose.status)
+
+
+async def since_last_month(suite: Suite) -> None:
+    """All wallets, and what was posted to them, are of last month."""
+    await suite.sql(suite.wallets, "UPDATE wallets SET created_at = $1", IN_LAST)
+    await suite.sql(suite.wallets, "UPDATE transfers SET posted_at = $1", IN_LAST)
+
+
+async def test_a_month_is_told_once_and_a_second_run_finds_nothing(temporal: Client, suite: Suite) -> None:
+    wallet = await suite.wallet("acme", zone=ZONE)
+    await since_last_month(suite)
+    await suite.wallet("young", zone=ZONE)
+    window = budget_pb2.Window(kind=budget_pb2.WINDOW_KIND_MONTH, time_zone=ZONE)
+    for org in ("acme", "budgets-only"):
+        await suite.budget.create(subject=f"orgs/{org}", id_="monthly", window=window)
+    await suite.sql(suite.budget.database, "UPDATE budgets SET effective_from_us = $1", windows.unix_us(IN_LAST))
+
+    tally, said = await run(temporal, suite)
+    assert tally == Tally(found=2, done=2, told=2)
+    assert said == {"state": "DONE", "details": "**DONE** · 2 of 2 months done, people were told 2 times."}
+    by_org = {one["subject"]: one for one in await alerts(suite.budget.database)}
+    assert set(by_org) == {"orgs/acme", "orgs/budgets-only"}
+    told = by_org["orgs/acme"]
+    assert (told["type"], told["month"], told["time_zone"], told["windows_count"]) == ("month.closed", MONTH, ZONE, 1)
+    (statement,) = told["wallets"]
+    assert (statement["wallet"], statement["opening"], statement["received"], statement["closing"]) == (
+        wallet,
+        "0",
+        str(100 * USD),
+        str(100 * USD),
+    )
+
+    again, _ = await run(temporal, suite)
+    assert again == Tally()
+    assert len(await alerts(suite.budget.database)) == 2
+
+
+async def test_one_organisation_that_fails_keeps_no_other_waiting(temporal: Client, suite: Suite) -> None:
+    for org in ("a", "torn", "z"):
+        await suite.wallet(org, zone=ZONE)
+    await since_last_month(suite)
+
+    tally, said = await run(temporal, suite, wallet=Refuses(suite.services.wallet, "GetStatement", "orgs/torn/"))
+    assert (tally.found, tally.done, tally.failed) == (3, 2, 1)
+    assert said["state"] == "INCOMPLETE"
+    assert "2 of 3 months done" in said["details"]
+    assert f"{MONTH} of orgs/torn ({ZONE}): NOT_FOUND: told to refuse" in said["details"]
+    # The next run does what is left, and nothing else.
+    tally, _ = await run(temporal, suite)
+    assert (tally.found, tally.done, tally.failed) == (1, 1, 0)
+    assert len(await alerts(suite.budget.database)) == 3

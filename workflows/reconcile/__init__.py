@@ -1,0 +1,1 @@
+"""The Reconcile and Report workflows: compare the books, and tell people of what they should know before it matters."""
