@@ -13,7 +13,7 @@ from typing import Any, Final
 import jinja2
 
 from services.kit import money
-from workflows.notify import payloads
+from workflows.notify import payloads, statements
 from workflows.notify.payloads import NO_OUTLOOK, THRESHOLD, Outlook
 
 SUBJECT_CHARS_MAX: Final = 150
@@ -73,8 +73,12 @@ def letter(
 
 def paragraph(facts: dict[str, Any], outlook: Outlook = NO_OUTLOOK) -> Paragraph:
     """An event in words and amounts."""
-    told = _threshold(facts, outlook) if facts["type"] == THRESHOLD else _other(facts)
-    title, rows, action = told
+    if facts["type"] == THRESHOLD:
+        title, rows, action = _threshold(facts, outlook)
+    elif facts["type"] == statements.CLOSED:
+        title, rows, action = statements.month(facts)
+    else:
+        title, rows, action = _other(facts)
     return Paragraph(
         _line(title, SUBJECT_CHARS_MAX),
         _when(facts["raised_at"]),

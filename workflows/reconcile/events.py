@@ -40,7 +40,7 @@ def of_difference(org: str, one: statements_pb2.Difference, day: str) -> deliver
             "reference": one.subject,
             "wallet": one.wallet,
             "detail": one.detail,
-            "difference": str(one.difference_nanos),
+            "difference_nanos": str(one.difference_nanos),
         },
     )
 
@@ -66,8 +66,8 @@ def of_concern(one: reports_pb2.Concern, day: str) -> deliveries_pb2.Event:
     facts = {
         "reference": one.reference,
         "wallet": one.wallet,
-        "amount": str(one.amount.amount_nanos),
-        "currency": one.amount.currency_code,
+        "amount_nanos": str(one.amount.amount_nanos),
+        "currency_code": one.amount.currency_code,
         "at": at.isoformat().replace("+00:00", "Z"),
         "detail": _WORDS[kind].format(
             amount=money.format_nanos(one.amount.amount_nanos, one.amount.currency_code),

@@ -181,9 +181,9 @@ def payload(report: Report, wallets: Sequence[WalletMonth], now_us: int) -> byte
         "wallets": [
             {
                 "wallet": one.wallet,
-                "currency": one.currency,
+                "currency_code": one.currency,
                 **{
-                    name: str(getattr(one, name))
+                    f"{name}_nanos": str(getattr(one, name))
                     for name in ("opening", "received", "spent", "returned", "expired", "moved", "closing")
                 },
             }
@@ -197,7 +197,7 @@ def payload(report: Report, wallets: Sequence[WalletMonth], now_us: int) -> byte
             {
                 "budget": one.budget.name,
                 "limit_type": Dimension(one.budget.dimension).name,
-                "currency": one.budget.currency,
+                "currency_code": one.budget.currency,
                 "window": key_text(one.key),
                 "window_end": rfc3339(one.end_us),
                 "limit": str(one.limit),

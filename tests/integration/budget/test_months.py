@@ -83,14 +83,14 @@ async def test_a_month_is_reported_and_told_once(database: Any, tmp_path: Path) 
         assert event["wallets"] == [
             {
                 "wallet": f"{ORG}/wallets/main",
-                "currency": "USD",
-                "opening": str(100 * NANOS),
-                "received": str(50 * NANOS),
-                "spent": str(20 * NANOS),
-                "returned": "0",
-                "expired": "0",
-                "moved": "0",
-                "closing": str(130 * NANOS),
+                "currency_code": "USD",
+                "opening_nanos": str(100 * NANOS),
+                "received_nanos": str(50 * NANOS),
+                "spent_nanos": str(20 * NANOS),
+                "returned_nanos": "0",
+                "expired_nanos": "0",
+                "moved_nanos": "0",
+                "closing_nanos": str(130 * NANOS),
             }
         ]
         assert [one["budget"] for one in event["budgets"]] == [full.name, carrying.name]

@@ -69,7 +69,12 @@ async def test_a_month_is_told_once_and_a_second_run_finds_nothing(temporal: Cli
     told = by_org["orgs/acme"]
     assert (told["type"], told["month"], told["time_zone"], told["windows_count"]) == ("month.closed", MONTH, ZONE, 1)
     (statement,) = told["wallets"]
-    assert (statement["wallet"], statement["opening"], statement["received"], statement["closing"]) == (
+    assert (
+        statement["wallet"],
+        statement["opening_nanos"],
+        statement["received_nanos"],
+        statement["closing_nanos"],
+    ) == (
         wallet,
         "0",
         str(100 * USD),

@@ -86,7 +86,7 @@ async def test_what_expires_soon_is_told_once(temporal: Client, suite: Suite) ->
         again = await reported(temporal, types.GRANT_EXPIRING)
     assert (first, again) == (Tally(found=1, done=1, told=1), Tally(found=1, done=1))
     (told,) = await alerts(suite.budget.database)
-    assert (told["type"], told["subject"], told["amount"]) == ("wallet.grant_expiring", "orgs/acme", str(5 * USD))
+    assert (told["type"], told["subject"], told["amount_nanos"]) == ("wallet.grant_expiring", "orgs/acme", str(5 * USD))
     assert told["detail"].startswith("5.00 USD of orgs/acme/grants/")
 
 

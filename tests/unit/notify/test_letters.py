@@ -1,11 +1,16 @@
 """Mails: what people read, and what nobody can put into them."""
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
+from services.budget.domain.budgets import Budget, Dimension, OnExceed
+from services.budget.months.domain import Ended, Month, Report, WalletMonth, payload
+from services.kit.windows import WindowKind, WindowSpec
 from workflows.notify.letters import SUBJECT_CHARS_MAX, letter, paragraph
 from workflows.notify.payloads import NO_OUTLOOK, Driver, Outlook
 
+USD = 1_000_000_000
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 CROSSING: dict[str, Any] = {
     "version": 1, "type": "budget.threshold_reached", "event": "WARNING", "subject": "orgs/acme/agents/bot",
@@ -66,3 +71,23 @@ def test_other_events_are_told_by_their_facts() -> None:
     for line in ("  Charge: 20.00 USD", '  Months: ["a", "b"]', "  Count: 3", "  Wallet: orgs/acme/wallets/main"):
         assert line in text.splitlines()
     assert "Nothing" not in text
+
+
+def test_a_month_is_told_by_its_wallets_and_budgets() -> None:
+    month = Month("acme", "Asia/Kathmandu", "2026-10", 0, 1)
+    window = WindowSpec(WindowKind.MONTH, "Asia/Kathmandu")
+    budget = Budget(
+        1, "acme", "orgs/acme/teams/a", "b", "", Dimension.COST, "USD", 10 * USD, window, OnExceed.PAUSE, (), None,
+        1, 1, 0, 0, 0,
+    )  # fmt: skip
+    report = Report(month, windows=3, exhausted=1, carrying=1, resuming=1)
+    report.named = [Ended(budget, 20261001, 1, 10 * USD, 12 * USD, USD, resumed=True)]
+    wallets = [WalletMonth("orgs/acme/wallets/main", "USD", 100 * USD, 50 * USD, 20 * USD, 0, 0, -5 * USD, 125 * USD)]
+    told = paragraph(json.loads(payload(report, wallets, 0)))
+    assert told.title == "October 2026 has ended: orgs/acme (Asia/Kathmandu)"
+    assert dict(told.rows) == {
+        "orgs/acme/wallets/main": "100.00 USD at its start, 50.00 USD came in, 20.00 USD spent, "
+        "-5.00 USD moved in, less what was moved out, 125.00 USD at its end",
+        "Budget windows that ended": "3: 1 used up, 1 left something to the next, 1 let a paused subject go on",
+        "orgs/acme/teams/a/budgets/b": "12.00 USD of 10.00 USD used, 1.00 USD carried over, may spend again",
+    }

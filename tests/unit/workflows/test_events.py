@@ -32,7 +32,7 @@ def test_every_kind_of_concern_has_words_and_is_told_to_whom_it_concerns(kind: s
     assert event.subject == "orgs/acme/teams/a"
     assert event.type == f"wallet.{kind.removeprefix('CONCERN_KIND_').lower()}"
     assert "{" not in facts["detail"]
-    assert facts["amount"] == str(5 * USD)
+    assert facts["amount_nanos"] == str(5 * USD)
 
 
 @pytest.mark.parametrize("kind", KINDS)
