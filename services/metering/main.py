@@ -13,12 +13,14 @@ from pursestrings.budget.v1 import budget_pb2_grpc
 from pursestrings.metering.v1 import metering_pb2_grpc
 from services.kit.channel import service_channel
 from services.kit.database import create_pool, is_reachable
+from services.kit.events import events_relay
 from services.kit.groupcommit import GroupCommit
 from services.kit.loops import Loop, Loops
 from services.kit.rate_source import load_rate_table
 from services.kit.server import GrpcServer, run
 from services.kit.settings import secret
 from services.kit.telemetry import configure_logging, get_logger
+from services.metering import telling
 from services.metering.access import ACCESS
 from services.metering.domain.usage import KEYS_KEPT
 from services.metering.prices import Prices
@@ -27,7 +29,7 @@ from services.metering.rerating import Rerating
 from services.metering.service import MeteringService
 from services.metering.settings import MeteringSettings
 from services.metering.store import folding, retention, sealing, upkeep
-from services.metering.store.recording import SessionsKnown, record
+from services.metering.store.recording import ALERT_TOPIC, SessionsKnown, record
 
 NAME: Final = "pursestrings.metering.v1.MeteringService"
 _PARTITIONS_AHEAD: Final = timedelta(days=62)
@@ -65,6 +67,9 @@ async def serving(settings: MeteringSettings) -> AsyncIterator[GrpcServer]:
             timeout_s=settings.relay_timeout_s,
             report_interval_s=settings.report_interval_s,
         )
+        alerts = events_relay(
+            pool, ALERT_TOPIC, budget_pb2_grpc.BudgetServiceStub(budget_channel), "metering", telling.to_event
+        )
         sessions = SessionsKnown()
         recorder = GroupCommit(
             pool,
@@ -82,7 +87,7 @@ async def serving(settings: MeteringSettings) -> AsyncIterator[GrpcServer]:
         cards = Loop("rate cards", prices.refresh, settings.cards_interval_s)
         rerating = Rerating(pool, prices, recorded=relay.wake, clock=clock)
         later = Loop("rate usage later", rerating.step, settings.rerate_interval_s)
-        async with Loops([*relay.loops, *_housekeeping(pool, settings), cards, later]):
+        async with Loops([*relay.loops, alerts.loop, *_housekeeping(pool, settings), cards, later]):
             await server.start()
             try:
                 yield server

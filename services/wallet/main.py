@@ -6,18 +6,22 @@ from typing import Final
 
 import asyncpg
 
+from pursestrings.budget.v1 import budget_pb2_grpc
 from pursestrings.wallet.v1 import wallet_pb2_grpc
+from services.kit.channel import service_channel
 from services.kit.database import create_pool, is_reachable, transact
+from services.kit.events import events_relay
 from services.kit.groupcommit import GroupCommit
 from services.kit.loops import Loop, Loops
 from services.kit.server import GrpcServer, run
 from services.kit.settings import secret
 from services.kit.telemetry import configure_logging, get_logger
 from services.kit.tracing import traced
+from services.wallet import telling
 from services.wallet.access import ACCESS
 from services.wallet.changes import finish_closing
 from services.wallet.convert import encode
-from services.wallet.ledger import Ledger
+from services.wallet.ledger import ALERT_TOPIC, Ledger
 from services.wallet.recharge import audit as recharge_audit
 from services.wallet.recharge.loops import recharge_loops
 from services.wallet.recharge.store import evaluate_low, wake_pending_of
@@ -46,7 +50,7 @@ async def serving(settings: WalletSettings) -> AsyncIterator[GrpcServer]:
         application_name="wallet",
         size_max=settings.connections_max,
     )
-    async with pool:
+    async with pool, service_channel(settings, settings.budget_address) as budget:
         ledger = Ledger(evaluate_low, encode, lease_floor=settings.lease_floor_nanos, on_unblocked=wake_pending_of)
         commits = GroupCommit(
             pool,
@@ -66,6 +70,7 @@ async def serving(settings: WalletSettings) -> AsyncIterator[GrpcServer]:
             "charge.refund": refunds.observe_charge,
         }
         recharges = recharge_loops(settings, pool, stripe, by_event)
+        alerts = events_relay(pool, ALERT_TOPIC, budget_pb2_grpc.BudgetServiceStub(budget), "wallet", telling.to_event)
         service = WalletService(
             pool,
             commits,
@@ -79,7 +84,7 @@ async def serving(settings: WalletSettings) -> AsyncIterator[GrpcServer]:
         server = GrpcServer(settings, access=ACCESS, ready=lambda: is_reachable(pool))
         server.add(wallet_pb2_grpc.add_WalletServiceServicer_to_server, service, NAME)
         async with Loops(
-            [*housekeeping(settings, pool, ledger), *recharges.loops, *money_back_loops(refunds, disputes)]
+            [*housekeeping(settings, pool, ledger), alerts.loop, *recharges.loops, *money_back_loops(refunds, disputes)]
         ):
             await server.start()
             try:

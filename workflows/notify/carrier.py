@@ -21,7 +21,7 @@ LINGERING_MAX: Final = 20
 REPORTED_MAX: Final = 25
 """The most that a worker sends before it says so: as much as may be sent again after it was killed."""
 REPORT_EVERY_S: Final = 0.5
-_LOOK_EVERY_S: Final = 0.1
+_LOOK_EVERY_S: Final = 0.2
 _RPC_TIMEOUT_S: Final = 20.0
 _HOLD_MARGIN_S: Final = 5.0
 _DELIVERED: Final = pb.DELIVERY_OUTCOME_DELIVERED
@@ -112,6 +112,8 @@ class Carrier:
         async with self._lingering:
             idle_s = time.monotonic()
             while not self._stopping() and time.monotonic() < min(ends_s, idle_s + LINGER_S):
+                # What comes meanwhile goes together.
+                await asyncio.sleep(_LOOK_EVERY_S)
                 taken = await self._take(keep=True)
                 if not taken.HasField("hold"):
                     return
@@ -119,8 +121,6 @@ class Carrier:
                     if not await self._send(taken, send):
                         return
                     idle_s = time.monotonic()
-                else:
-                    await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _take(self, *, keep: bool) -> pb.TakeDeliveriesResponse:
         asked_s = time.monotonic()
