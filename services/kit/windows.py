@@ -33,7 +33,6 @@ LIFETIME_END_US: Final = 253_402_300_799_999_999
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY: Final = timedelta(days=1)
-_US: Final = timedelta(microseconds=1)
 _ZONES_MAX: Final = 1024
 _STARTS_MAX: Final = 65_536
 _SPECS_MAX: Final = 16_384
@@ -115,7 +114,8 @@ def unix_us(instant: datetime) -> int:
     """
     if instant.tzinfo is None:
         raise WindowError("the time has no zone; pass an aware datetime")
-    return (instant - _EPOCH) // _US
+    since = instant - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 def from_unix_us(at_us: int) -> datetime:

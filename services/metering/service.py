@@ -17,7 +17,7 @@ from services.kit.rating import Tokens
 from services.kit.telemetry import get_logger
 from services.kit.windows import WindowKind
 from services.metering import wire
-from services.metering.domain import questions, usage
+from services.metering.domain import batches, questions, usage
 from services.metering.failures import status_of
 from services.metering.prices import Prices
 from services.metering.service_analysis import AnalysisPart
@@ -35,8 +35,8 @@ _log = get_logger(__name__)
 _Context = grpc.aio.ServicerContext[Any, Any]
 _TRUSTED: Final = ("operator", "service")
 """Who may say what a call cost, and that it happened long ago."""
-_TURN: Final = 100
-"""The most events that are handled without giving way to other calls: about two milliseconds."""
+_TURN: Final = 50
+"""The most events that are handled without giving way to other calls: less than a millisecond."""
 
 
 class MeteringService(
@@ -125,16 +125,31 @@ class MeteringService(
             raise invalid(
                 "events", f"there are {len(events)} events; a batch has 1 to {usage.BATCH_MAX}", "BATCH_TOO_LARGE"
             )
-        who, now = identity(), self._clock()
-        trusted = who.has(*_TRUSTED)
+        who = identity()
         refused: dict[int, Exception] = {}
-        items: list[Recording] = []
+        read: list[tuple[int, usage.Given]] = []
         for place, event in enumerate(events):
             if place % _TURN == _TURN - 1:
                 await asyncio.sleep(0)
             try:
-                items.append(self._prepare(event, who, trusted=trusted, now=now))
+                read.append((place, _given(event, who)))
             except Exception as error:  # also what nobody foresaw is this event's alone; `status_of` logs it
+                refused[place] = error
+        batch = batches.Batch(
+            (given.occurred_at for _, given in read if given.occurred_at is not None),
+            wire.labels_json,
+            trusted=who.has(*_TRUSTED),
+            now=self._clock(),
+            cards=self._prices.cards,
+        )
+        items: list[Recording] = []
+        for place, given in read:
+            if place % _TURN == _TURN - 1:
+                await asyncio.sleep(0)
+            try:
+                kept, refusal = batch.accept(given)
+                items.append(Recording(kept, wire.payload_hash(events[place]), refusal))
+            except Exception as error:
                 refused[place] = error
         answers = iter(await self._recorder.submit_many(items))
         self._recorded()
@@ -231,15 +246,19 @@ class MeteringService(
         return metering_pb2.RequeueParkedUsageResponse(requeued=requeued)
 
     def _prepare(self, event: metering_pb2.UsageEvent, who: Identity, *, trusted: bool, now: datetime) -> Recording:
-        # Before anything else of it is looked at.
-        subject = usage.parse_subject(event.subject, "event.subject").name
-        if not who.covers(subject):
-            raise denied(f"the credential covers {who.subject}, not {subject}", "OUT_OF_SCOPE")
-        given = wire.given_of(event)
+        given = _given(event, who)
         kept, refusal = usage.accept(
             given, wire.labels_json(given.labels), trusted=trusted, now=now, cards=self._prices.cards
         )
         return Recording(kept, wire.payload_hash(event), refusal)
+
+
+def _given(event: metering_pb2.UsageEvent, who: Identity) -> usage.Given:
+    # Before anything else of it is looked at.
+    subject = usage.parse_subject(event.subject, "event.subject").name
+    if not who.covers(subject):
+        raise denied(f"the credential covers {who.subject}, not {subject}", "OUT_OF_SCOPE")
+    return wire.given_of(event)
 
 
 def _org_of(name: str) -> str | None:

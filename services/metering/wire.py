@@ -52,33 +52,41 @@ def given_of(event: metering_pb2.UsageEvent) -> Given:
     Raises:
         PurseError: The outcome is unknown or the time is no time.
     """
-    call = event.call
+    call, counts, has = event.call, event.tokens, event.HasField
+    labels, extra = call.labels, counts.extra
     failed = _FAILED.get(event.outcome)
     if failed is None:
         raise invalid("event.outcome", f"{event.outcome} is no outcome known here; leave it out for success")
-    given = Given(
+    # In the order of the fields: names would cost as much as reading the event does.
+    given = Given._make((
         event.subject,
         event.source,
         event.id,
         call.provider,
         call.model,
         call.operation,
-        tuple(call.labels.items()) if call.labels else (),
-        tokens_of(event.tokens),
-        extra_of(event.tokens),
-        event.requests if event.HasField("requests") else None,
-        (event.cost.currency_code, event.cost.amount_nanos) if event.HasField("cost") else None,
-        datetime_of(event.occurred_at, "event.occurred_at") if event.HasField("occurred_at") else None,
+        tuple(labels.items()) if labels else (),
+        (
+            counts.input_tokens,
+            counts.cache_read_tokens,
+            counts.cache_write_tokens,
+            counts.output_tokens,
+            counts.reasoning_tokens,
+        ),
+        _extra_of(extra) if extra else (),
+        event.requests if has("requests") else None,
+        (event.cost.currency_code, event.cost.amount_nanos) if has("cost") else None,
+        datetime_of(event.occurred_at, "event.occurred_at") if has("occurred_at") else None,
         event.session,
         event.run,
         event.effort,
         failed,
         event.status,
         event.reservation,
-        event.final if event.HasField("final") else True,
+        event.final or not has("final"),
         call.service_tier,
         event.prompt_hash,
-    )
+    ))  # fmt: skip
     return _with_response(given, event) if event.HasField("provider_response") else given
 
 
@@ -187,8 +195,11 @@ def set_recorded(target: metering_pb2.RecordedUsage, recorded: Recorded) -> None
         _set_cost(target.cost, usage)
     target.rate_card_version = usage.rate_card_version
     _set_time(target.occurred_at, usage.occurred_at)
-    _set_time(target.recorded_at, usage.recorded_at)
-    target.duplicate = recorded.duplicate
+    # The same for all calls of a batch.
+    recorded_at = target.recorded_at
+    recorded_at.seconds, recorded_at.nanos = _recorded_at(usage.recorded_at)
+    if recorded.duplicate:
+        target.duplicate = True
 
 
 def totals_message(totals: Totals) -> metering_pb2.UsageTotals:
@@ -252,7 +263,11 @@ def tokens_message(
 
 def extra_of(tokens: type_pb2.TokenCounts) -> tuple[tuple[str, int], ...]:
     """Further kinds, sorted by name; none counted is none given."""
-    return tuple(sorted((kind, count) for kind, count in tokens.extra.items() if count)) if tokens.extra else ()
+    return _extra_of(tokens.extra)
+
+
+def _extra_of(counts: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
+    return tuple(sorted((kind, count) for kind, count in counts.items() if count))
 
 
 def group_by_of(request: metering_pb2.QueryUsageRequest) -> list[GroupBy]:
@@ -288,7 +303,7 @@ def datetime_of(timestamp: Timestamp, field: str) -> datetime:
     """
     if 0 <= timestamp.nanos < 1_000_000_000:
         try:
-            return _EPOCH + timedelta(seconds=timestamp.seconds, microseconds=timestamp.nanos // 1000)
+            return _EPOCH + timedelta(0, timestamp.seconds, timestamp.nanos // 1000)
         except OverflowError:
             pass
     raise invalid(field, "is no timestamp: seconds since 1970 of the years 1 to 9999, and nanos 0 to 999,999,999")
@@ -303,6 +318,11 @@ def timestamp_of(instant: datetime) -> Timestamp:
 
 def _set_time(target: Timestamp, instant: datetime) -> None:
     target.seconds, target.nanos = _seconds_and_nanos(instant)
+
+
+@lru_cache(maxsize=256)
+def _recorded_at(instant: datetime) -> tuple[int, int]:
+    return _seconds_and_nanos(instant)
 
 
 def _seconds_and_nanos(instant: datetime) -> tuple[int, int]:

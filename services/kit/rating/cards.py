@@ -201,6 +201,21 @@ class Layers:
             raise UnknownModelError("model", f"{ref} has no price for so early a time")
         return Found(ref, period.rate_at(at_us), currency_code, version)
 
+    def lookup_between(
+        self, provider: str, model: str, first_us: int, last_us: int, service_tier: str = ""
+    ) -> Found | None:
+        """Return the rate that is in force at every instant from one to another; None where there is no such one.
+
+        Raises:
+            UnknownModelError: As ``resolve``.
+        """
+        ref, rates, currency_code, version = self._find(provider, model)
+        periods = rates.at_tier(service_tier)
+        period = period_at(periods, first_us)
+        if period is None or period is not period_at(periods, last_us) or len(period.by_second_of_day) > 1:
+            return None
+        return Found(ref, period.rate_at(first_us), currency_code, version)
+
     def _find(self, provider: str, model: str) -> _Resolved:
         short = len(provider) <= names.MAX_NAME_LENGTH and len(model) <= names.MAX_NAME_LENGTH
         found = self._resolve_cached(provider, model) if short else self._resolve(provider, model)

@@ -3,13 +3,11 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 
 from services.kit import windows
 from services.kit.rating import Layers, PriceCards, RateTable
 
-unix_us = lru_cache(maxsize=4_096)(windows.unix_us)
-"""Remembered, since a batch has few instants: most events happen when they come."""
+unix_us = windows.unix_us
 
 
 @dataclass(frozen=True, slots=True)

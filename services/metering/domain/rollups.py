@@ -1,7 +1,7 @@
 """Sums of events by 15 minutes. Pure."""
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
 from services.metering.domain.kinds import extra_of
@@ -9,6 +9,8 @@ from services.metering.domain.usage import Usage
 
 BUCKET_S: Final = 900
 """The length of a rollup in seconds. Every zone's offset is a multiple of it, so every zone's days are too."""
+_BUCKET: Final = timedelta(seconds=BUCKET_S)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class RollupKey(NamedTuple):
@@ -42,13 +44,18 @@ def roll_up(events: Iterable[Usage]) -> tuple[dict[RollupKey, list[int]], set[Se
     """
     sums: dict[tuple[str, int, str, str, str, str, str], list[int]] = {}
     sessions: set[tuple[str, int, str, str, str, str, str]] = set()
+    # Most events are of the same 15 minutes as the one before.
+    bucket_s, low, high = 0, _EPOCH, _EPOCH
     for event in events:
         (
             org, occurred_at, _, _, subject, provider, model, _, _, operation, _,
             read, cached, written, made, reasoned, requests, cost_nanos, currency, _,
             session, _, _, failed, _, _, _, _, _, _, operations, _, _, _,
         ) = event  # fmt: skip
-        bucket_s = bucket_of(occurred_at)
+        if not low <= occurred_at < high:
+            bucket_s = bucket_of(occurred_at)
+            low = datetime.fromtimestamp(bucket_s, UTC)
+            high = low + _BUCKET
         key = (org, bucket_s, subject, provider, model, operation, currency)
         known = sums.get(key)
         if known is None:
@@ -100,4 +107,5 @@ def roll_up_kinds(events: Iterable[Usage]) -> dict[KindKey, int]:
 
 def bucket_of(instant: datetime) -> int:
     """The start of the 15 minutes that hold an instant, in unix seconds."""
-    return int(instant.timestamp() // BUCKET_S) * BUCKET_S
+    since = instant - _EPOCH
+    return (since.days * 86_400 + since.seconds) // BUCKET_S * BUCKET_S

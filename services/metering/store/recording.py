@@ -1,5 +1,6 @@
 """The SQL of recording: keys, events, rollups, sessions, the outbox."""
 
+import asyncio
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -182,10 +183,11 @@ async def record(
             # Somebody's key was forgotten between the two statements.
             raise Redo
     if made == len(items):
-        answers = Answers(Recorded(item.usage, duplicate=False) for item in items)
+        answers = Answers([Recorded._make((item.usage, False)) for item in items])
     else:
         answers = Answers(_answer(item, firsts[key], stored.get(key)) for key, item in zip(keys, items, strict=True))
     if asked:
+        await asyncio.sleep(0)
         events = [firsts[key].usage for key in asked]
         answers.sessions = await _insert(connection, events, list(asked.values()), known)
     return answers
@@ -242,7 +244,7 @@ async def _insert(
             # A partition was attached after the row had been sent to the default one.
             raise Redo from error
         raise
-    await tell(connection, events, seqs)
+    await _tell(connection, events, times_us, seqs)
     unrated = [event for event in events if event.cost_nanos is None]
     if unrated:
         await _note_unrated(connection, unrated)
@@ -281,15 +283,24 @@ async def _note_unrated(connection: asyncpg.Connection, events: Sequence[Usage])
 
 async def tell(connection: asyncpg.Connection, events: Sequence[Usage], seqs: Sequence[int]) -> None:
     """Puts events that were written into the outbox, as `kit.outbox` would, but many events a row."""
-    await _copy(connection, "outbox", rows.source(rows.pointer_rows(_pointers(events, seqs))), rows.POINTER_COLUMNS)
+    await _tell(connection, events, [rows.pg_us(event.occurred_at) for event in events], seqs)
 
 
-def _pointers(events: Sequence[Usage], seqs: Sequence[int]) -> Iterator[tuple[str, str, list[int], list[int]]]:
+async def _tell(
+    connection: asyncpg.Connection, events: Sequence[Usage], times_us: Sequence[int], seqs: Sequence[int]
+) -> None:
+    pointers = rows.pointer_rows(_pointers(events, times_us, seqs))
+    await _copy(connection, "outbox", rows.source(pointers), rows.POINTER_COLUMNS)
+
+
+def _pointers(
+    events: Sequence[Usage], times_us: Sequence[int], seqs: Sequence[int]
+) -> Iterator[tuple[str, str, list[int], list[int]]]:
     """The rows of the outbox that point at events: up to `POINTERS_MAX` events of one organisation each."""
     by_org: dict[str, tuple[list[int], list[int]]] = {}
-    for event, seq in zip(events, seqs, strict=True):
+    for event, at_us, seq in zip(events, times_us, seqs, strict=True):
         times, numbers = by_org.setdefault(event.org, ([], []))
-        times.append(rows.pg_us(event.occurred_at))
+        times.append(at_us)
         numbers.append(seq)
     for org, (times, numbers) in by_org.items():
         for n in range(0, len(times), POINTERS_MAX):

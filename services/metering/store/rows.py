@@ -19,8 +19,8 @@ _NULL: Final = b"\xff\xff\xff\xff"
 _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _JSONB_VERSION: Final = b"\x01"
 
-TURN: Final = 250
-"""The most events that are packed without giving way to other work of the process: one or two milliseconds."""
+TURN: Final = 100
+"""The most events that are packed without giving way to other work of the process: less than a millisecond."""
 
 EVENT_COLUMNS: Final = (
     "occurred_at", "seq", "input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens",
