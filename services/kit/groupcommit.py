@@ -45,7 +45,8 @@ class _Submission(Generic[Item, Answer]):
 @dataclass(slots=True)
 class _Batch(Generic[Item, Answer]):
     items: list[Item] = field(default_factory=list)
-    places: list[tuple[_Submission[Item, Answer], int]] = field(default_factory=list)
+    parts: list[tuple[_Submission[Item, Answer], int, int]] = field(default_factory=list)
+    """Whose the items are, in order, and from where to where in their submission."""
 
 
 class GroupCommit(Generic[Item, Answer]):
@@ -151,9 +152,11 @@ class GroupCommit(Generic[Item, Answer]):
             batch = self._take()
             GROUP_COMMIT_ITEMS.labels(self._name).observe(len(batch.items))
             answers = await self._commit_or_explain(batch.items)
-            for (submission, index), answer in zip(batch.places, answers, strict=True):
-                submission.answers[index] = answer
-                submission.missing -= 1
+            place = 0
+            for submission, start, end in batch.parts:
+                submission.answers[start:end] = answers[place : place + end - start]
+                place += end - start
+                submission.missing -= end - start
                 if submission.missing == 0 and not submission.done.done():
                     submission.done.set_result(None)
 
@@ -164,7 +167,7 @@ class GroupCommit(Generic[Item, Answer]):
             head = self._waiting[0]
             upto = min(len(head.items), head.taken + room)
             batch.items.extend(head.items[head.taken : upto])
-            batch.places.extend((head, index) for index in range(head.taken, upto))
+            batch.parts.append((head, head.taken, upto))
             room -= upto - head.taken
             self._waiting_items -= upto - head.taken
             head.taken = upto

@@ -167,8 +167,13 @@ async def record(
     deadlock; the rollups, which everyone shares, last.
     """
     firsts: dict[Key, Recording] = {}
-    keys = [(item.usage.org, key_of(item.usage.source, item.usage.id)) for item in items]
-    for key, item in zip(keys, items, strict=True):
+    keys: list[Key] = []
+    for place, item in enumerate(items, 1):
+        if place % rows.TURN == 0:
+            await asyncio.sleep(0)
+        usage = item.usage
+        key = (usage.org, key_of(usage.source, usage.id))
+        keys.append(key)
         first = firsts.setdefault(key, item)
         if first.refusal is not None and item.refusal is None:
             firsts[key] = item
@@ -187,7 +192,6 @@ async def record(
     else:
         answers = Answers(_answer(item, firsts[key], stored.get(key)) for key, item in zip(keys, items, strict=True))
     if asked:
-        await asyncio.sleep(0)
         events = [firsts[key].usage for key in asked]
         answers.sessions = await _insert(connection, events, list(asked.values()), known)
     return answers
@@ -216,14 +220,15 @@ async def _copy_keys(
     connection: asyncpg.Connection, keys: Sequence[Key], seqs: dict[Key, int], items: dict[Key, Recording]
 ) -> bool:
     """Makes all keys, if none is there, at half of what it costs to be ready for one that is."""
-    made = [
-        (*key, item.payload_hash, rows.pg_us(item.usage.occurred_at), seqs[key], item.usage.recorded_at)
-        for key in keys
-        for item in (items[key],)
-    ]
+
+    def made() -> Iterator[tuple[str, bytes, bytes, int, int, datetime]]:
+        for key in keys:
+            usage, payload_hash, _ = items[key]
+            yield (*key, payload_hash, rows.pg_us(usage.occurred_at), seqs[key], usage.recorded_at)
+
     try:
         async with connection.transaction():
-            await _copy(connection, "usage_keys", rows.source(rows.key_rows(made)), rows.KEY_COLUMNS)
+            await _copy(connection, "usage_keys", rows.key_rows(made()), rows.KEY_COLUMNS)
     except asyncpg.UniqueViolationError:
         return False
     return True

@@ -93,16 +93,22 @@ def _event_rows(events: Sequence[Usage], times_us: Sequence[int], seqs: Sequence
     return b"".join(parts)
 
 
-def key_rows(keys: Iterable[tuple[str, bytes, bytes, int, int, datetime]]) -> bytes:
+async def key_rows(keys: Iterable[tuple[str, bytes, bytes, int, int, datetime]]) -> AsyncIterator[bytes]:
     """Keys for a COPY of `KEY_COLUMNS`, of (org, key, payload hash, `pg_us` of the event, seq, recorded at)."""
     parts = [_HEADER]
     count = len(KEY_COLUMNS)
-    for org, key, payload_hash, at_us, seq, recorded_at in keys:
-        parts.append(_PACK_KEY(count, 8, at_us, 8, seq, len(key), key, len(payload_hash)))
-        parts.append(payload_hash)
-        parts.append(_owner(org, recorded_at))
+    for place, (org, key, payload_hash, at_us, seq, recorded_at) in enumerate(keys, 1):
+        parts += (
+            _PACK_KEY(count, 8, at_us, 8, seq, len(key), key, len(payload_hash)),
+            payload_hash,
+            _owner(org, recorded_at),
+        )
+        if place % TURN == 0:
+            yield b"".join(parts)
+            parts.clear()
+            await asyncio.sleep(0)
     parts.append(_TRAILER)
-    return b"".join(parts)
+    yield b"".join(parts)
 
 
 def pointer_rows(rows: Iterable[tuple[str, str, Sequence[int], Sequence[int]]]) -> bytes:
