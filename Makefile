@@ -8,7 +8,7 @@ TEST_WORKERS ?= 2
 PYTEST := $(BIN)/pytest -q -n $(TEST_WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-fast check k8s bench prove-budget prove-metering prove-wallet demo proto lock format clean
+.PHONY: help up test test-fast check k8s bench prove-budget prove-metering prove-wallet prove-workflows demo proto lock format clean
 
 help: ## what there is to do
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,6 +26,9 @@ up: $(READY) ## start the whole suite in the foreground; Ctrl-C stops it
 
 prove-wallet: $(READY) ## recharges while a fifth goes wrong, settled calls up to the posted ledger; about 20 minutes
 	@$(BIN)/python -m proofs.wallet
+
+prove-workflows: $(READY) ## recharges by forecast against threshold, a storm of alerts; some minutes
+	@$(BIN)/python -m proofs.workflows
 
 prove-metering: $(READY) ## recording beside a raw COPY, questions over ten million events, forecasts; some minutes, 6 GB
 	@$(BIN)/python -m proofs.metering

@@ -94,9 +94,14 @@ class Forecaster:
 
     def peak(self, hours: int) -> float:
         """The most that was ever spent in so many hours in a row; in all of them where there are fewer."""
-        if not self.hours:
+        return self.peak_at(self.hours, hours)
+
+    def peak_at(self, origin: int, hours: int) -> float:
+        """What would have been said after the first `origin` hours."""
+        width = min(hours, origin)
+        if not width:
             return 0.0
-        return float(_window(self._y, hours).max()) * self._unit
+        return float((self._sums[width : origin + 1] - self._sums[: origin + 1 - width]).max()) * self._unit
 
     def hours_until(self, amount: float, quantile: float) -> int | None:
         """After how many hours spend at a quantile reaches an amount; None: not within the furthest horizon.
