@@ -157,6 +157,15 @@ class AsyncCall:
         self.usage: list[metering_pb2.RecordedUsage] = []
 
     @property
+    def request(self) -> budget_pb2.ReserveRequest:
+        """What entering asks for."""
+        return self._request
+
+    def again(self) -> "AsyncCall":
+        """The same call to enter anew, with the same id: it goes on with what was approved meanwhile."""
+        return AsyncCall(self._open_session, self._context, self._request, on_unavailable=self._on_unavailable)
+
+    @property
     def reserved(self) -> bool:
         """Whether anything is held for this call; False only under `on_unavailable="allow"`."""
         return self.decision is not None

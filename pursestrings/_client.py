@@ -29,7 +29,9 @@ from pursestrings.metering.v1 import metering_pb2
 if TYPE_CHECKING:
     from typing import Self
 
+    from pursestrings._approvals import Urgency
     from pursestrings._stream import Events, Streamed
+    from pursestrings.budget.v1 import approvals_pb2
     from pursestrings.budget.v1.budget_pb2_grpc import BudgetServiceAsyncStub
     from pursestrings.metering.v1.metering_pb2_grpc import MeteringServiceAsyncStub
     from pursestrings.wallet.v1.wallet_pb2_grpc import WalletServiceAsyncStub
@@ -288,6 +290,54 @@ class AsyncClient:
         from pursestrings._stream import record_stream
 
         return await record_stream(self.open().channels.metering, events, self._timeout_s)
+
+    async def request_approval(
+        self,
+        call: AsyncCall,
+        operation: str,
+        justification: str,
+        *,
+        urgency: "Urgency" = "medium",
+        expires_s: float | None = None,
+    ) -> "approvals_pb2.Approval":
+        """Asks a person for a call that was denied with APPROVAL_REQUIRED; it is held while somebody decides.
+
+        Enter `call.again()` once it is approved. It may be approved at once, where its policy lets it pass.
+
+        Args:
+            call: What `reserve` returned; it needs a cost, or a model and both token counts.
+            operation: What it is, in words, at most 200 characters.
+            justification: Why; whoever decides reads it.
+            urgency: "low", "medium" or "high".
+            expires_s: When it expires, undecided. Default: by the urgency.
+
+        Raises:
+            Denied: It does not fit, and nobody is asked.
+            Rejected: The request is wrong.
+            Unavailable: No answer in time; ask again with the same call.
+        """
+        from pursestrings import _approvals
+
+        return await _approvals.request(
+            self.budget,
+            call.request,
+            operation,
+            justification,
+            urgency=urgency,
+            expires_s=expires_s,
+            timeout_s=self._timeout_s,
+        )
+
+    async def wait_for_approval(self, name: str, *, timeout_s: float) -> "approvals_pb2.Approval":
+        """The approval once it has ended, or as it stands after `timeout_s`; looked at ever more rarely.
+
+        Raises:
+            Rejected: There is none of this name.
+            Unavailable: The service is away when the time is up.
+        """
+        from pursestrings import _approvals
+
+        return await _approvals.wait(self.budget, name, wait_s=timeout_s, timeout_s=self._timeout_s)
 
     @property
     def budget(self) -> "BudgetServiceAsyncStub":

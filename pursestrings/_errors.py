@@ -153,7 +153,12 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> Rejected:
 
 def _explain_denial(decision: budget_pb2.Decision) -> str:
     if decision.outcome == budget_pb2.OUTCOME_APPROVAL_REQUIRED:
-        return f"a person must approve this spend first: {decision.reservation}"
+        if decision.approval.approval:
+            return f"a person must approve this spend first: {decision.approval.approval} waits"
+        return (
+            "a person must approve this spend first; ask with request_approval, "
+            f"as the policy of {decision.approval.policy_subject} says"
+        )
     wallet = decision.wallet or "that pays"
     others = {
         budget_pb2.DENIED_REASON_INSUFFICIENT_FUNDS: (
@@ -161,6 +166,12 @@ def _explain_denial(decision: budget_pb2.Decision) -> str:
         ),
         budget_pb2.DENIED_REASON_PAUSED: "the subject or one of its ancestors is paused: a person must resume it",
         budget_pb2.DENIED_REASON_WALLET_FROZEN: f"the wallet {wallet} is frozen: open it to go on",
+        budget_pb2.DENIED_REASON_APPROVAL_DENIED: (
+            f"{decision.approval.approval} was not approved: {decision.approval.reason or 'no reason given'}"
+        ),
+        budget_pb2.DENIED_REASON_APPROVALS_HELD: (
+            f"too much waits for approval already, as the policy of {decision.approval.policy_subject} says"
+        ),
         budget_pb2.DENIED_REASON_NO_WALLET: (
             "the organisation requires a wallet and none is on the way to the root: create one"
         ),

@@ -20,7 +20,9 @@ from pursestrings.metering.v1 import metering_pb2
 if TYPE_CHECKING:
     from typing import Self
 
+    from pursestrings._approvals import Urgency
     from pursestrings._stream import Events, Streamed
+    from pursestrings.budget.v1 import approvals_pb2
 
 T = TypeVar("T")
 
@@ -85,6 +87,15 @@ class Call:
     def reservation(self) -> str:
         """The reservation's name."""
         return self._call.reservation
+
+    @property
+    def unwrapped(self) -> AsyncCall:
+        """The asynchronous call behind this one; it belongs to the client's own thread."""
+        return self._call
+
+    def again(self) -> "Call":
+        """The same call to enter anew; see `AsyncCall.again`."""
+        return Call(self._thread, self._call.again())
 
     @property
     def reserved(self) -> bool:
@@ -320,6 +331,25 @@ class Client:
     def record_stream(self, events: "Events") -> "Streamed":
         """Records any number of events over a stream; as `AsyncClient.record_stream`."""
         return self._running().run(self._client.record_stream(events))
+
+    def request_approval(
+        self,
+        call: Call,
+        operation: str,
+        justification: str,
+        *,
+        urgency: "Urgency" = "medium",
+        expires_s: float | None = None,
+    ) -> "approvals_pb2.Approval":
+        """Asks a person for a call; as `AsyncClient.request_approval`."""
+        asked = self._client.request_approval(
+            call.unwrapped, operation, justification, urgency=urgency, expires_s=expires_s
+        )
+        return self._running().run(asked)
+
+    def wait_for_approval(self, name: str, *, timeout_s: float) -> "approvals_pb2.Approval":
+        """The approval once it has ended, or when the time is up; as `AsyncClient.wait_for_approval`."""
+        return self._running().run(self._client.wait_for_approval(name, timeout_s=timeout_s))
 
     def close(self) -> None:
         """Waits for what is under way, no longer than its time-outs, and ends the thread."""

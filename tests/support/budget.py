@@ -272,12 +272,14 @@ class Budgets:
     Attributes:
         address: Where it answers.
         stub_for: A client as (subject, role).
+        token_for: A token for (subject, role).
         settings: What it runs with.
         database: What it runs on.
     """
 
     address: str
     stub_for: Callable[..., Any]
+    token_for: Callable[[str, str], str]
     settings: BudgetSettings
     database: Database
 
@@ -457,7 +459,7 @@ async def running_budget(
                 channels[subject + role] = channel(address, keys.token(subject, role))
             return budget_pb2_grpc.BudgetServiceStub(channels[subject + role])
 
-        yield Budgets(address, stub_for, settings, database)
+        yield Budgets(address, stub_for, keys.token, settings, database)
         await asyncio.gather(*(one.close() for one in channels.values()))
 
 

@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 from google.protobuf.duration_pb2 import Duration
 
+from pursestrings import AsyncClient, Denied
 from pursestrings.budget.v1 import approvals_pb2 as pb
 from pursestrings.budget.v1 import budget_pb2, pauses_pb2
 from tests.support.approving import DENY, Approving, request_of, usd
@@ -222,3 +224,28 @@ async def test_what_waits_moves_into_the_window_of_now(database: Any, tmp_path: 
         ended = (await people.advance(name)).approval
         assert (ended.state, ended.reason) == (pb.APPROVAL_STATE_EXPIRED, "no room")
         await budget.audit()
+
+
+async def test_the_client_asks_waits_and_goes_on(database: Any, tmp_path: Path) -> None:
+    async with running_budget(database("budget"), tmp_path) as budget:
+        people = Approving(budget)
+        await people.policy(approval_above=[usd(2)])
+        async with AsyncClient(budget=budget.address, token=budget.token_for(BOT, "agent")) as client:
+            call = client.reserve(BOT, cost="5 USD")
+            with pytest.raises(Denied, match="ask with request_approval, as the policy of orgs/acme says") as denied:
+                await call.__aenter__()
+            assert denied.value.reason == "APPROVAL_REQUIRED"
+            asked = await client.request_approval(call, "nightly run", "the customer waits", urgency="high")
+            still = await client.wait_for_approval(asked.name, timeout_s=0.01)
+            assert still.state == pb.APPROVAL_STATE_PENDING
+            with pytest.raises(Denied, match=f"{asked.name} waits"):
+                await call.again().__aenter__()
+            await people.decide(asked.name)
+            assert (await client.wait_for_approval(asked.name, timeout_s=20)).state == pb.APPROVAL_STATE_APPROVED
+            async with call.again() as resumed:
+                assert resumed.reservation == asked.operation.reservation
+            again = client.reserve(BOT, cost="5 USD")
+            other = await client.request_approval(again, "nightly run", "the customer waits")
+            await people.decide(other.name, DENY, reason="too dear")
+            with pytest.raises(Denied, match="was not approved: too dear"):
+                await again.__aenter__()
