@@ -150,5 +150,5 @@ async def running_suite(
         stack.push_async_callback(wire.close)
         caller = Caller(wallet_address, keys.token(EVERYONE, "admin", "service"))
         stack.push_async_callback(caller.close)
-        budgets = Budgets(address, lambda *_: budget_pb2_grpc.BudgetServiceStub(wire), settings, books)
+        budgets = Budgets(address, lambda *_: budget_pb2_grpc.BudgetServiceStub(wire), tokens.token, settings, books)
         yield Suite(budgets, caller, ledger, services, worker_settings)
