@@ -13,6 +13,7 @@ from pursestrings.cli import (
     audit,
     budget,
     budget_limits,
+    deliveries,
     demo,
     org,
     pauses,
@@ -54,6 +55,7 @@ app.add_typer(budget.app, name="budget")
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(subscriptions.app, name="subscriptions")
+app.add_typer(deliveries.app, name="deliveries")
 app.add_typer(org.app, name="org")
 app.add_typer(reservations.app, name="reservations")
 app.add_typer(wallet.app, name="wallet")

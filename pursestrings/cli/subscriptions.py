@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pursestrings.budget.v1 import subscriptions_pb2
+from pursestrings.budget.v1 import deliveries_pb2, subscriptions_pb2
 from pursestrings.cli.budget import enum_value
 from pursestrings.cli.connection import Suite, pages, with_suite
 from pursestrings.cli.options import Json, Limit, begin, split_name
@@ -29,6 +29,9 @@ def create(
             help="warning, critical, exceeded, paused, resumed, notice, approval, recharge, statement; repeatable.",
         ),
     ] = None,
+    payload: Annotated[
+        str, typer.Option("--payload", help="The shape of a webhook's body: event, or warning for agents.")
+    ] = "event",
     display_name: Annotated[str, typer.Option("--display-name", help="For people.")] = "",
     as_json: Json = False,
 ) -> None:
@@ -36,7 +39,13 @@ def create(
     where, output = begin(context, as_json=as_json)
     parent, subscription_id = split_name(name, "subscriptions")
     events = [enum_value(subscriptions_pb2.EventKind, "EVENT_KIND_", one, "--event") for one in event or []]
-    wanted = subscriptions_pb2.Subscription(webhook_url=webhook, email=email, events=events, display_name=display_name)
+    wanted = subscriptions_pb2.Subscription(
+        webhook_url=webhook,
+        email=email,
+        events=events,
+        display_name=display_name,
+        payload=enum_value(subscriptions_pb2.PayloadShape, "PAYLOAD_SHAPE_", payload, "--payload"),
+    )
     request = subscriptions_pb2.CreateSubscriptionRequest(
         parent=parent, subscription_id=subscription_id, subscription=wanted
     )
@@ -72,10 +81,7 @@ def list_(
         return
     output.table(
         ("subscription", "webhook", "secret", "email", "events", "state"),
-        [
-            (s.name, s.webhook_url, s.secret_hint, s.email, _events(s), "disabled" if s.disabled else "on")
-            for s in found
-        ],
+        [(s.name, s.webhook_url, s.secret_hint, s.email, _events(s), _state(s)) for s in found],
     )
 
 
@@ -90,12 +96,54 @@ def rotate(context: typer.Context, *, name: Name, as_json: Json = False) -> None
 
 
 @app.command()
+def enable(context: typer.Context, *, name: Name, as_json: Json = False) -> None:
+    """Send again: after `disable`, or where a channel was switched off because it failed."""
+    _switch(context, name, disabled=False, as_json=as_json)
+
+
+@app.command()
+def disable(context: typer.Context, *, name: Name, as_json: Json = False) -> None:
+    """Send nothing until `enable`; what waits is kept for 30 days, what happens meanwhile is not told."""
+    _switch(context, name, disabled=True, as_json=as_json)
+
+
+@app.command("test")
+def try_out(context: typer.Context, *, name: Name, as_json: Json = False) -> None:
+    """Send a test event to this subscription alone."""
+    where, output = begin(context, as_json=as_json)
+    request = deliveries_pb2.TestSubscriptionRequest(name=name)
+    answer = with_suite(where, lambda suite: suite.budget("TestSubscription", request))
+    if output.as_json:
+        output.object(answer)
+        return
+    for one in answer.deliveries:
+        output.say(f"on its way: {one.name}")
+
+
+@app.command()
 def delete(context: typer.Context, *, name: Name, as_json: Json = False) -> None:
     """Delete a subscription."""
     where, output = begin(context, as_json=as_json)
     request = subscriptions_pb2.DeleteSubscriptionRequest(name=name)
     with_suite(where, lambda suite: suite.budget("DeleteSubscription", request))
     output.object({"deleted": name}) if output.as_json else output.say(f"deleted {name}")
+
+
+def _switch(context: typer.Context, name: str, *, disabled: bool, as_json: bool) -> None:
+    where, output = begin(context, as_json=as_json)
+    wanted = subscriptions_pb2.Subscription(name=name, disabled=disabled)
+    request = subscriptions_pb2.UpdateSubscriptionRequest(subscription=wanted)
+    request.update_mask.paths.append("disabled")
+    answer = with_suite(where, lambda suite: suite.budget("UpdateSubscription", request))
+    word = "disabled" if disabled else "enabled"
+    output.object(answer.subscription) if output.as_json else output.say(f"{word} {name}")
+
+
+def _state(found: subscriptions_pb2.Subscription) -> str:
+    if found.disabled:
+        return "disabled"
+    off = {"webhook": found.webhook_off_reason, "mail": found.email_off_reason}
+    return "; ".join(f"{channel} off: {why}" for channel, why in off.items() if why) or "on"
 
 
 def _events(found: subscriptions_pb2.Subscription) -> str:

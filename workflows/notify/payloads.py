@@ -107,7 +107,7 @@ def warning_shape(facts: dict[str, Any], outlook: Outlook = NO_OUTLOOK) -> str:
     shape |= {
         "budget_id": facts["budget"],
         "severity": facts["severity"],
-        "limit_type": _PERIODS.get(facts["period"], facts["period"].lower()),
+        "limit_type": period(facts["period"]),
         "dimension": facts["limit_type"],
         "currency": facts["currency"],
         **_amounts(facts, limit_amount="limit", amount_spent="spent", amount_remaining="remaining"),
@@ -133,6 +133,11 @@ def warning_shape(facts: dict[str, Any], outlook: Outlook = NO_OUTLOOK) -> str:
     return write(shape)
 
 
+def period(kind: str) -> str:
+    """A window's kind as an adverb: `monthly`."""
+    return _PERIODS.get(kind, kind.lower())
+
+
 def duration(seconds: float) -> str:
     """A time for people: `3.2 hours`, `5.0 days`."""
     if seconds < _HOURS_SHOWN_MAX * _HOUR_S:
@@ -154,7 +159,7 @@ def _threshold(facts: dict[str, Any]) -> dict[str, Any]:
         "currency": facts["currency"],
         "dimension": facts["limit_type"],
         "percent_used": facts["percent"],
-        "period": _PERIODS.get(facts["period"], facts["period"].lower()),
+        "period": period(facts["period"]),
         "period_start": facts["window_start"],
         "period_end": facts["window_end"],
         "time_zone": facts["time_zone"],

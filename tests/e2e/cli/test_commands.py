@@ -54,6 +54,27 @@ def test_pauses_alerts_subscriptions_and_settings(purse: Purse, org: str) -> Non
     assert ("PAUSE", "WINDOW_END") == (budget["on_exceed"], budget["resume"])
 
 
+def test_deliveries_are_listed_and_sent_again(purse: Purse, org: str) -> None:
+    name = f"{org}/subscriptions/mail"
+    purse("subscriptions", "create", name, "--email", "ops@example.com", "--payload", "warning")
+    [tested] = purse("subscriptions", "test", name)["deliveries"]
+    assert ("subscription.test", "MAIL", "PENDING") == (tested["type"], tested["channel"], tested["state"])
+    # The suite has no mail server, so it is given up at once.
+    deadline = time.monotonic() + 30
+    while not (dead := purse("deliveries", "list", name, "--state", "dead")["deliveries"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert (tested["name"], "no mail server is set (PURSE_SMTP_ADDRESS)") == (dead[0]["name"], dead[0]["last_error"])
+    assert "mail-1" in purse.text("deliveries", "list", name)
+    assert 1 == purse("deliveries", "redeliver", name, "--all-dead")["count"]
+    purse("deliveries", "redeliver", name, "mail-1")
+    assert "DELIVERY_UNKNOWN" == purse("deliveries", "redeliver", name, "mail-2", code=2)["error"]["reason"]
+    purse("deliveries", "redeliver", name, code=2)
+    assert purse("subscriptions", "disable", name)["disabled"]
+    assert "SUBSCRIPTION_DISABLED" == purse("subscriptions", "test", name, code=2)["error"]["reason"]
+    assert not purse("subscriptions", "enable", name)["disabled"]
+
+
 def test_approvals(purse: Purse, suite: RunningSuite, org: str, tmp_path: Path) -> None:
     approver = tmp_path / "ann.token"
     minted = purse("token", "mint", org, "--role", "approver", "--holder", "ann@example.com")

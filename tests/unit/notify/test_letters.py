@@ -2,25 +2,16 @@
 
 import json
 from datetime import UTC, datetime
-from typing import Any
 
 from services.budget.domain.budgets import Budget, Dimension, OnExceed
 from services.budget.months.domain import Ended, Month, Report, WalletMonth, payload
 from services.kit.windows import WindowKind, WindowSpec
+from tests.support.events import CROSSING
 from workflows.notify.letters import SUBJECT_CHARS_MAX, letter, paragraph
 from workflows.notify.payloads import NO_OUTLOOK, Driver, Outlook
 
 USD = 1_000_000_000
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
-CROSSING: dict[str, Any] = {
-    "version": 1, "type": "budget.threshold_reached", "event": "WARNING", "subject": "orgs/acme/agents/bot",
-    "alert": "orgs/acme/alerts/b1.1.80.1", "budget": "orgs/acme/budgets/b", "budget_display_name": "",
-    "limit_type": "COST", "currency": "USD", "limit": "500000000000", "spent": "400000000001", "reserved": "0",
-    "asked": "0", "remaining": "99999999999", "percent": 80, "threshold_percent": 80, "severity": "WARNING",
-    "cause": "USE", "on_exceed": "BLOCK", "recommended_action": "Look at it", "generation": 1, "period": "MONTH",
-    "time_zone": "UTC", "window": "20261101", "window_start": "2026-11-01T00:00:00Z",
-    "window_end": "2026-12-01T00:00:00Z", "raised_at": "2026-11-22T08:00:00Z",
-}  # fmt: skip
 
 
 def test_a_crossing_is_told_in_amounts_and_times() -> None:
