@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pursestrings._answers import Answer, Chunks
     from pursestrings._call import AsyncCall
     from pursestrings._client import AsyncClient
     from pursestrings._errors import Denied, Error, Rejected, Unavailable, Unrecorded
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
     from pursestrings._sync import Call, Client
 
 __all__ = [
+    "Answer",
     "AsyncCall",
     "AsyncClient",
     "Call",
+    "Chunks",
     "Client",
     "Denied",
     "Error",
@@ -36,9 +39,11 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Answer": "_answers",
     "AsyncCall": "_call",
     "AsyncClient": "_client",
     "Call": "_sync",
+    "Chunks": "_answers",
     "Client": "_sync",
     "Denied": "_errors",
     "Error": "_errors",

@@ -10,10 +10,11 @@ from decimal import Decimal
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal
 
+from pursestrings._answers import Answer, Chunks
 from pursestrings._errors import Denied, Unavailable, Unrecorded
 from pursestrings._money import Money
 from pursestrings._session import Session
-from pursestrings._usage import check_count, read_usage, token_counts
+from pursestrings._usage import check_count, check_hash, read_usage, token_counts
 from pursestrings.budget.v1 import budget_pb2
 from pursestrings.metering.v1 import metering_pb2
 from pursestrings.type.v1 import type_pb2
@@ -75,6 +76,7 @@ def usage_event(
     provider: str | None = None,
     error: str | None = None,
     occurred_at: datetime | None = None,
+    prompt_hash: bytes = b"",
     reservation: str = "",
     final: bool = True,
 ) -> metering_pb2.UsageEvent:
@@ -98,12 +100,14 @@ def usage_event(
         # Another model may come from another provider; it is inferred where it is not said.
         call.provider = provider if provider is not None else ""
         call.model = model if model is not None else context.attributes.model
+    is_answer = isinstance(usage, Answer | Chunks)
     event = metering_pb2.UsageEvent(
         subject=context.subject,
         source=source,
         id=event_id,
         call=call,
-        tokens=read_usage(usage) if usage is not None else token_counts(**given),
+        tokens=None if is_answer else read_usage(usage) if usage is not None else token_counts(**given),
+        provider_response=usage.to_proto() if isinstance(usage, Answer | Chunks) else None,
         requests=None if requests is None else check_count("requests", requests),
         session=context.session,
         run=context.run,
@@ -112,6 +116,7 @@ def usage_event(
         status=error or "",
         reservation=reservation,
         final=final,
+        prompt_hash=check_hash(prompt_hash),
     )
     if cost is not None:
         event.cost.CopyFrom(Money.of(cost, context.currency_code).to_proto())
@@ -200,12 +205,14 @@ class AsyncCall:
         provider: str | None = None,
         error: str | None = None,
         occurred_at: datetime | None = None,
+        prompt_hash: bytes = b"",
         final: bool = True,
     ) -> None:
         """Notes what the call used. It leaves at once, and is durable before `async with` ends.
 
         Args:
-            usage: A usage object, or a response that carries one, of OpenAI (chat, responses) or Anthropic.
+            usage: A usage object, or a response that carries one, of OpenAI (chat, responses) or Anthropic; or an
+                `Answer` or `Chunks`, which the service reads.
             input_tokens: All input tokens, the cached ones included.
             output_tokens: All output tokens, the reasoning ones included.
             cache_read_tokens: The part of the input that came from the provider's cache.
@@ -217,6 +224,7 @@ class AsyncCall:
             provider: Its provider.
             error: The provider's status where the call failed; what it used is charged all the same.
             occurred_at: When it happened. Default: when it is recorded.
+            prompt_hash: A hash of the prompt, up to 64 bytes, by which calls that ask the same are told.
             final: False for all but the last record of a stream: the rest of the hold stays.
 
         Raises:
@@ -237,6 +245,7 @@ class AsyncCall:
                 provider=provider,
                 error=error,
                 occurred_at=occurred_at,
+                prompt_hash=prompt_hash,
                 final=final,
             )
         )

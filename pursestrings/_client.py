@@ -206,6 +206,7 @@ class AsyncClient:
         effort: str = "",
         error: str | None = None,
         occurred_at: datetime | None = None,
+        prompt_hash: bytes = b"",
         source: str = SOURCE,
         event_id: str | None = None,
     ) -> metering_pb2.RecordedUsage:
@@ -227,6 +228,7 @@ class AsyncClient:
             effort: The effort asked of the model, for reports.
             error: The provider's status where the call failed.
             occurred_at: When it happened. Default: when it is recorded.
+            prompt_hash: A hash of the prompt, up to 64 bytes, by which calls that ask the same are told.
             source: Where the event comes from.
             event_id: Its id within the source; the same id again is the same event. Default: a new UUID.
 
@@ -253,6 +255,7 @@ class AsyncClient:
             cost=cost,
             error=error,
             occurred_at=occurred_at,
+            prompt_hash=prompt_hash,
         )
         return (await self.record_events([event]))[0]
 

@@ -137,6 +137,7 @@ class Call:
         provider: str | None = None,
         error: str | None = None,
         occurred_at: datetime | None = None,
+        prompt_hash: bytes = b"",
         final: bool = True,
     ) -> None:
         """Notes what the call used, durable before `with` ends; the arguments are those of `AsyncCall.record`."""
@@ -155,6 +156,7 @@ class Call:
                 provider=provider,
                 error=error,
                 occurred_at=occurred_at,
+                prompt_hash=prompt_hash,
                 final=final,
             )
 
@@ -298,6 +300,7 @@ class Client:
         effort: str = "",
         error: str | None = None,
         occurred_at: datetime | None = None,
+        prompt_hash: bytes = b"",
         source: str = SOURCE,
         event_id: str | None = None,
     ) -> metering_pb2.RecordedUsage:
@@ -319,6 +322,7 @@ class Client:
                 effort=effort,
                 error=error,
                 occurred_at=occurred_at,
+                prompt_hash=prompt_hash,
                 source=source,
                 event_id=event_id,
             )

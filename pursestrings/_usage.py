@@ -5,10 +5,13 @@ from typing import Final
 
 from pursestrings.type.v1 import type_pb2
 
+PROMPT_HASH_BYTES_MAX: Final = 64
+"""The longest hash of a prompt."""
 _INT64_MAX: Final = 2**63 - 1
 _SHAPES: Final = (
     "pass the usage object of an OpenAI chat completion or response or of an Anthropic message "
-    "(object or mapping), a TokenCounts, or the counts by name: input_tokens=…, output_tokens=…"
+    "(object or mapping), another provider's answer as Answer(answer), a TokenCounts, "
+    "or the counts by name: input_tokens=…, output_tokens=…"
 )
 
 
@@ -58,6 +61,17 @@ def check_count(name: str, count: object) -> int:
     if not 0 <= count <= _INT64_MAX:
         raise ValueError(f"{name} must be 0 or more and fit int64, not {count}")
     return count
+
+
+def check_hash(value: object) -> bytes:
+    """A hash of a prompt, if it is one; empty for none."""
+    if not isinstance(value, bytes):
+        raise TypeError(
+            f"prompt_hash must be bytes, such as hashlib.sha256(prompt).digest(), not {type(value).__name__}"
+        )
+    if len(value) > PROMPT_HASH_BYTES_MAX:
+        raise ValueError(f"prompt_hash has {len(value)} bytes; a hash has at most {PROMPT_HASH_BYTES_MAX}")
+    return value
 
 
 def read_usage(usage: object) -> type_pb2.TokenCounts:
