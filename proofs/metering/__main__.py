@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from embedded.suite import Suite
-from proofs.metering import forecast, ingest, queries
+from proofs.metering import forecast, ingest, queries, rating
 
-PARTS = ("forecast", "ingest", "queries")
+PARTS = ("rating", "forecast", "ingest", "queries")
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -43,6 +43,10 @@ async def _prove(options: argparse.Namespace) -> dict[str, float | int]:
                     figures |= await _questions(suite, options.events)
     if "forecast" in wanted:
         figures |= _forecasts()
+    if "rating" in wanted:
+        rating_us = rating.measure()
+        _say(f"rating: {rating_us:.2f} us a call")
+        figures["rating_us"] = round(rating_us, 2)
     return figures
 
 

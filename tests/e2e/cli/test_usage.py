@@ -128,3 +128,33 @@ def test_exports(purse: Purse, suite: RunningSuite, org: str, tmp_path: Path, mo
     assert "of another export" in other["error"]["message"]
     assert "going on after 3 rows" in purse.text(*command)
     assert ["0", "1", "2"] == [json.loads(line)["id"] for line in lines.read_text().splitlines()]
+
+
+def test_savings(purse: Purse, org: str, tmp_path: Path) -> None:
+    file = tmp_path / "rules.json"
+    rule = {"id": "small-talk", "operations": ["classify"], "candidate_models": ["openai/gpt-4o-mini"]}
+    file.write_text(json.dumps({"rules": [rule | {"batchable": True, "labels": {"env": "prod"}, "efforts": ["low"]}]}))
+    assert "0 rules" in purse.text("usage", "rules", org)
+    shown = purse.text("usage", "rules", org, "--set", str(file))
+    assert "operation classify; effort low; label env=prod; batchable yes" in shown
+    file.write_text(json.dumps({"rules": [rule]}))
+    replaced = purse("usage", "rules", org, "--set", str(file), "--etag", "1")
+    assert ("2", ["small-talk"]) == (replaced["etag"], [one["id"] for one in replaced["rules"]])
+    assert replaced == purse("usage", "rules", org)
+    # Another's change is not overwritten.
+    assert "RULES_CHANGED" == purse("usage", "rules", org, "--set", str(file), "--etag", "1", code=2)["error"]["reason"]
+    assert "operation classify" in purse.text("usage", "rules", org)
+    for wrong in ("{", '{"nonsense": 1}'):
+        file.write_text(wrong)
+        assert "docs/usage.md" in purse("usage", "rules", org, "--set", str(file), code=2)["error"]["hint"]
+
+    work = ("--model", "gpt-4o", "--input", "1000000", "--output", "0")
+    for number, operation in enumerate(("classify", "classify", "plan")):
+        purse("usage", "record", f"{org}/agents/bot", *work, "--operation", operation, "--id", str(number))
+    found = purse("usage", "savings", org)
+    assert (3, 2, 7_500_000_000) == (found["calls"], found["rules"][0]["calls"], found["cost_nanos"])
+    assert 2 * (2_500_000_000 - 150_000_000) == found["total"]["savings_nanos"]
+    said = purse.text("usage", "savings", org)
+    assert "67 % of the calls (2 of 3) could have been done by openai/gpt-4o-mini" in said
+    assert "of 3 calls at 7.50 USD" in said
+    assert 0 == purse("usage", "savings", org, "--to", "2020-01-02", "--from", "2020-01-01")["calls"]
