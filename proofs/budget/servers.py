@@ -87,6 +87,7 @@ class Ground:
             "PURSE_SERVICE_TOKEN_FILE": str(self._directory / "token"),
             "PURSE_BUDGET_DSN": self.dsn(database, "service"),
             "PURSE_USE_WALLETS": "false",
+            "PURSE_USE_TEMPORAL": "false",
             "PURSE_METERING_ADDRESS": f"{LOOPBACK}:1",
             "PURSE_RATES_INTERVAL_S": "3600",
         }
