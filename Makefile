@@ -27,7 +27,7 @@ up: $(READY) ## start the whole suite in the foreground; Ctrl-C stops it
 prove-wallet: $(READY) ## recharges while a fifth goes wrong, settled calls up to the posted ledger; about 20 minutes
 	@$(BIN)/python -m proofs.wallet
 
-prove-workflows: $(READY) ## recharges by forecast against threshold, a storm of alerts; some minutes
+prove-workflows: $(READY) ## recharges by forecast against threshold, a storm of alerts, worker kills; about 20 minutes
 	@$(BIN)/python -m proofs.workflows
 
 prove-metering: $(READY) ## recording beside a raw COPY, questions over ten million events, forecasts; some minutes, 6 GB

@@ -163,6 +163,12 @@ async def arm(place: Place, seed: int) -> None:
 
 async def open_wallet(place: Place, wallet: str, per_wallet: int) -> None:
     """A wallet with a card and a policy, whose first recharge starts at once."""
+    await put_card(place, wallet)
+    await set_policy(place, wallet, per_wallet)
+
+
+async def put_card(place: Place, wallet: str) -> None:
+    """A wallet with a card."""
     request = pb.CreateWalletRequest(
         parent=f"orgs/{ORG}",
         wallet_id=wallet.rpartition("/")[2],
@@ -172,10 +178,11 @@ async def open_wallet(place: Place, wallet: str, per_wallet: int) -> None:
     await place.stub.CreateWallet(request)
     card = pb.SetupPaymentMethodRequest(wallet=wallet, payment_method="pm_card_visa", request_id=request.request_id)
     await place.stub.SetupPaymentMethod(card)
-    await _policy(place, wallet, per_wallet)
 
 
-async def _policy(place: Place, wallet: str, per_wallet: int) -> None:
+async def set_policy(place: Place, wallet: str, per_wallet: int) -> None:
+    """Lets a wallet recharge until the month is full."""
+
     def usd(nanos: int) -> type_pb2.Money:
         return type_pb2.Money(currency_code="USD", amount_nanos=nanos)
 

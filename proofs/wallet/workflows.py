@@ -38,18 +38,18 @@ async def prove(directory: Path, *, recharges: int = 300, seed: int = 1, timeout
     """
     per_wallet = -(-recharges // WALLETS)
     wallets = [f"orgs/{ORG}/wallets/w{number}" for number in range(-(-recharges // per_wallet))]
-    async with asyncio.timeout(timeout_s), Suite(directory, free_ports=True) as suite, _place(suite) as place:
+    async with asyncio.timeout(timeout_s), Suite(directory, free_ports=True) as suite, reaching(suite) as place:
         for wallet in wallets:
             await open_wallet(place, wallet, per_wallet)
         await arm(place, seed)
         began_s = asyncio.get_running_loop().time()
-        await asyncio.gather(*(_attend(place, wallet, per_wallet) for wallet in wallets))
+        await asyncio.gather(*(attend(place, wallet, per_wallet) for wallet in wallets))
         faults = await settle(place)
         seconds = asyncio.get_running_loop().time() - began_s
         return replace(await compare(place, wallets, per_wallet, seconds), faults=faults)
 
 
-async def _attend(place: Place, wallet: str, per_wallet: int) -> None:
+async def attend(place: Place, wallet: str, per_wallet: int) -> None:
     """Does what a person does until the month is full."""
     while (now := await standing(place, wallet)).succeeded < per_wallet:
         with contextlib.suppress(grpc.aio.AioRpcError):
@@ -68,7 +68,8 @@ async def _attend(place: Place, wallet: str, per_wallet: int) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _place(suite: Suite) -> AsyncIterator[Place]:
+async def reaching(suite: Suite) -> AsyncIterator[Place]:
+    """A running suite's wallet service, Stripe and books."""
     twin = f"http://{suite.address('twin')}"
     stripe = Stripe(StripeSettings(stripe_api_key=SecretStr("sk_test_twin"), stripe_base_url=twin))
     token = suite.mint("orgs/-", ["admin", "service"])

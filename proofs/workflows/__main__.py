@@ -1,9 +1,11 @@
 """Proves what the workflows promise, and ends with one JSON line; exits 1 where a promise is broken.
 
-Recharges by forecast against recharges by threshold; a storm of alerts, from the crossing to the webhook. Figures:
+Recharges by forecast against recharges by threshold; a storm of alerts, from the crossing to the webhook; recharges and
+approvals while their worker is killed again and again. Figures:
 `hours_at_zero_predictive` and `hours_at_zero_threshold`, in eight weeks, of the default and of the one threshold that
 serves all kinds of work, over the kinds that do not begin without a sign; `one_setting_ratio`, the average balance of
-the one setting by forecast against that of the threshold; `alert_p95_s`, `alerts_lost` and `alerts_doubled`.
+the one setting by forecast against that of the threshold; `alert_p95_s`, `alerts_lost` and `alerts_doubled`;
+`ended_once`, how many recharges and approvals ended exactly once, which is all of them.
 """
 
 import argparse
@@ -14,9 +16,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from proofs.workflows import alerts, prediction, prediction_plot
+from proofs.workflows import alerts, kills, prediction, prediction_plot
 
-_PARTS = ("prediction", "alerts")
+_PARTS = ("prediction", "alerts", "kills")
 RATIO_MAX = 0.6
 """What the one setting may keep of what the one threshold needs."""
 
@@ -26,6 +28,9 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--only", choices=_PARTS, help="prove one part")
     parser.add_argument("--seconds", type=float, default=60.0, help="of the storm of alerts (default 60)")
     parser.add_argument("--rate", type=int, default=100, help="alerts a second (default 100)")
+    parser.add_argument("--kills", type=int, default=50, help="of the worker (default 50)")
+    parser.add_argument("--recharges", type=int, default=500, help="beside the kills (default 500)")
+    parser.add_argument("--approvals", type=int, default=200, help="beside the kills (default 200)")
     parser.add_argument("--trace", type=Path, help="a log of calls as `purse replay` reads it, one more kind of work")
     parser.add_argument("--plot", type=Path, help="draw the frontier into this SVG file")
     parser.add_argument("--other-work", action="store_true", help="compare on work that no setting was chosen by, too")
@@ -50,6 +55,13 @@ async def _prove(options: argparse.Namespace) -> dict[str, float | int]:
         found = await alerts.run(options.seconds, options.rate)
         _say(f"  {found}")
         figures |= {name: found[name] for name in ("alert_p95_s", "alerts_lost", "alerts_doubled")}
+    if "kills" in wanted:
+        _say(
+            f"{options.recharges} recharges and {options.approvals} approvals, the worker killed {options.kills} times"
+        )
+        found = await kills.run(options.kills, options.recharges, options.approvals, say=_say)
+        _say(f"  {found}")
+        figures["ended_once"] = found["ended_once"]
     return figures
 
 
@@ -102,12 +114,15 @@ def _others(threshold: prediction.Setting) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints progress to standard error and the figures, one JSON object, to standard output."""
     try:
-        figures = asyncio.run(_prove(_arguments(sys.argv[1:] if argv is None else argv)))
+        options = _arguments(sys.argv[1:] if argv is None else argv)
+        figures = asyncio.run(_prove(options))
     except asyncio.CancelledError:
         return 128 + signal.SIGTERM
     print(json.dumps(figures))
-    wrong = ("hours_at_zero_predictive", "alerts_lost", "alerts_doubled")
-    return int(any(figures.get(name) for name in wrong) or figures.get("one_setting_ratio", 0) > RATIO_MAX)
+    wrong = any(figures.get(name) for name in ("hours_at_zero_predictive", "alerts_lost", "alerts_doubled"))
+    all_of = options.recharges + options.approvals
+    unended = figures.get("ended_once", all_of) < all_of
+    return int(wrong or unended or figures.get("one_setting_ratio", 0) > RATIO_MAX)
 
 
 if __name__ == "__main__":
