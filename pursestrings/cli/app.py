@@ -19,6 +19,7 @@ from pursestrings.cli import (
     pauses,
     rates,
     replay,
+    reports,
     reservations,
     status,
     subscriptions,
@@ -48,6 +49,8 @@ budget.app.command("status")(budget_limits.status)
 budget.app.command("allocate")(budget_limits.allocate)
 budget.app.command("override")(budget_limits.override)
 budget.app.command("overrides")(budget_limits.overrides)
+budget.app.command("month")(reports.month)
+wallet.app.command("concerns")(reports.concerns)
 app.command("pause")(pauses.pause)
 app.command("resume")(pauses.resume)
 app.command("paused")(pauses.paused)

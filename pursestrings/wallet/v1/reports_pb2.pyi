@@ -30,7 +30,7 @@ class _ConcernKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     CONCERN_KIND_UNSPECIFIED: _ConcernKind.ValueType  # 0
     """Not said."""
     CONCERN_KIND_GRANT_EXPIRING: _ConcernKind.ValueType  # 1
-    """Unspent money of a grant expires within 7 days."""
+    """A grant expires within 7 days and has money that is free; the amount is all that is not spent of it."""
     CONCERN_KIND_LEASE_QUARANTINED: _ConcernKind.ValueType  # 2
     """A lease is quarantined: nothing moves until an operator has looked."""
     CONCERN_KIND_LEASE_IDLE: _ConcernKind.ValueType  # 3
@@ -48,7 +48,7 @@ class ConcernKind(_ConcernKind, metaclass=_ConcernKindEnumTypeWrapper):
 CONCERN_KIND_UNSPECIFIED: ConcernKind.ValueType  # 0
 """Not said."""
 CONCERN_KIND_GRANT_EXPIRING: ConcernKind.ValueType  # 1
-"""Unspent money of a grant expires within 7 days."""
+"""A grant expires within 7 days and has money that is free; the amount is all that is not spent of it."""
 CONCERN_KIND_LEASE_QUARANTINED: ConcernKind.ValueType  # 2
 """A lease is quarantined: nothing moves until an operator has looked."""
 CONCERN_KIND_LEASE_IDLE: ConcernKind.ValueType  # 3

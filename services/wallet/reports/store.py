@@ -32,7 +32,7 @@ ORDER BY c.org, c.wallet, c.reference LIMIT $6
 """
 _EXPIRING: Final = """
 SELECT org, wallet, name AS reference, free_nanos + leased_nanos AS amount_nanos, expires_at AS at, '' AS detail
-FROM grants WHERE free_nanos + leased_nanos > 0 AND expires_at > $4 AND expires_at <= $5
+FROM grants WHERE free_nanos > 0 AND expires_at > $4 AND expires_at <= $5
 """
 _LEASED: Final = """
 SELECT org, wallet, holder AS reference, extended_nanos - captured_nanos - returned_nanos AS amount_nanos,

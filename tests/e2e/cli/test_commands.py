@@ -217,6 +217,9 @@ def test_money_moves_and_is_accounted_for(purse: Purse, org: str, tmp_path: Path
     assert "15.00 USD" in page.read_text()
     assert "--format csv" in purse.text("wallet", "statement", name, "--output", str(page), code=2)
     assert "all agree" in purse.text("wallet", "reconcile", org)
+    assert "nothing to look at" in purse.text("wallet", "concerns", org)
+    assert "0 windows ended" in purse.text("budget", "month", org)
+    assert purse("budget", "month", org, "2026-01", "--zone", "Asia/Kathmandu")["month"]["month"] == "2026-01"
     assert {} == {k: v for k, v in purse("wallet", "refunds", name).items() if v}
     assert (
         "CHARGE_UNKNOWN"
