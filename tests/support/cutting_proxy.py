@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit, urlunsplit
 
@@ -19,6 +19,8 @@ class CuttingProxy:
         cut_before_statement: Cut instead of forwarding the n-th message after BEGIN; 0 is BEGIN itself.
         cut_before_commit: Cut instead of forwarding COMMIT.
         cut_after_commit: Forward COMMIT, and cut instead of passing its answer on.
+        only_with: Only transactions in which a statement with this text was prepared; empty: all.
+        on_cut: Called when it cuts, before anything else happens.
         cuts: How often it has cut.
     """
 
@@ -26,6 +28,8 @@ class CuttingProxy:
     cut_before_statement: int | None = None
     cut_before_commit: bool = False
     cut_after_commit: bool = False
+    only_with: bytes = b""
+    on_cut: Callable[[], object] | None = None
     cuts: int = 0
     _serving: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -47,7 +51,7 @@ class CuttingProxy:
         hold = asyncio.Event()
         down = asyncio.create_task(self._down(up_reader, writer, hold))
         try:
-            await self._up(reader, up_writer, up_reader, hold)
+            await self._up(reader, up_writer, up_reader, hold, down)
         except (OSError, EOFError):
             pass
         finally:
@@ -65,31 +69,41 @@ class CuttingProxy:
         up_writer: asyncio.StreamWriter,
         up_reader: asyncio.StreamReader,
         hold: asyncio.Event,
+        down: asyncio.Task[None],
     ) -> None:
         since_begin: int | None = None
+        wanted = not self.only_with
         while chunk := await reader.read(1 << 20):
             if _BEGIN in chunk:
-                since_begin = 0
+                since_begin, wanted = 0, not self.only_with
             elif since_begin is not None:
                 since_begin += 1
             if self.cut_before_statement is not None and since_begin == self.cut_before_statement:
                 self.cut_before_statement = None
-                self.cuts += 1
+                self._cut()
                 return
-            if _COMMIT in chunk and self.cut_before_commit:
+            wanted = wanted or self.only_with in chunk
+            if _COMMIT in chunk and wanted and self.cut_before_commit:
                 self.cut_before_commit = False
-                self.cuts += 1
+                self._cut()
                 return
-            if _COMMIT in chunk and self.cut_after_commit:
+            if _COMMIT in chunk and wanted and self.cut_after_commit:
                 self.cut_after_commit = False
-                self.cuts += 1
                 hold.set()
+                # From here on the answers are read here.
+                await down
                 up_writer.write(chunk)
                 await up_writer.drain()
                 await self._committed(up_reader)
+                self._cut()
                 return
             up_writer.write(chunk)
             await up_writer.drain()
+
+    def _cut(self) -> None:
+        self.cuts += 1
+        if self.on_cut is not None:
+            self.on_cut()
 
     async def _committed(self, up_reader: asyncio.StreamReader) -> None:
         answer = b""
@@ -104,6 +118,7 @@ class CuttingProxy:
                 await asyncio.wait({reading, holding}, return_when=asyncio.FIRST_COMPLETED)
                 if hold.is_set():
                     reading.cancel()
+                    await asyncio.gather(reading, return_exceptions=True)
                     return
                 chunk = reading.result()
                 if not chunk:

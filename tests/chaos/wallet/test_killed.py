@@ -15,7 +15,7 @@ from pursestrings.wallet.v1 import wallet_pb2 as pb
 from services.kit.database import create_pool
 from services.kit.errors import Code, PurseError
 from tests.support.databases import CHECKOUT, Database
-from tests.support.wallets import NOBODY_LISTENS, Books, Caller, Keys, assert_sound, make_keys, wallet_name
+from tests.support.wallets import NOBODY_LISTENS, Books, Caller, assert_sound, make_keys, wallet_name
 
 KILLS = 4
 HOLDERS = ["east", "west"]
@@ -24,8 +24,10 @@ TRY_AGAIN = {Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.UNKNOWN, Code.CANCEL
 
 
 @asynccontextmanager
-async def wallet_process(service_dsn: str, keys: Keys, port: int) -> AsyncIterator[asyncio.subprocess.Process]:
-    """The service as a process of its own, killed at the end if it is still there."""
+async def wallet_process(
+    service_dsn: str, public_key: Path, port: int, **more: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The service as a process of its own, killed at the end if it is still there; `more` variables go before ours."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "services.wallet.main"),
         cwd=CHECKOUT,
@@ -37,11 +39,12 @@ async def wallet_process(service_dsn: str, keys: Keys, port: int) -> AsyncIterat
             "PURSE_BIND": f"127.0.0.1:{port}",
             "PURSE_METRICS_BIND": "127.0.0.1:0",
             "PURSE_WALLET_DSN": service_dsn,
-            "PURSE_AUTH_PUBLIC_KEY_FILE": str(keys.public_file),
+            "PURSE_AUTH_PUBLIC_KEY_FILE": str(public_key),
             "PURSE_TEMPORAL_ADDRESS": "127.0.0.1:9",
             "PURSE_STRIPE_API_KEY": "sk_test_of_nobody",
             "PURSE_STRIPE_BASE_URL": NOBODY_LISTENS,
             "PURSE_STRIPE_WEBHOOK_SECRET": "whsec_of_nobody",
+            **more,
         },
     )
     try:
@@ -98,7 +101,7 @@ async def test_a_killed_service_loses_and_doubles_nothing(database: Callable[[st
         holders = [Holder(name, call) for name in HOLDERS]
         spending = [asyncio.create_task(holder.spend(stop, chance)) for holder in holders]
         for kill in range(KILLS):
-            async with wallet_process(fresh.service_dsn, keys, port) as process:
+            async with wallet_process(fresh.service_dsn, keys.public_file, port) as process:
                 goal = [holder.n + chance.randint(5, 25) for holder in holders]
                 async with asyncio.timeout(60):
                     while any(holder.n < upto for holder, upto in zip(holders, goal, strict=True)):
