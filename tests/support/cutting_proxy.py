@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit, urlunsplit
 
 _COMMIT = b"COMMIT;"
 _BEGIN = b"BEGIN;"
+_PREPARED = re.compile(rb"(__asyncpg_\w+__)\x00([^\x00]*)")
 
 
 @dataclass
@@ -19,7 +21,7 @@ class CuttingProxy:
         cut_before_statement: Cut instead of forwarding the n-th message after BEGIN; 0 is BEGIN itself.
         cut_before_commit: Cut instead of forwarding COMMIT.
         cut_after_commit: Forward COMMIT, and cut instead of passing its answer on.
-        only_with: Only transactions in which a statement with this text was prepared; empty: all.
+        only_with: Only transactions in which a statement with this text is executed; empty: all.
         on_cut: Called when it cuts, before anything else happens.
         cuts: How often it has cut.
     """
@@ -73,6 +75,7 @@ class CuttingProxy:
     ) -> None:
         since_begin: int | None = None
         wanted = not self.only_with
+        prepared: dict[bytes, bytes] = {}
         while chunk := await reader.read(1 << 20):
             if _BEGIN in chunk:
                 since_begin, wanted = 0, not self.only_with
@@ -82,7 +85,10 @@ class CuttingProxy:
                 self.cut_before_statement = None
                 self._cut()
                 return
-            wanted = wanted or self.only_with in chunk
+            for name, text in _PREPARED.findall(chunk):
+                # Parse comes first, and nothing after it says the text again.
+                prepared.setdefault(name, text)
+            wanted = wanted or any(self.only_with in text for name, text in prepared.items() if name in chunk)
             if _COMMIT in chunk and wanted and self.cut_before_commit:
                 self.cut_before_commit = False
                 self._cut()
