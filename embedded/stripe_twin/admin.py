@@ -19,9 +19,9 @@ from embedded.stripe_twin.store import MAX_ENDPOINTS, Endpoint
 from embedded.stripe_twin.web import COMPLETE_ACTION
 from embedded.stripe_twin.work import Json, Work, new_id
 
-MAX_REDELIVERED = 10_000
 MAX_URL = 2_000
 
+MAX_REDELIVERED = 10_000
 Control = Callable[[Twin, Json, Mapping[str, str]], Json]
 
 
@@ -149,22 +149,22 @@ def advance_clock(twin: Twin, body: Json, _path: Mapping[str, str]) -> Json:
 
 
 def redeliver(twin: Twin, body: Json, _path: Mapping[str, str]) -> Json:
-    """Send an event again to every endpoint: `event` names one, `all` means the newest 10,000, oldest first."""
-    given = _only(body, event=(str, ""), all=(bool, False))
+    """Send an event again to every endpoint: `event` names one, `all` means every one, oldest first.
+
+    10,000 events at once: where there are more, `next` is what `after` says to go on.
+    """
+    given = _only(body, event=(str, ""), all=(bool, False), after=(str, ""))
     if bool(given["event"]) is given["all"]:
         raise ValueError("send either event (an event's id) or all (true)")
-    if given["all"]:
-        events = twin.store.event_ids(MAX_REDELIVERED)
-    elif twin.store.get("event", given["event"]) is None:
-        raise no_such("event", given["event"], param="event", status=404)
-    else:
-        events = [given["event"]]
-    now = twin.clock.now()
-    endpoints = twin.store.endpoints()
-    for event_id in events:
-        for endpoint in endpoints:
-            twin.store.owe(event_id, endpoint.id, created=now, due=now, state="pending")
-    return {"queued": len(events) * len(endpoints)}
+    for named in ("event", "after"):
+        if given[named] and twin.store.get("event", given[named]) is None:
+            raise no_such("event", given[named], param=named, status=404)
+    events = twin.store.event_ids(given["after"], MAX_REDELIVERED + 1) if given["all"] else [given["event"]]
+    more, events = events[MAX_REDELIVERED:], events[:MAX_REDELIVERED]
+    endpoints = [endpoint.id for endpoint in twin.store.endpoints()]
+    twin.store.owe_all(events, endpoints, now=twin.clock.now())
+    answer: Json = {"queued": len(events) * len(endpoints)}
+    return answer | ({"next": events[-1]} if more else {})
 
 
 def add_endpoint(twin: Twin, body: Json, _path: Mapping[str, str]) -> Json:

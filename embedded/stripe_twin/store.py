@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -403,12 +403,14 @@ class Store:
         self._db.execute("DELETE FROM deliveries WHERE endpoint_id = ?", (endpoint_id,))
         return self._db.execute("DELETE FROM endpoints WHERE id = ?", (endpoint_id,)).rowcount > 0
 
-    def event_ids(self, limit: int) -> list[str]:
-        """The ids of the newest `limit` events, oldest first."""
+    def event_ids(self, after: str, limit: int) -> list[str]:
+        """The ids of `limit` events that follow the one of this id, all where it is empty, oldest first."""
         rows = self._db.execute(
-            "SELECT id FROM objects WHERE kind = 'event' ORDER BY seq DESC LIMIT ?", (limit,)
+            "SELECT id FROM objects WHERE kind = 'event' AND seq > coalesce("
+            "(SELECT seq FROM objects WHERE kind = 'event' AND id = ?), -1) ORDER BY seq LIMIT ?",
+            (after, limit),
         ).fetchall()
-        return [row["id"] for row in reversed(rows)]
+        return [row["id"] for row in rows]
 
     def endpoints(self) -> list[Endpoint]:
         """Every endpoint."""
@@ -417,19 +419,24 @@ class Store:
 
     def owe(self, event_id: str, endpoint_id: str, *, created: float, due: float, state: str) -> None:
         """Queue a delivery; past 100,000 waiting ones it is recorded as dropped."""
+        self._owe([(event_id, endpoint_id)], created=created, due=due, state=state)
+
+    def owe_all(self, events: Sequence[str], endpoints: Sequence[str], *, now: float) -> None:
+        """Queue the delivery of every event to every endpoint at once, in order."""
+        self._owe([(event, endpoint) for event in events for endpoint in endpoints], created=now, due=now)
+
+    def _owe(self, wanted: Sequence[tuple[str, str]], *, created: float, due: float, state: str = "pending") -> None:
         waiting = self._db.execute("SELECT COUNT(*) FROM deliveries WHERE state IN ('pending', 'held')").fetchone()[0]
-        full = waiting >= MAX_PENDING_DELIVERIES
-        self._db.execute(
+        room = max(0, MAX_PENDING_DELIVERIES - waiting)
+        self._db.executemany(
             "INSERT INTO deliveries (event_id, endpoint_id, state, created, due, last_result)"
             " VALUES (?, ?, ?, ?, ?, ?)",
-            (
-                event_id,
-                endpoint_id,
-                "dropped" if full else state,
-                created,
-                due,
-                "the queue was full" if full else None,
-            ),
+            [
+                (event, endpoint, state, created, due, None)
+                if number < room
+                else (event, endpoint, "dropped", created, due, "the queue was full")
+                for number, (event, endpoint) in enumerate(wanted)
+            ],
         )
 
     def due_deliveries(self, now: float, limit: int) -> list[Delivery]:

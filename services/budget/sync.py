@@ -11,7 +11,7 @@ from services.budget.caches import Directories
 from services.budget.domain import lease as rules
 from services.budget.ops import Ops, begin_anew, quarantine
 from services.budget.store import leases
-from services.budget.store.leases import LeaseRow, Status
+from services.budget.store.leases import LeaseRow, NewOp, Status
 from services.budget.wallets import Wallets
 from services.kit.database import transact
 from services.kit.telemetry import get_logger
@@ -91,8 +91,11 @@ class Sync:
             status = by_wallet[row.wallet]
             account = row.account._replace(target=status.target, state=int(status.state))
             if row.quarantined is None and rules.give_back(account, idle=self._is_idle(row, now_us)):
-                await transact(self._pool, lambda c, r=row: self._write_return(c, r.org, r.wallet, now_us))  # type: ignore[misc]
                 waiting.append((row.org, row.wallet))
+        waiting.sort()
+        for at in range(0, len(waiting), _CHUNK):
+            chunk = waiting[at : at + _CHUNK]
+            await transact(self._pool, lambda c, keys=chunk: self._write_returns(c, keys, now_us))  # type: ignore[misc]
         for result in await asyncio.gather(*(self._ops.pump(*key) for key in waiting), return_exceptions=True):
             if isinstance(result, Exception):
                 raise result
@@ -100,13 +103,18 @@ class Sync:
     def _is_idle(self, row: LeaseRow, now_us: int) -> bool:
         return bool(row.active_us) and row.active_us + self._idle_return_us < now_us
 
-    async def _write_return(self, connection: asyncpg.Connection, org: str, wallet: str, now_us: int) -> None:
-        lease = await leases.lock(connection, org, wallet)
-        if lease is None or lease.quarantined is not None or await leases.open_extend(connection, org, wallet):
-            return
-        amount = rules.give_back(lease.account, idle=self._is_idle(lease, now_us))
-        if amount:
-            await leases.write_op(connection, lease, "RETURN", returned=amount)
+    async def _write_returns(self, connection: asyncpg.Connection, keys: list[tuple[str, str]], now_us: int) -> None:
+        """Writes the returns of leases, by their sorted keys, that still have something to return."""
+        locked = await leases.lock_many(connection, keys)
+        extending = await leases.open_extends(connection, keys)
+        returns = []
+        for lease in locked:
+            if lease.quarantined is not None or (lease.org, lease.wallet) in extending:
+                continue
+            amount = rules.give_back(lease.account, idle=self._is_idle(lease, now_us))
+            if amount:
+                returns.append(NewOp(lease, returned=amount))
+        await leases.write_ops(connection, "RETURN", returns)
 
 
 def _is_news(row: LeaseRow, status: Status) -> bool:

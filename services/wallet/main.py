@@ -102,17 +102,23 @@ def housekeeping(settings: WalletSettings, pool: asyncpg.Pool, ledger: Ledger) -
         looked_at = await transact(pool, lambda conn: ledger.expire_due(conn, settings.expiry_wallets_max))
         return looked_at > 0
 
+    after = ("", "")
+
     async def close() -> bool:
+        nonlocal after
         async with pool.acquire() as conn:
-            settled = await settled_closing(conn, _CLOSED_MAX)
+            settled = await settled_closing(conn, _CLOSED_MAX, after)
         closed = 0
         for org, wallet, above in settled:
             try:
                 closed += await transact(pool, lambda conn, o=org, w=wallet, a=above: finish_closing(conn, o, w, a))  # type: ignore[misc]
             except Exception as error:
                 _log.warning("a wallet cannot be closed", wallet=wallet, error=repr(error))
-        # Those that wait for a wallet above, or cannot be closed, are looked at again in their time, not at once.
-        return closed > 0 and len(settled) == _CLOSED_MAX
+        # Page by page, so that those that a full wallet above keeps waiting keep nobody from their turn; such a page is
+        # followed in its time and not at once.
+        more = len(settled) == _CLOSED_MAX
+        after = settled[-1][:2] if more else ("", "")
+        return more and closed > 0
 
     async def forget() -> bool:
         async with pool.acquire() as conn:

@@ -76,7 +76,9 @@ class TwinControls:
         await self._post("clock", {"advance_s": seconds})
 
     async def redeliver_all(self) -> None:
-        await self._post("redeliver", {"all": True})
+        answer = await self._post("redeliver", {"all": True})
+        while "next" in answer:
+            answer = await self._post("redeliver", {"all": True, "after": answer["next"]})
 
     async def complete(self, payment_intent: str, outcome: str = "succeeded") -> None:
         await self._post(f"payment_intents/{payment_intent}/complete_action", {"outcome": outcome})

@@ -55,6 +55,10 @@ lines, answered_us IS NOT NULL AS answered, granted_nanos"""
 _OPEN_EXTEND: Final = """
 SELECT n FROM lease_ops WHERE org = $1 AND wallet = $2 AND kind = 'EXTEND' AND answered_us IS NULL
 """
+_OPEN_EXTENDS: Final = """
+SELECT DISTINCT o.org, o.wallet FROM unnest($1::text[], $2::text[]) AS k (org, wallet)
+JOIN lease_ops o ON o.org = k.org AND o.wallet = k.wallet AND o.kind = 'EXTEND' AND o.answered_us IS NULL
+"""
 # Only the lowest open number may be sent: where another replica has it, there is nothing to do here.
 _NEXT_OPS: Final = f"""
 SELECT o.* FROM unnest($1::text[], $2::text[]) AS k (org, wallet)
@@ -347,6 +351,12 @@ async def open_extend(connection: asyncpg.Connection, org: str, wallet: str) -> 
     """The number of the extension that waits for its answer."""
     n: int | None = await connection.fetchval(_OPEN_EXTEND, org, wallet)
     return n
+
+
+async def open_extends(connection: asyncpg.Connection, keys: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Those of these leases that have an extension which waits for its answer."""
+    rows = await connection.fetch(_OPEN_EXTENDS, [k[0] for k in keys], [k[1] for k in keys])
+    return {(row[0], row[1]) for row in rows}
 
 
 async def next_ops(connection: asyncpg.Connection, keys: Sequence[tuple[str, str]]) -> list[Op]:

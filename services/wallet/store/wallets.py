@@ -65,8 +65,7 @@ DELETE FROM request_keys WHERE (org, method, id) IN (
 """
 
 _SET_STATE = "UPDATE wallets SET state = $3, state_reason = $4 WHERE org = $1 AND name = $2"
-# What waits for a grant to take effect, or for a frozen wallet above, is left out; those that a full wallet above keeps
-# waiting must not keep others from their turn, so the order is by chance.
+# What waits for a grant to take effect, or for a frozen wallet above, is left out.
 _CLOSING = """
 SELECT c.org, c.name, c.above FROM (
     SELECT w.org, w.name, w.subject, w.currency, (
@@ -76,7 +75,7 @@ SELECT c.org, c.name, c.above FROM (
         ORDER BY length(p.subject) DESC, p.name LIMIT 1
     ) AS above
     FROM wallets w
-    WHERE w.state = 'CLOSING' AND NOT EXISTS (
+    WHERE w.state = 'CLOSING' AND (w.org, w.name) > ($2, $3) AND NOT EXISTS (
         SELECT FROM accounts a
         WHERE a.org = w.org AND a.wallet = w.name AND a.kind = 'escrow' AND a.credits_nanos > a.debits_nanos
     ) AND NOT EXISTS (
@@ -93,7 +92,7 @@ WHERE c.above IS NOT NULL
         WHERE p.org = c.org AND p.currency = c.currency AND p.state = 'FROZEN' AND p.name <> c.name
           AND starts_with(c.subject || '/', p.subject || '/')
    )
-ORDER BY random() LIMIT $1
+ORDER BY c.org, c.name LIMIT $1
 """
 
 KEYS_KEPT = timedelta(days=7)
@@ -277,9 +276,11 @@ async def set_state(conn: asyncpg.Connection, org: str, wallet: str, state: str,
     await bump_directory(conn, [org])
 
 
-async def settled_closing(conn: asyncpg.Connection, limit: int) -> list[tuple[str, str, str | None]]:
-    """Wallets that are being closed with nothing leased and nothing to wait for any more, in an order by chance.
+async def settled_closing(
+    conn: asyncpg.Connection, limit: int, after: tuple[str, str] = ("", "")
+) -> list[tuple[str, str, str | None]]:
+    """Wallets that are being closed with nothing leased and nothing to wait for any more.
 
-    Each as (org, name, nearest open one above, if any).
+    Those that follow (org, name), in order, each as (org, name, nearest open one above, if any).
     """
-    return [(row[0], row[1], row[2]) for row in await conn.fetch(_CLOSING, limit)]
+    return [(row[0], row[1], row[2]) for row in await conn.fetch(_CLOSING, limit, *after)]

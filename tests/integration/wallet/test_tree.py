@@ -166,6 +166,34 @@ async def test_a_wallet_goes_on_closing_while_money_is_to_come_or_the_wallet_abo
     await assert_sound(pool)
 
 
+async def test_those_that_wait_keep_nobody_from_being_closed(
+    call: Caller, pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = [f"orgs/acme/teams/{team}/wallets/w" for team in "abc"]
+    # Last in order, and of another currency, whose wallet above has room.
+    free = "orgs/acme/teams/d/wallets/euro"
+    for name in (PARENT, *waiting):
+        await create(call, name)
+    for name in ("orgs/acme/wallets/euro", free):
+        await create(call, name, "EUR")
+    monkeypatch.setattr("services.wallet.main._CLOSED_MAX", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr("services.wallet.domain.commands.LOTS_MAX", 1)
+        await grant(call, PARENT, "p", 1)
+        for number, name in enumerate(waiting):
+            await grant(call, name, f"g{number}", 100)
+        euros = pb.Grant(kind=pb.GRANT_KIND_PAID, amount=type_pb2.Money(currency_code="EUR", amount_nanos=7))
+        await call("CreateGrant", pb.CreateGrantRequest(wallet=free, grant=euros, request_id="euro"))
+        for name in (*waiting, free):
+            await call("SetWalletState", pb.SetWalletStateRequest(name=name, state=CLOSED, reason="merged"))
+        await until_closed(call, free)
+        assert {CLOSING} == {await state_of(call, name) for name in waiting}
+    for name in waiting:
+        await until_closed(call, name)
+    assert 301 == await available(call, PARENT)
+    await assert_sound(pool)
+
+
 async def test_a_wallet_goes_on_closing_while_the_one_above_is_full(
     call: Caller, pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
