@@ -40,11 +40,11 @@ SELECT l.org, l.subscription_no, l.channel FROM delivery_lanes l WHERE NOT EXIST
     SELECT FROM subscriptions s WHERE s.org = l.org AND s.no = l.subscription_no) LIMIT $1
 """
 _FORGET_OF: Final = """
-WITH some AS (
+WITH part AS (
     SELECT number FROM deliveries WHERE org = $1 AND subscription_no = $2 AND channel = $3 ORDER BY number LIMIT $4
 ), gone AS (
-    DELETE FROM deliveries d USING some
-    WHERE d.org = $1 AND d.subscription_no = $2 AND d.channel = $3 AND d.number = some.number RETURNING 1
+    DELETE FROM deliveries d USING part
+    WHERE d.org = $1 AND d.subscription_no = $2 AND d.channel = $3 AND d.number = part.number RETURNING 1
 )
 SELECT count(*) FROM gone
 """

@@ -1,0 +1,67 @@
+"""How deliveries go from try to try."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.budget.notify.domain import lanes
+from services.budget.notify.domain.lanes import Channel, Lane
+
+DAY_US = lanes.DAY_US
+
+
+def lane(**fields: object) -> Lane:
+    values = {
+        "org": "a", "no": 1, "channel": Channel.WEBHOOK, "last_number": 0, "waiting": 0, "due_us": None,
+        "woken_us": None, "held_by": "", "held_until_us": 0, "sent_us": 0, "failing_since_us": None, "off_us": None,
+        "off_reason": "",
+    }  # fmt: skip
+    return Lane(**(values | fields))  # type: ignore[arg-type]
+
+
+@settings(max_examples=20)
+@given(st.text(max_size=40))
+def test_a_delivery_is_tried_ten_times_over_three_days_and_given_up(message_id: str) -> None:
+    now_us = tries = 0
+    while (again_us := lanes.after_failure(message_id, tries + 1, now_us).next_try_us) is not None:
+        rest_us = lanes.RESTS_S[tries] * lanes.S_US
+        assert rest_us <= again_us - now_us <= rest_us * (1 + lanes.JITTER)
+        assert lanes.after_failure(message_id, tries + 1, now_us).next_try_us == again_us
+        now_us, tries = again_us, tries + 1
+    assert tries + 1 == 10
+    assert 3 * DAY_US < now_us < 4 * DAY_US
+
+
+def test_a_channel_is_switched_off_after_five_days_without_a_success() -> None:
+    assert not lanes.is_to_be_switched_off(None, 10 * DAY_US)
+    assert not lanes.is_to_be_switched_off(5 * DAY_US, 10 * DAY_US - 1)
+    assert lanes.is_to_be_switched_off(5 * DAY_US, 10 * DAY_US)
+
+
+def test_a_workflow_is_woken_only_where_nothing_else_makes_it_look() -> None:
+    assert lane().must_wake(100)
+    assert not lane(waiting=1).must_wake(100)
+    assert not lane(woken_us=50).must_wake(100)
+    assert not lane(held_by="x", held_until_us=101).must_wake(100)
+    assert lane(held_by="x", held_until_us=100).must_wake(100)
+
+
+def test_a_full_or_switched_off_lane_admits_nothing() -> None:
+    full = lanes.PENDING_MAX
+    assert [lane(waiting=w).admit(5) for w in (0, full - 3, full, full + 1)] == [5, 3, 0, 0]
+    assert lane(off_us=1).admit(5) == 0
+
+
+def test_mails_are_a_minute_apart() -> None:
+    assert lanes.mail_due_us(0, 10**12) == 10**12
+    assert lanes.mail_due_us(10**12, 10**12 + 1) == 10**12 + 60 * lanes.S_US
+
+
+@pytest.mark.parametrize("text", ["", "webhook-", "webhook-01", "webhook--1", "letter-1", "webhook-1x", "1", "mail-²"])
+def test_what_is_no_id_of_a_delivery_is_none(text: str) -> None:
+    assert lanes.parse_delivery_id(text) is None
+
+
+@given(st.sampled_from(Channel), st.integers(min_value=1, max_value=10**18 - 1))
+def test_ids_of_deliveries_are_read_as_they_are_written(channel: Channel, number: int) -> None:
+    assert lanes.parse_delivery_id(lanes.delivery_id(channel, number)) == (channel, number)
