@@ -85,6 +85,7 @@ class Board:
         said = f"{what}: {error.cause or error}"[:_CAUSE_CHARS_MAX]
         failures = [*self.tally.failures, said][:FAILURES_NAMED_MAX]
         self.tally = replace(self.tally, failed=self.tally.failed + 1, failures=failures)
+        workflow.logger.warning("left to the next run: %s", said)
         self._show("RUNNING")
 
     def end(self) -> Tally:

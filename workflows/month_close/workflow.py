@@ -52,7 +52,11 @@ class MonthClose:
         for source in range(given.source, len(types.SOURCES)):
             while True:
                 ask = Ask(types.SOURCES[source], page_token, now_us)
-                page = await call(types.LIST, ask, Page, f"Months to close, by {ask.source}", _LIST_PATIENCE)
+                try:
+                    page = await call(types.LIST, ask, Page, f"Months to close, by {ask.source}", _LIST_PATIENCE)
+                except ActivityError as error:
+                    self._board.failed(f"the list of months, by {ask.source}", error)
+                    page = Page()
                 self._board.found(len(page.months))
                 await each(page.months, _AT_ONCE, self._close)
                 page_token = page.next_page_token

@@ -45,7 +45,11 @@ class Reconcile:
         """Goes through all; returns how much was found."""
         page_token = given.page_token
         while True:
-            page = await call(types.LIST_ORGS, page_token, Orgs, "Organisations with wallets", _PAGE_PATIENCE)
+            try:
+                page = await call(types.LIST_ORGS, page_token, Orgs, "Organisations with wallets", _PAGE_PATIENCE)
+            except ActivityError as error:
+                self._board.failed("the list of organisations", error)
+                page = Orgs()
             self._board.found(len(page.orgs))
             await each(page.orgs, _AT_ONCE, self._compare)
             page_token = page.next_page_token
@@ -105,8 +109,7 @@ class Report:
                     page = await call(types.REPORT_PAGE, ask, Reported, f"Tell of {kind}", _PAGE_PATIENCE)
                 except ActivityError as error:
                     self._board.failed(kind, error)
-                    page_token = ""
-                    break
+                    page = Reported()
                 self._board.went(page.concerns, page.told)
                 page_token = page.next_page_token
                 if not page_token:

@@ -100,3 +100,17 @@ async def test_one_organisation_that_fails_keeps_no_other_waiting(temporal: Clie
     tally, _ = await run(temporal, suite)
     assert (tally.found, tally.done, tally.failed) == (1, 1, 0)
     assert len(await alerts(suite.budget.database)) == 3
+
+
+async def test_a_service_that_is_away_leaves_its_part_to_the_next_run(temporal: Client, suite: Suite) -> None:
+    await suite.wallet("acme", zone=ZONE)
+    await since_last_month(suite)
+    window = budget_pb2.Window(kind=budget_pb2.WINDOW_KIND_MONTH, time_zone=ZONE)
+    await suite.budget.create(subject="orgs/budgets-only", id_="monthly", window=window)
+    await suite.sql(suite.budget.database, "UPDATE budgets SET effective_from_us = $1", windows.unix_us(IN_LAST))
+
+    tally, said = await run(temporal, suite, wallet=Refuses(suite.services.wallet, "ListMonthZones", ""))
+    assert (tally.found, tally.failed, said["state"]) == (1, 1, "INCOMPLETE")
+    assert "the list of months, by wallets: NOT_FOUND" in said["details"]
+    tally, _ = await run(temporal, suite)
+    assert (tally.done, tally.failed) == (1, 0)

@@ -4,11 +4,13 @@ import asyncio
 import dataclasses
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 from temporalio.client import (
     Client,
+    ScheduleActionStartWorkflow,
     ScheduleDescription,
     ScheduleIntervalSpec,
     ScheduleOverlapPolicy,
@@ -141,6 +143,39 @@ async def test_an_edit_by_hand_is_told_and_stays_until_the_revision_rises(client
 
     await schedules.ensure(client, declared(HOURLY), revision=2)
     assert interval(await described(client))[0] == timedelta(hours=1)
+
+
+async def test_an_edit_that_lost_the_revision_is_one_of_the_revision_that_made_the_schedule(client: Client) -> None:
+    await schedules.ensure(client, declared(HOURLY), revision=1)
+
+    def change(given: ScheduleUpdateInput) -> ScheduleUpdate:
+        schedule = given.description.schedule
+        assert isinstance(schedule.action, ScheduleActionStartWorkflow)
+        schedule.action.memo = None
+        schedule.spec.intervals = [ScheduleIntervalSpec(every=timedelta(hours=6))]
+        return ScheduleUpdate(schedule)
+
+    await client.get_schedule_handle("purse.count").update(change)
+    await schedules.ensure(client, declared(HOURLY), revision=1)
+    assert interval(await described(client))[0] == timedelta(hours=6)
+    await schedules.ensure(client, declared(HOURLY), revision=2)
+    assert interval(await described(client))[0] == timedelta(hours=1)
+
+
+async def test_a_worker_that_read_before_a_newer_one_wrote_changes_nothing(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await schedules.ensure(client, declared(HOURLY), revision=1)
+    update = schedules._update
+
+    async def slow(*arguments: Any) -> None:
+        monkeypatch.setattr(schedules, "_update", update)
+        await schedules.ensure(client, declared(dataclasses.replace(HOURLY, every=timedelta(hours=3))), revision=3)
+        await update(*arguments)
+
+    monkeypatch.setattr(schedules, "_update", slow)
+    await schedules.ensure(client, declared(dataclasses.replace(HOURLY, every=timedelta(hours=2))), revision=2)
+    assert interval(await described(client))[0] == timedelta(hours=3)
 
 
 async def test_what_a_person_paused_stays_paused_with_its_note(client: Client) -> None:
