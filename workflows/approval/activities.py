@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _RPC_TIMEOUT_S: Final = 15.0
 _REASON_CHARS_MAX: Final = 256
+"""What the wallet service keeps of a reason, of a name and of who decided."""
 _OUTCOME_CHARS_MAX: Final = 500
 # The same call can never succeed; everything else may, once something is reachable or free.
 _FINAL: Final = frozenset(
@@ -90,7 +91,7 @@ class ApprovalActivities:
             wallet=asked.wallet,
             extra_count=asked.extra_count,
             reason=approval.reason[:_REASON_CHARS_MAX],
-            approval=approval.name,
+            approval=approval.name[:_REASON_CHARS_MAX],
             request_id=approval.name.rpartition("/")[2],
             on_behalf_of=approval.decided_by[:_REASON_CHARS_MAX],
         )

@@ -43,7 +43,7 @@ def ask(batch: "Batch", item: ReserveItem, binding: Binding) -> Decision | Purse
                 cost=item.cost,
                 currency=item.currency,
                 rate_version=item.rate_version,
-                need=Need(None, subject, most),
+                need=Need(None, subject),
             )
     return None
 

@@ -65,6 +65,17 @@ WHERE b.on_exceed IN (1, 4) AND b.revision = 1
     AND {_NEVER_RAISED} AND ($1::text IS NULL OR x.org = $1)
 LIMIT {SHOWN_MAX}
 """  # noqa: S608 - of constants
+# Usage may settle what waits, though nobody has approved; then the hold is closed and the approval expires soon.
+_WAITING: Final = f"""
+SELECT count(*) OVER () AS offenders,
+    CASE WHEN a.id IS NULL THEN concat(r.subject, '/reservations/', r.id, ': waits for no approval')
+        ELSE concat(a.subject, '/approvals/', a.id, ': waits, and its hold does not') END AS name
+FROM (SELECT * FROM approvals WHERE state = 1 AND kind = 1 AND ($1::text IS NULL OR org = $1)) AS a
+FULL JOIN (SELECT * FROM reservations WHERE state = 1 AND approval = 1 AND ($1::text IS NULL OR org = $1)) AS r
+    ON r.org = a.org AND r.id = a.id
+WHERE a.id IS NULL OR (r.id IS NULL AND NOT EXISTS (
+    SELECT FROM reservations s WHERE s.org = a.org AND s.id = a.id AND s.settled_events > 0)) LIMIT {SHOWN_MAX}
+"""  # noqa: S608 - of constants
 # Budgets as they were made, which match every call: of these it is certain that the reservation had to hold on them.
 _HELD_NOWHERE: Final = f"""
 SELECT count(*) OVER () AS offenders,
@@ -206,6 +217,10 @@ CHECKS: Final = {
     "I1.open_reservations_hold": (_HELD_NOWHERE, "every open reservation holds its cost on each budget that counts it"),
     "I1.blocking_budgets_not_oversold": (_OVERSOLD, "no blocking budget holds more than its limit"),
     "I1.carried_follows_the_window_before": (_CARRIED, "what every window was carried is what the one before left"),
+    "I1.approvals_that_wait_hold": (
+        _WAITING,
+        "what waits for an approval is held, and nothing else is held as waiting",
+    ),
     "I1.allocations_within_their_budget": (_OVER_ALLOCATED, "no blocking budget has less than is allocated out of it"),
     "I1.lease_reserved_equals_open_holds": (_LEASE_HOLDS, "what every lease holds is the sum of the open holds on it"),
     "I1.leases_not_oversold": (_LEASE_OVERSOLD, "no lease holds more than was leased"),

@@ -1,15 +1,19 @@
 """Spends that a person must decide: held while they wait, resumed, given back, ended in time."""
 
+import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from pursestrings import AsyncClient, Denied
 from pursestrings.budget.v1 import approvals_pb2 as pb
 from pursestrings.budget.v1 import budget_pb2, pauses_pb2
-from tests.support.approving import DENY, Approving, request_of, usd
+from services.kit.status import from_rpc_error
+from tests.support.approving import APPROVE, DENY, Approving, request_of, times, usd
 from tests.support.budget import (
     BOT,
     NANOS,
@@ -249,3 +253,94 @@ async def test_the_client_asks_waits_and_goes_on(database: Any, tmp_path: Path) 
             await people.decide(other.name, DENY, reason="too dear")
             with pytest.raises(Denied, match="was not approved: too dear"):
                 await again.__aenter__()
+
+
+async def test_replicas_ask_and_decide_at_once_as_one_would(database: Any, tmp_path: Path) -> None:
+    books = database("budget")
+    async with contextlib.AsyncExitStack() as stack:
+        replicas = []
+        for number in range(2):
+            directory = tmp_path / str(number)
+            directory.mkdir()
+            replicas.append(Approving(await stack.enter_async_context(running_budget(books, directory))))
+        one, other = replicas
+        await one.policy(approval_above=[usd(1)], held_max=[usd(40)])
+        spends = [ask(cost=5 * NANOS) for _ in range(16)]
+        # Each is asked for twice at once, on both; what waits together stays under its limit.
+        answers = await asyncio.gather(*(people.request(spend) for spend in spends for people in replicas))
+        names = {answer.approval.name for answer in answers if answer.HasField("approval")}
+        assert len(names) == 8
+        denied = {answer.decision.denied_reason for answer in answers if not answer.HasField("approval")}
+        assert denied == {budget_pb2.DENIED_REASON_APPROVALS_HELD}
+        # Two decide at once, one so and one otherwise: one of them is told that it is decided.
+        outcomes = await asyncio.gather(
+            *(
+                people.decide(name, verdict)
+                for name in sorted(names)
+                for people, verdict in ((one, APPROVE), (other, DENY))
+            ),
+            return_exceptions=True,
+        )
+        refused = [found for found in outcomes if isinstance(found, grpc.aio.AioRpcError)]
+        decided = [found for found in outcomes if isinstance(found, pb.Approval)]
+        assert {from_rpc_error(found).reason for found in refused} == {"APPROVAL_DECIDED"}
+        assert {found.name for found in decided} == names
+        assert len(refused) == len(decided) == 8
+        approved = sum(found.state == pb.APPROVAL_STATE_APPROVED for found in decided)
+        (held,) = await rows(books, "SELECT coalesce(sum(cost_nanos), 0) AS nanos FROM reservations WHERE state = 1")
+        assert held["nanos"] == approved * 5 * NANOS
+        await one.budget.audit()
+
+
+async def test_what_cannot_be_asked_is_refused_by_its_field(database: Any, tmp_path: Path) -> None:
+    async with running_budget(database("budget"), tmp_path) as budget:
+        people = Approving(budget)
+        spend = ask(cost=5 * NANOS)
+        asked = people.agent.RequestApproval
+        raised = pb.BudgetRaise(budget=f"{BOT}/budgets/none", amount=1)
+        raised.end_time.GetCurrentTime()
+        raised.end_time.seconds += 60
+        for wrong, reason in (
+            (request_of(spend, justification=""), "INVALID_ARGUMENT"),
+            (request_of(spend, operation=" "), "INVALID_ARGUMENT"),
+            (request_of(spend, request_id="another"), "INVALID_ARGUMENT"),
+            (request_of(spend, ttl=Duration(seconds=31 * 86_400)), "INVALID_ARGUMENT"),
+            (request_of(spend, subject=TEAM), "OUT_OF_SCOPE"),
+            (request_of(ask(subject=TEAM)), "OUT_OF_SCOPE"),
+            (request_of(ask(validate_only=True)), "INVALID_ARGUMENT"),
+            (budget_pb2.RequestApprovalRequest(subject=BOT, request_id="x", justification="y"), "INVALID_ARGUMENT"),
+            (request_of(budget_raise=raised), "BUDGET_UNKNOWN"),
+            (request_of(recharges=pb.MoreRecharges(wallet=f"{BOT}/wallets/w")), "INVALID_ARGUMENT"),
+        ):
+            assert (await refusal_of(asked(wrong))).reason == reason, wrong
+        first = await people.request(spend)
+        changed = await refusal_of(people.request(spend, justification="another"))
+        assert changed.reason == "REQUEST_ID_REUSED"
+        assert (await refusal_of(people.reserve(ask(request_id=spend.request_id)))).reason == "REQUEST_ID_REUSED"
+        plain = ask(cost=NANOS)
+        await budget.admin.Reserve(plain)
+        assert (await refusal_of(people.request(plain))).reason == "REQUEST_ID_REUSED"
+        assert await rows(budget.database, "SELECT FROM approvals WHERE id <> $1", spend.request_id) == []
+        policy = pb.ApprovalPolicy(subject=ORG, approval_above=[usd(1)], times=[times(60, 30, 90)])
+        set_policy = people.operator.SetApprovalPolicy
+        assert (await refusal_of(set_policy(pb.SetApprovalPolicyRequest(policy=policy)))).reason == "INVALID_ARGUMENT"
+        stale = pb.ApprovalPolicy(subject=ORG, etag="a.7")
+        assert (await refusal_of(set_policy(pb.SetApprovalPolicyRequest(policy=stale)))).reason == "ETAG_MISMATCH"
+        nobody = people.decide(f"{BOT}/approvals/none")
+        assert (await refusal_of(nobody)).reason == "APPROVAL_UNKNOWN"
+        assert (await people.get(first.approval.name)).state == pb.APPROVAL_STATE_PENDING
+
+
+async def test_usage_that_nobody_had_approved_is_counted_and_ends_the_approval(database: Any, tmp_path: Path) -> None:
+    async with running_budget(database("budget"), tmp_path) as budget:
+        people = Approving(budget)
+        await budget.create(ORG, "b")
+        asked = (await people.request()).approval
+        await budget.apply(usage(cost=6 * NANOS, reservation=asked.operation.reservation))
+        use = await budget.use(f"{ORG}/budgets/b")
+        assert (use.spent_amount, use.reserved_amount) == (6 * NANOS, 0)
+        await budget.audit()
+        assert (await refusal_of(people.decide(asked.name))).reason == "APPROVAL_HOLD_GONE"
+        await rows(budget.database, "UPDATE approvals SET renew_us = 0")
+        ended = (await people.advance(asked.name)).approval
+        assert (ended.state, "used before" in ended.reason) == (pb.APPROVAL_STATE_EXPIRED, True)

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError
@@ -15,30 +14,20 @@ from temporalio.worker import Worker
 
 from pursestrings.budget.v1 import approvals_pb2 as pb
 from pursestrings.budget.v1 import budget_pb2, pauses_pb2
-from pursestrings.wallet.v1 import caps_pb2, wallet_pb2_grpc
 from tests.support.approving import DENY, Approving, request_of, usd
-from tests.support.budget import BOT, NANOS, ORG, TEAM, WALLET, FakeWallets, ask, rows, running_budget
+from tests.support.budget import BOT, NANOS, ORG, TEAM, ask, rows, running_budget
 from tests.support.databases import Database
+from tests.support.recharging import Rig
 from workflows.approval import types
 from workflows.approval.activities import ApprovalActivities
 from workflows.approval.types import Decide, Snapshot
 from workflows.approval.workflow import Approval
 
 
-class Wallets(FakeWallets):
-    """Allows more recharges, and remembers what was asked."""
-
-    asked: list[caps_pb2.AllowRechargesRequest]
-
-    async def AllowRecharges(self, request: Any, context: Any) -> Any:
-        self.asked.append(request)
-        return caps_pb2.AllowRechargesResponse(extra=caps_pb2.RechargeExtra(name=f"{request.wallet}/extras/1"))
-
-
 @contextlib.asynccontextmanager
-async def working(client: Client, people: Approving, wallet: grpc.aio.Channel) -> AsyncIterator[None]:
-    """A worker of approvals in this process."""
-    activities = ApprovalActivities(people.service, wallet_pb2_grpc.WalletServiceStub(wallet))
+async def working(client: Client, people: Approving, wallet: Any = None) -> AsyncIterator[None]:
+    """A worker of approvals in this process; with a wallet service, where one is asked."""
+    activities = ApprovalActivities(people.service, wallet)
     async with Worker(
         client,
         task_queue=types.TASK_QUEUE,
@@ -49,25 +38,20 @@ async def working(client: Client, people: Approving, wallet: grpc.aio.Channel) -
 
 
 @pytest.fixture
-async def wallets() -> Wallets:
-    made = Wallets(available={WALLET: 100 * NANOS})
-    made.asked = []
-    return made
+async def asking(
+    database: Callable[[str], Database], tmp_path: Path, temporal_address: str
+) -> AsyncIterator[Approving]:
+    """A budget service that starts workflows, which nobody works on."""
+    async with running_budget(
+        database("budget"), tmp_path, use_temporal=True, temporal_address=temporal_address
+    ) as budget:
+        yield Approving(budget)
 
 
 @pytest.fixture
-async def people(
-    database: Callable[[str], Database], tmp_path: Path, temporal_address: str, temporal: Client, wallets: Wallets
-) -> AsyncIterator[Approving]:
-    async with running_budget(
-        database("budget"), tmp_path, wallets, use_temporal=True, temporal_address=temporal_address
-    ) as budget:
-        people = Approving(budget)
-        async with (
-            grpc.aio.insecure_channel(budget.settings.wallet_address) as wallet,
-            working(temporal, people, wallet),
-        ):
-            yield people
+async def people(asking: Approving, temporal: Client) -> AsyncIterator[Approving]:
+    async with working(temporal, asking):
+        yield asking
 
 
 async def handle_of(temporal: Client, name: str) -> "WorkflowHandle[Any, Any]":
@@ -131,16 +115,26 @@ async def test_a_decision_by_rpc_wakes_the_workflow_and_stops_updates(people: Ap
 
 
 async def test_more_recharges_are_asked_of_the_wallet_once_approved(
-    people: Approving, temporal: Client, wallets: Wallets
+    asking: Approving, temporal: Client, rig: Rig
 ) -> None:
-    more = pb.MoreRecharges(wallet=WALLET, extra_count=2, extra_amount=usd(40))
-    asked = (await people.operator.RequestApproval(request_of(recharges=more))).approval
-    handle = await handle_of(temporal, asked.name)
-    await decide(handle)
-    assert (await asyncio.wait_for(handle.result(), 30)).outcome == f"{WALLET}/extras/1"
-    (request,) = wallets.asked
-    assert (request.extra_count, request.extra_amount, request.on_behalf_of) == (2, usd(40), "ann")
-    assert (request.approval, request.request_id) == (asked.name, asked.name.rpartition("/")[2])
+    await rig.policy()
+    admin = asking.budget.admin
+    more = pb.MoreRecharges(wallet=rig.wallet, extra_count=2, extra_amount=usd(40))
+    async with working(temporal, asking, rig.stub):
+        asked = (await admin.RequestApproval(request_of(recharges=more))).approval
+        handle = await handle_of(temporal, asked.name)
+        await decide(handle)
+        outcome = (await asyncio.wait_for(handle.result(), 30)).outcome
+        nowhere = pb.MoreRecharges(wallet=f"orgs/{rig.org}/wallets/none", extra_count=1)
+        lost = (await admin.RequestApproval(request_of(recharges=nowhere))).approval
+        handle = await handle_of(temporal, lost.name)
+        await decide(handle)
+        # What the wallet refuses is an outcome, too.
+        assert "the wallet service refused" in (await asyncio.wait_for(handle.result(), 30)).outcome
+    (extra,) = await rig.sql.fetch("SELECT * FROM recharge_extras")
+    assert (extra["approval"], extra["name"], extra["extra_count"]) == (asked.name, outcome, 2)
+    found = (await admin.GetApproval(pb.GetApprovalRequest(name=asked.name))).approval
+    assert found.outcome == outcome
 
 
 async def test_a_raise_is_granted_with_the_decision(people: Approving, temporal: Client) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-import grpc
 import pytest
 from temporalio.testing import WorkflowEnvironment
 
@@ -49,7 +48,7 @@ async def people(
 async def until_its_end(people: Approving, skipping: WorkflowEnvironment, name: str) -> tuple[Snapshot, timedelta]:
     """What becomes of an approval that nobody decides, and how long that takes in the server's time."""
     began = await skipping.get_current_time()
-    async with grpc.aio.insecure_channel("127.0.0.1:1") as wallet, working(skipping.client, people, wallet):
+    async with working(skipping.client, people):
         ended: Snapshot = await skipping.client.execute_workflow(
             types.WORKFLOW, ApprovalInput(name), id=name, task_queue=types.TASK_QUEUE, result_type=Snapshot
         )
