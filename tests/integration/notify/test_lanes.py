@@ -55,7 +55,8 @@ class Desk:
         """So many events, in their lanes."""
         for _ in range(count):
             self.published += 1
-            values = {"key": f"{self.published}", "subject": subject, "event": 8, "type": "recharge.failed"} | fields
+            values: dict[str, Any] = {"subject": subject, "event": 8, "type": "recharge.failed"} | fields
+            values["key"] = f"{self.published}"
             await self.service.PublishEvents(pb.PublishEventsRequest(events=[pb.Event(**values)]))
         if match:
             await self.match()
