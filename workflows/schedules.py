@@ -153,14 +153,15 @@ def _tell(schedule_id: str, found: _Found, wanted: ScheduleProto, revision: int,
 
 
 async def _proto(client: Client, task_queue: str, schedule: Schedule, revision: int) -> ScheduleProto:
-    argument, summary, number = await client.data_converter.encode([schedule.argument, schedule.about, revision])
+    values = [schedule.argument, schedule.about, _details(schedule), revision]
+    argument, summary, details, number = await client.data_converter.encode(values)
     start = NewWorkflowExecutionInfo(
         workflow_id=schedule.name,
         workflow_type=WorkflowType(name=schedule.workflow),
         task_queue=TaskQueue(name=task_queue),
         workflow_execution_timeout=_duration(schedule.timeout),
         memo=Memo(fields={_REVISION_KEY: number}),
-        user_metadata=UserMetadata(summary=summary),
+        user_metadata=UserMetadata(summary=summary, details=details),
     )
     start.input.payloads.append(argument)
     return ScheduleProto(
@@ -173,6 +174,13 @@ async def _proto(client: Client, task_queue: str, schedule: Schedule, revision: 
             overlap_policy=ScheduleOverlapPolicy.SCHEDULE_OVERLAP_POLICY_SKIP,
             catchup_window=_duration(schedule.catch_up),
         ),
+    )
+
+
+def _details(schedule: Schedule) -> str:
+    return (
+        f"{schedule.about}.\n\nStarted by the schedule `{PREFIX}{schedule.name}`, every {schedule.every}, and at any "
+        "time by hand: a run more, less or late harms nothing. What it cannot do is left to the next one."
     )
 
 

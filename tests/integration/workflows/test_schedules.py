@@ -32,7 +32,7 @@ HOURLY = Schedule(
     name="count",
     workflow="Count",
     argument=Argument(3),
-    about="Counts the sheep.",
+    about="Counts the sheep",
     every=timedelta(hours=1),
     offset=timedelta(minutes=7),
     jitter=timedelta(minutes=5),
@@ -102,7 +102,10 @@ async def test_a_schedule_is_created_as_declared_and_only_once(client: Client) -
     assert found.schedule.spec.jitter == timedelta(minutes=5)
     assert found.schedule.policy.overlap is ScheduleOverlapPolicy.SKIP
     assert found.schedule.policy.catchup_window == timedelta(minutes=10)
-    assert await found.memo() == {"revision": schedules.REVISION, "about": "Counts the sheep."}
+    told = found.raw_description.schedule.action.start_workflow.user_metadata
+    assert b"Counts the sheep" in told.summary.data
+    assert b"purse.count" in told.details.data
+    assert await found.memo() == {"revision": schedules.REVISION, "about": "Counts the sheep"}
 
     with capture_logs() as logs:
         await schedules.ensure(client, declared(HOURLY))
