@@ -21,6 +21,7 @@ from services.wallet.domain.refusals import Refusal
 from services.wallet.recharge.store import policies
 from services.wallet.recharge.store import recharges as recharge_rows
 from services.wallet.recharge.stripe import MISSING, REFUSED
+from services.wallet.refunds import tell
 from services.wallet.refunds.domain import rules
 from services.wallet.refunds.domain.rules import RefundFacts, RefundState
 from services.wallet.refunds.store import charges
@@ -41,6 +42,7 @@ _MADE_THERE: Final = "made at Stripe, not here"
 _FIRST_LOOK: Final = timedelta(seconds=5)
 _METADATA_CHARS_MAX: Final = 500
 _NO_REFUND: Final = "Stripe has no such refund any more"
+_NO_CHARGE: Final = "Stripe does not know the charge: is the key another account's?"
 _log = get_logger(__name__)
 
 
@@ -143,12 +145,18 @@ class Refunds:
         """Asks about refunds that are due, and for those made at Stripe itself; returns how many were due."""
         async with self._pool.acquire() as connection, connection.transaction():
             due = await rows.take_due(connection, limit)
+            without_room = await rows.take_without_room(connection, limit)
             turn = await rows.take_sweep(connection, SWEEP_EVERY)
         for org, name in due:
             try:
                 await self.advance(org, name)
             except Exception as error:
                 _log.warning("a refund cannot be looked at", name=name, error=repr(error))
+        for payment_intent in without_room:
+            try:
+                await self.observe_charge(payment_intent)
+            except Exception as error:
+                _log.warning("a charge cannot be looked at", payment_intent=payment_intent, error=repr(error))
         if turn is not None:
             through, now = turn
             await self._take_in(await self._stripe.refunds_since(through - _OVERLAP))
@@ -199,7 +207,8 @@ class Refunds:
         nanos = money.from_minor_units(facts.amount_minor, facts.currency)
         if not 0 < nanos <= charge.room:
             # One of ours that Stripe refuses, or a dispute, still holds the room; the sweep comes back.
-            _log.warning("a refund made at Stripe does not fit its charge", refund=facts.id, charge=charge.source)
+            if await rows.no_room(connection, charge.org, facts.id, charge.payment_intent, now):
+                await tell.without_room(connection, charge, facts.id, nanos)
             return False
         name = f"{subjects.parse_resource(charge.wallet, 'wallets')[0].name}/refunds/stripe.{facts.id}"
         row = _row(charge, name, (nanos, facts.amount_minor), _MADE_THERE, now)
@@ -213,20 +222,8 @@ class Refunds:
         state = rules.next_state(RefundState.PENDING, facts.status)
         check_at = rules.refund_check_at(state, known=True, created_at=now, now=now)
         await rows.move(connection, row, state, now, stripe_refund=facts.id, failure="", check_at=check_at)
-        await policies.alert(
-            connection,
-            charge.org,
-            charge.wallet,
-            {
-                "kind": "REFUND_MADE_AT_STRIPE",
-                "wallet": charge.wallet,
-                "refund": name,
-                "source": charge.source,
-                "amount_nanos": nanos,
-                "currency_code": charge.currency,
-                "debt_nanos": nanos - sum(part for _, part in given),
-            },
-        )
+        await rows.has_room(connection, charge.org, facts.id, now)
+        await tell.made_there(connection, charge, name, nanos, debt=nanos - sum(part for _, part in given))
         await policies.evaluate_low(connection, [(charge.org, charge.wallet)], now)
         return True
 
@@ -301,7 +298,8 @@ class Refunds:
                 raise
             if error.metadata.get("code") == MISSING:
                 # Its own account has the charge, and may have made the refund of an earlier try.
-                raise unavailable("Stripe does not know the charge: is the key another account's?", 60.0) from None
+                await transact(self._pool, lambda connection: self._tell_no_charge(connection, row))
+                raise unavailable(_NO_CHARGE, 60.0) from None
             # A try before this one may have made it, though its answer was lost.
             found = await self._listed(row, installation)
             return (found, "") if found else (None, error.message)
@@ -338,6 +336,17 @@ class Refunds:
             await recharge_rows.wake_pending_of(connection, [(row.org, row.wallet)], now)
         return _known(await rows.get(connection, row.org, row.name), row.name)
 
+    async def _tell_no_charge(self, connection: asyncpg.Connection, before: RefundRow) -> None:
+        """Stripe does not know the charge: a person is told once, and it goes on being asked."""
+        await wallets_store.lock_wallet(connection, before.org, before.wallet)
+        row = _known(await rows.get(connection, before.org, before.name), before.name)
+        if row.version != before.version or row.failure_reason == _NO_CHARGE:
+            return
+        now = await self._clock(connection)
+        check_at = rules.refund_check_at(row.state, known=False, created_at=row.created_at, now=now)
+        await rows.move(connection, row, row.state, now, stripe_refund="", failure=_NO_CHARGE, check_at=check_at)
+        await tell.no_charge(connection, row, _NO_CHARGE)
+
     async def _settle_gone(self, connection: asyncpg.Connection, row: RefundRow, now: datetime) -> None:
         """Another account's key, or deleted test data: a person is told once, and no money is made of it."""
         state = rules.gone_state(row.state, row.created_at, now)
@@ -346,18 +355,7 @@ class Refunds:
             connection, row, state, now, stripe_refund=row.stripe_refund, failure=_NO_REFUND, check_at=check_at
         )
         if row.failure_reason != _NO_REFUND:
-            await policies.alert(
-                connection,
-                row.org,
-                row.wallet,
-                {
-                    "kind": "REFUND_GONE",
-                    "wallet": row.wallet,
-                    "refund": row.name,
-                    "stripe_refund": row.stripe_refund,
-                    "reason": _NO_REFUND,
-                },
-            )
+            await tell.gone(connection, row, _NO_REFUND)
 
     async def _put_back(self, connection: asyncpg.Connection, row: RefundRow, why: str, now: datetime) -> None:
         """The money was not taken after all: the lots that gave it have it again."""
@@ -376,12 +374,7 @@ class Refunds:
         assert charge is not None, "a refund is of a charge"
         await charges.add(connection, charge, refunded=-row.amount)
         await dispute_rows.look_again(connection, row.org, row.payment_intent)
-        await policies.alert(
-            connection,
-            row.org,
-            row.wallet,
-            {"kind": "REFUND_FAILED", "wallet": row.wallet, "refund": row.name, "reason": why},
-        )
+        await tell.failed(connection, row, why)
 
 
 def key_of(row: RefundRow) -> str:

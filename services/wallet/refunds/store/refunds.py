@@ -52,6 +52,22 @@ WHERE due_at <= clock_timestamp() RETURNING through, clock_timestamp()
 """
 _SWEPT = "UPDATE refund_sweep SET through = greatest(through, $1)"
 _AGAIN = timedelta(minutes=1)
+_NO_ROOM = """
+INSERT INTO refunds_without_room (org, stripe_refund, payment_intent, seen_at, check_at)
+VALUES ($1, $2, $3, $4, $4::timestamptz + $5::interval) ON CONFLICT DO NOTHING RETURNING 1
+"""
+_ROOM = "UPDATE refunds_without_room SET taken_at = $3 WHERE org = $1 AND stripe_refund = $2 AND taken_at IS NULL"
+_DUE_WITHOUT_ROOM = """
+UPDATE refunds_without_room r SET check_at = clock_timestamp() + $2::interval
+FROM (
+    SELECT org, stripe_refund FROM refunds_without_room
+    WHERE taken_at IS NULL AND check_at <= clock_timestamp() AND seen_at > clock_timestamp() - $3::interval
+    ORDER BY check_at LIMIT $1 FOR UPDATE SKIP LOCKED
+) AS due
+WHERE r.org = due.org AND r.stripe_refund = due.stripe_refund RETURNING r.payment_intent
+"""
+_ROOM_AGAIN = timedelta(hours=1)
+_ROOM_PATIENCE = timedelta(days=35)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,3 +171,21 @@ async def take_sweep(connection: asyncpg.Connection, every: timedelta) -> tuple[
 async def swept(connection: asyncpg.Connection, through: datetime) -> None:
     """Says that Stripe's list was looked through until then."""
     await connection.execute(_SWEPT, through)
+
+
+async def no_room(
+    connection: asyncpg.Connection, org: str, stripe_refund: str, payment_intent: str, now: datetime
+) -> bool:
+    """Notes that a refund made at Stripe does not fit its charge; returns whether that is new."""
+    return await connection.fetchval(_NO_ROOM, org, stripe_refund, payment_intent, now, _ROOM_AGAIN) is not None
+
+
+async def has_room(connection: asyncpg.Connection, org: str, stripe_refund: str, now: datetime) -> None:
+    """A refund that may not have fitted before was taken in."""
+    await connection.execute(_ROOM, org, stripe_refund, now)
+
+
+async def take_without_room(connection: asyncpg.Connection, limit: int) -> list[str]:
+    """PaymentIntents with a refund that did not fit, to be looked at again: hourly, for 35 days."""
+    rows = await connection.fetch(_DUE_WITHOUT_ROOM, limit, _ROOM_AGAIN, _ROOM_PATIENCE)
+    return sorted({row[0] for row in rows})
