@@ -12,6 +12,8 @@ DECIDERS: Final = ("operator", "approver")
 AUTO: Final = "AUTO"
 """Who has decided where nobody needed to."""
 PENDING: Final = "PENDING"
+SUMMARY_BYTES_MAX: Final = 200
+"""How long a summary in Temporal may be."""
 REASON_CHARS_MAX: Final = 500
 
 _S: Final = 1_000_000
@@ -110,3 +112,8 @@ def refuse(state: str, requested_by: str, decided_by: str, roles: Collection[str
     if state != PENDING:
         return Refusal("APPROVAL_DECIDED", f"it is {state.lower()} already, and what is decided stays")
     return None
+
+
+def summary(text: str) -> str:
+    """A summary as Temporal takes it: cut by bytes, between characters."""
+    return text.encode()[:SUMMARY_BYTES_MAX].decode(errors="ignore")

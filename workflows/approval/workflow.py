@@ -158,7 +158,7 @@ class Approval:
             schedule_to_close_timeout=_ACTIVITY_PATIENCE,
             heartbeat_timeout=_HEARTBEAT_TIMEOUT,
             retry_policy=_RETRY,
-            summary=summary[:180],
+            summary=approvals.summary(summary),
         )
         return result
 

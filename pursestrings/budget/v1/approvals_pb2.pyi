@@ -705,7 +705,7 @@ Global___DecideApprovalResponse: typing_extensions.TypeAlias = DecideApprovalRes
 
 @typing.final
 class CancelApprovalRequest(google.protobuf.message.Message):
-    """Asks to give a request up: by whoever made it, or by an operator of its subject."""
+    """Asks to give a request up: by whoever made it, by an operator of its subject, or for the workflow."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

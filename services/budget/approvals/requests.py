@@ -13,7 +13,6 @@ from services.budget.approvals.domain.policies import PolicyDraft
 from services.budget.approvals.store import approvals, policies
 from services.budget.decisions import Decisions
 from services.budget.domain.approvals import (
-    PENDING_MAX,
     Approval,
     ApprovalPolicy,
     ApprovalState,
@@ -24,6 +23,7 @@ from services.budget.domain.approvals import (
     decide_again,
     end,
     opened,
+    refuse_more,
 )
 from services.budget.domain.model import Answer, Decision, Item, ReserveItem
 from services.budget.domain.waiting import reused
@@ -137,12 +137,9 @@ class Approvals:
                 raise reused(draft.id)
             now_us = await budgets.now_us(connection)
             await _refuse_paused(connection, subject, now_us, "ask again once it is resumed")
-            waiting = (await approvals.held(connection, [subject.org])).get((subject.org, "", ""), 0)
-            if waiting >= PENDING_MAX:
-                raise conflict(
-                    "TOO_MANY_APPROVALS",
-                    f"{waiting} approvals of orgs/{subject.org} wait, which is the limit; decide some",
-                )
+            waiting = await approvals.held(connection, [subject.org])
+            if refusal := refuse_more(waiting, subject.org, subject.name):
+                raise refusal
             row = opened(asked, now_us, waits=True)
             row.told = await events.audience_of(connection, row)
             await approvals.add(connection, [row])

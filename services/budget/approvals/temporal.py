@@ -14,6 +14,7 @@ from temporalio.common import (
 )
 from temporalio.service import RPCError, RPCStatusCode
 
+from services.kit.approvals import summary
 from services.kit.errors import conflict
 from services.kit.outbox import OutboxMessage
 from services.kit.settings import ServiceSettings
@@ -31,7 +32,6 @@ from services.kit.temporal import (
 WORKFLOW: Final = "Approval"
 TASK_QUEUE: Final = "approvals"
 WAKE: Final = "wake"
-_SUMMARY_CHARS_MAX: Final = 180
 
 
 class Temporal:
@@ -81,7 +81,7 @@ async def _start(client: Client, message: OutboxMessage) -> None:
             id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
             search_attributes=attributes,
-            static_summary=f"{urgency}: {what}"[:_SUMMARY_CHARS_MAX],
+            static_summary=summary(f"{urgency}: {what}"),
             static_details=(
                 f"**{what}**\n\n{requested_by} asks, {urgency}: {justification}\n\n"
                 f"It expires on {deadline:%Y-%m-%d %H:%M} UTC unless somebody decides before. "

@@ -28,6 +28,8 @@ LIVE_MIN_US: Final = _HOUR_US
 """How long a hold lives after the decision at least: whoever asked looks rarely."""
 PENDING_MAX: Final = 10_000
 """The most approvals of an organisation that wait."""
+PENDING_OF_SUBJECT_MAX: Final = 1_000
+"""The most of one subject, so that none of them takes the others' room."""
 # At the edge itself the old window is still the running one.
 _EDGE_US: Final = 1_000_000
 _EVERYTHING: Final = -1
@@ -299,6 +301,23 @@ def end(row: Approval, verdict: Verdict, now_us: int, *, by: str, reason: str, d
     row.decided_by, row.decided_us, row.reason, row.decide_id = by, now_us, reason, decide_id
     # The workflow shows the end, and asks the wallet where it must; it is woken for that.
     row.next_us = now_us if row.must_allow else None
+
+
+def refuse_more(held: Mapping[tuple[str, str, str], int], org: str, subject: str) -> PurseError | None:
+    """Why nobody is asked any more, where too many approvals wait; None: they do not.
+
+    Args:
+        held: How many wait, by (org, subject, "") and by (org, "", "").
+        org: The organisation's bare id.
+        subject: For whom is asked.
+    """
+    if held.get((org, subject, ""), 0) >= PENDING_OF_SUBJECT_MAX:
+        of, most = subject, PENDING_OF_SUBJECT_MAX
+    elif held.get((org, "", ""), 0) >= PENDING_MAX:
+        of, most = f"orgs/{org}", PENDING_MAX
+    else:
+        return None
+    return conflict("TOO_MANY_APPROVALS", f"{most} approvals of {of} wait, which is the limit; decide or cancel some")
 
 
 def check_estimate(cost: int | None) -> None:

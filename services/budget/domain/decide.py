@@ -93,7 +93,8 @@ class Batch:
         crossings: The alerts of denials.
         marked: Counters whose marks of denials and pauses must be written.
         approvals: By (org, id): those that items ask for or settle, and those of spends that are sent again.
-        held: What approvals that wait hold, by (org, subject, currency), and how many wait, by (org, "", "").
+        held: What approvals that wait hold, by (org, subject, currency), and how many wait, by (org, subject, "") and
+            by (org, "", "").
         asked: The approvals that this batch makes.
         settled: Those whose rows it changes.
         remarked: Reservations whose mark of an approval must be written.

@@ -3,13 +3,13 @@
 from typing import TYPE_CHECKING
 
 from services.budget.domain.approvals import (
-    PENDING_MAX,
     Approval,
     ApprovalState,
     Mark,
     Need,
     hold_until,
     opened,
+    refuse_more,
 )
 from services.budget.domain.model import Binding, Decision, DeniedReason, Reservation, ReserveItem, State
 from services.kit.errors import PurseError, conflict
@@ -32,10 +32,8 @@ def ask(batch: "Batch", item: ReserveItem, binding: Binding) -> Decision | Purse
         return _refuse_ended(row, item)
     if not waits(item, binding):
         return None
-    if batch.held.get((item.org, "", ""), 0) >= PENDING_MAX:
-        return conflict(
-            "TOO_MANY_APPROVALS", f"{PENDING_MAX} approvals of orgs/{item.org} wait, which is the limit; decide some"
-        )
+    if (refusal := refuse_more(batch.held, item.org, item.subject.name)) is not None:
+        return refusal
     for subject, most in rule.held if rule else ():
         if _held(batch, item, subject) + (item.cost or 0) > most:
             return Decision(
@@ -74,9 +72,8 @@ def note_asked(batch: "Batch", item: ReserveItem, made: Reservation, decision: D
         made.approval = Mark.WAITING
         hold_until(row, batch.now_us, [counter.window_end_us for counter in made.binding.counters])
         made.expires_us = row.hold_us
-        held = (item.org, row.subject, row.currency)
-        batch.held[held] = batch.held.get(held, 0) + row.amount
-        batch.held[item.org, "", ""] = batch.held.get((item.org, "", ""), 0) + 1
+        for of, currency, more in ((row.subject, row.currency, row.amount), (row.subject, "", 1), ("", "", 1)):
+            batch.held[item.org, of, currency] = batch.held.get((item.org, of, currency), 0) + more
         decision.denied, decision.need = DeniedReason.APPROVAL_REQUIRED, Need(row)
     else:
         made.approval = Mark.DECIDED

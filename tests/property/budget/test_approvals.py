@@ -19,6 +19,7 @@ from services.budget.domain.approvals import (
     Mark,
     SettleItem,
     Verdict,
+    refuse_more,
     rule_of,
 )
 from services.budget.domain.budgets import FOREVER_US, Budget, Dimension, OnExceed
@@ -212,3 +213,11 @@ def test_the_strictest_policy_counts(
         must_ask = any(one.above for one in policies)
     assert (rule.above is not None and (cost if code else 0) > rule.above) == must_ask
     assert bool(rule.subject) == (rule.above is not None)
+
+
+@given(st.integers(998, 1_001), st.integers(9_998, 10_001))
+def test_what_waits_has_a_limit_of_the_subject_and_of_the_organisation(of_subject: int, of_org: int) -> None:
+    held = {("acme", BOT.name, ""): of_subject, ("acme", "", ""): of_org, ("acme", BOT.name, "USD"): 10**18}
+    refusal = refuse_more(held, "acme", BOT.name)
+    assert (refusal is None) == (of_subject < 1_000 and of_org < 10_000)
+    assert refuse_more({}, "acme", BOT.name) is None

@@ -3,7 +3,18 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.kit.approvals import DEFAULT_TIMES, LONGEST_US, SHORTEST_US, Step, Times, is_ordered, next_step, refuse
+from services.kit.approvals import (
+    DEFAULT_TIMES,
+    LONGEST_US,
+    SHORTEST_US,
+    SUMMARY_BYTES_MAX,
+    Step,
+    Times,
+    is_ordered,
+    next_step,
+    refuse,
+    summary,
+)
 
 S = 1_000_000
 TIMES = st.lists(st.integers(1, 30 * 86_400), min_size=3, max_size=3, unique=True).map(
@@ -48,3 +59,11 @@ def test_only_others_with_a_role_decide_and_only_once(asked: str, by: str, roles
     refusal = refuse(state, asked, by, roles)
     may = bool(roles & {"operator", "approver", "admin"}) and asked != by and state == "PENDING"
     assert (refusal is None) == may
+
+
+@given(st.text(max_size=400))
+def test_a_summary_is_the_beginning_of_what_it_sums_up(text: str) -> None:
+    short = summary(text)
+    assert text.startswith(short)
+    assert len(short.encode()) <= SUMMARY_BYTES_MAX
+    assert short == text or len(short.encode()) > SUMMARY_BYTES_MAX - 4

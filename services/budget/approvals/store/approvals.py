@@ -32,10 +32,12 @@ SELECT {", ".join(f"a.{name}" for name in _NAMES)} FROM unnest($1::text[], $2::t
 JOIN approvals a ON a.org = k.org AND a.id = k.id ORDER BY a.org, a.id
 """  # noqa: S608 - a constant
 _HELD: Final = """
-SELECT org, subject, currency, sum(amount)::bigint AS held, count(*) AS waiting
+SELECT org, subject, currency, sum(amount)::bigint AS held
 FROM approvals WHERE org = ANY($1::text[]) AND state = 1 AND kind = 1 GROUP BY 1, 2, 3
 """
-_WAITING: Final = "SELECT org, count(*) AS waiting FROM approvals WHERE org = ANY($1::text[]) AND state = 1 GROUP BY 1"
+_WAITING: Final = """
+SELECT org, subject, count(*) AS waiting FROM approvals WHERE org = ANY($1::text[]) AND state = 1 GROUP BY 1, 2
+"""
 _ADD: Final = f"""
 INSERT INTO approvals ({_COLUMNS}) SELECT * FROM unnest({_ARRAYS}) AS n ON CONFLICT DO NOTHING RETURNING 1
 """  # noqa: S608 - a constant
@@ -123,9 +125,11 @@ async def get(connection: asyncpg.Connection, org: str, id_: str, *, lock: bool 
 
 
 async def held(connection: asyncpg.Connection, orgs: Sequence[str]) -> dict[tuple[str, str, str], int]:
-    """What approvals that wait hold, by (org, subject, currency); and how many wait, by (org, "", "")."""
+    """What approvals that wait hold, by (org, subject, currency); how many, by (org, subject, "") and (org, "", "")."""
     found = {(row["org"], row["subject"], row["currency"]): row["held"] for row in await connection.fetch(_HELD, orgs)}
-    found |= {(row["org"], "", ""): row["waiting"] for row in await connection.fetch(_WAITING, orgs)}
+    for row in await connection.fetch(_WAITING, orgs):
+        for of in (row["subject"], ""):
+            found[row["org"], of, ""] = found.get((row["org"], of, ""), 0) + row["waiting"]
     return found
 
 
