@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from pursestrings.metering.v1.metering_pb2_grpc import MeteringServiceAsyncStub
     from pursestrings.wallet.v1.wallet_pb2_grpc import WalletServiceAsyncStub
 
-PAGE_SIZE: Final = 100
-"""Wallets a page: forecasts of so many take metering about a second."""
+PAGE_SIZE: Final = 50
+"""Wallets a page: forecasts of so many take metering less than a second, and fit into a message with all exclusions."""
 _RPC_TIMEOUT_S: Final = 25.0
 _AT_ONCE_MAX: Final = 8
 
