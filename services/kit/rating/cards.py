@@ -196,7 +196,7 @@ class Layers:
             UnknownModelError: As ``resolve``, or the model had no price yet at that time.
         """
         ref, rates, currency_code, version = self._find(provider, model)
-        period = period_at(rates.at_tier(service_tier), at_us)
+        period = period_at(rates.at_tier(service_tier) if service_tier else rates.periods, at_us)
         if period is None:
             raise UnknownModelError("model", f"{ref} has no price for so early a time")
         return Found(ref, period.rate_at(at_us), currency_code, version)
