@@ -86,13 +86,13 @@ class MeteringService(
     ) -> metering_pb2.BatchRecordUsageResponse:
         """Records calls, each on its own."""
         answers = await self._record(request.events)
-        response = metering_pb2.BatchRecordUsageResponse()
+        response, messages = metering_pb2.BatchRecordUsageResponse(), wire.RecordedMessages()
         for place, answer in enumerate(answers, 1):
             if place % _TURN == 0:
                 await asyncio.sleep(0)
             result = response.results.add()
             if isinstance(answer, Recorded):
-                wire.set_recorded(result.usage, answer)
+                messages.set(result.usage, answer)
             else:
                 result.error.CopyFrom(status_of(answer))
         return response

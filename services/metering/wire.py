@@ -202,6 +202,38 @@ def set_recorded(target: metering_pb2.RecordedUsage, recorded: Recorded) -> None
         target.duplicate = True
 
 
+class RecordedMessages:
+    """Fills in the answers of one batch: what calls share is copied as a whole, in less time than field by field."""
+
+    def __init__(self) -> None:
+        self._alike: dict[tuple[str | datetime | None, ...], metering_pb2.RecordedUsage] = {}
+
+    def set(self, target: metering_pb2.RecordedUsage, recorded: Recorded) -> None:
+        """As `set_recorded`."""
+        usage = recorded.usage
+        if recorded.duplicate or usage.cost_nanos is None:
+            set_recorded(target, recorded)
+            return
+        key = (
+            usage.subject,
+            usage.source,
+            usage.provider,
+            usage.model,
+            usage.currency,
+            usage.rate_card_version,
+            usage.recorded_at,
+        )
+        alike = self._alike.get(key)
+        if alike is None:
+            set_recorded(target, recorded)
+            self._alike[key] = target
+            return
+        target.CopyFrom(alike)
+        target.id = usage.id
+        target.cost.amount_nanos = usage.cost_nanos
+        _set_time(target.occurred_at, usage.occurred_at)
+
+
 def totals_message(totals: Totals) -> metering_pb2.UsageTotals:
     """The answer's sums."""
     return metering_pb2.UsageTotals(

@@ -1,6 +1,7 @@
 """Messages and values."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -12,6 +13,7 @@ from services.metering import wire
 from services.metering.access import ACCESS
 from services.metering.domain.cards import RateCard, RateCards
 from services.metering.domain.usage import Usage, accept
+from services.metering.store.recording import Recorded
 from tests.support.metering import usage_event
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, 123_456, tzinfo=UTC)
@@ -78,3 +80,23 @@ def test_unrated_usage_is_told_without_a_cost() -> None:
     event = usage_event(model="nobody-knows")
 
     assert not wire.usage_item(kept(event)).HasField("cost")
+
+
+def test_answers_of_a_batch_are_those_of_each_call() -> None:
+    one = kept(usage_event(id="1"))
+    others: tuple[dict[str, Any], ...] = (
+        {},
+        {"id": "2", "cost_nanos": 0, "occurred_at": NOW.replace(microsecond=0)},
+        {"id": "3", "cost_nanos": None, "currency": "", "rate_card_version": ""},
+        {"currency": "EUR"},
+        *({name: "other"} for name in ("subject", "source", "provider", "model", "rate_card_version")),
+        {"recorded_at": NOW - timedelta(days=1)},
+    )
+    recorded = [Recorded(one._replace(**fields), duplicate=n == 4) for n, fields in enumerate([*others, *others])]
+    together, apart = metering_pb2.BatchRecordUsageResponse(), metering_pb2.BatchRecordUsageResponse()
+    messages = wire.RecordedMessages()
+    for item in recorded:
+        messages.set(together.results.add().usage, item)
+        wire.set_recorded(apart.results.add().usage, item)
+
+    assert together == apart
