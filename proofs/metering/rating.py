@@ -20,7 +20,7 @@ _MODELS: Final = (
 
 
 def measure() -> float:
-    """The fastest of several rounds, in microseconds of this process's time a call: the rest is the machine's others."""
+    """The fastest of several rounds, in microseconds of this process's time a call."""
     table = load_rate_table()
     layers = Layers((), table, table.version)
     dice = random.Random(5)
