@@ -4,7 +4,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
-import pytest
 
 from pursestrings.type.v1 import type_pb2
 from pursestrings.wallet.v1 import reports_pb2
@@ -94,12 +93,6 @@ async def test_leases_that_stand_still_are_concerns(call: Caller, fresh: Databas
     await call("ReclaimLease", reclaim)
     (reclaimed,) = await concerns(call, "LEASE_RECLAIMED")
     assert (reclaimed.detail, reclaimed.amount.amount_nanos) == ("the database is lost", USD)
-
-
-@pytest.mark.parametrize("kind", ["RECHARGE_STUCK", "RECHARGE_PROBLEM"])
-async def test_without_recharges_there_is_no_concern(call: Caller, kind: str) -> None:
-    await create(call, "a")
-    assert await concerns(call, kind) == []
 
 
 async def test_a_kind_must_be_said(call: Caller) -> None:
