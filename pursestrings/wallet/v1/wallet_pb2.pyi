@@ -38,9 +38,13 @@ class _WalletStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     WALLET_STATE_FROZEN: _WalletState.ValueType  # 2
     """It pays for nothing new; what was held before settles."""
     WALLET_STATE_CLOSED: _WalletState.ValueType  # 3
-    """It is closed for good; late captures become debt."""
+    """It is closed for good. Late captures become debt; what comes late (a reversal, a refund that failed, a dispute that was
+    won, a charge that was under way) stays until Transfer moves it out.
+    """
     WALLET_STATE_CLOSING: _WalletState.ValueType  # 4
-    """It is being closed: what is leased settles first, then what is left moves to the nearest wallet above."""
+    """It is being closed: what is leased settles first, then what is left moves to the nearest open wallet above. It stays
+    so while a grant is still to take effect, and while the wallets above are frozen or have too many grants.
+    """
 
 class WalletState(_WalletState, metaclass=_WalletStateEnumTypeWrapper):
     """Whether a wallet pays."""
@@ -52,9 +56,13 @@ WALLET_STATE_OPEN: WalletState.ValueType  # 1
 WALLET_STATE_FROZEN: WalletState.ValueType  # 2
 """It pays for nothing new; what was held before settles."""
 WALLET_STATE_CLOSED: WalletState.ValueType  # 3
-"""It is closed for good; late captures become debt."""
+"""It is closed for good. Late captures become debt; what comes late (a reversal, a refund that failed, a dispute that was
+won, a charge that was under way) stays until Transfer moves it out.
+"""
 WALLET_STATE_CLOSING: WalletState.ValueType  # 4
-"""It is being closed: what is leased settles first, then what is left moves to the nearest wallet above."""
+"""It is being closed: what is leased settles first, then what is left moves to the nearest open wallet above. It stays
+so while a grant is still to take effect, and while the wallets above are frozen or have too many grants.
+"""
 Global___WalletState: typing_extensions.TypeAlias = WalletState
 
 class _GrantKind:
@@ -609,9 +617,11 @@ class TransferRequest(google.protobuf.message.Message):
     AMOUNT_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     from_wallet: builtins.str
-    """The wallet that gives, `{subject}/wallets/{id}`."""
+    """The wallet that gives, `{subject}/wallets/{id}`: OPEN, CLOSED, or CLOSING with nothing leased."""
     to_wallet: builtins.str
-    """The wallet that gets; one of the two subjects lies on the way of the other to the root."""
+    """The wallet that gets, neither closing nor closed, and OPEN where the one that gives is; one of the two subjects is the
+    other or lies on its way to the root.
+    """
     request_id: builtins.str
     """The caller's id of this request, required."""
     @property

@@ -335,7 +335,7 @@ class WalletServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Transfer(self, request, context):
-        """Moves free money between wallets of a path of the tree: from parent to child, or back.
+        """Moves free money between wallets of a path of the tree: from parent to child, or back; out of a closed one too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1237,7 +1237,7 @@ class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletSe
     """Puts money into a wallet."""
 
     Transfer: _WalletServiceTransferType
-    """Moves free money between wallets of a path of the tree: from parent to child, or back."""
+    """Moves free money between wallets of a path of the tree: from parent to child, or back; out of a closed one too."""
 
     Refund: _WalletServiceRefundType
     """Gives money of a charge back to its payment method."""
@@ -1621,7 +1621,7 @@ class WalletServiceServicer(metaclass=abc.ABCMeta):
         request: pursestrings.wallet.v1.wallet_pb2.TransferRequest,
         context: _ServicerContext,
     ) -> typing.Union[pursestrings.wallet.v1.wallet_pb2.TransferResponse, collections.abc.Awaitable[pursestrings.wallet.v1.wallet_pb2.TransferResponse]]:
-        """Moves free money between wallets of a path of the tree: from parent to child, or back."""
+        """Moves free money between wallets of a path of the tree: from parent to child, or back; out of a closed one too."""
 
     @abc.abstractmethod
     def Refund(

@@ -14,6 +14,7 @@ from services.wallet.domain.book import Book, Lease
 from services.wallet.domain.commands import Move, PutGrant, RequestKey, SetState, move, put_grant, set_state
 from services.wallet.domain.leases import AnyOp, Capture, Extend, Line, Return, Reverse, StoredOp
 from services.wallet.domain.refusals import Refusal
+from services.wallet.recharge.domain.extras import Granted, in_force
 from services.wallet.recharge.domain.policy import MonthKey, Policy, Situation, Start, Usage, should_recharge
 from tests.property.wallet.model import Model, Totals
 
@@ -264,6 +265,7 @@ class Leaving(RuleBasedStateMachine):
         self.open: dict[str, tuple[str, AccountKind, int, list[tuple[str, int]]]] = {}
         self.charging: dict[str, int] = {}
         self.recharged: dict[str, list[int]] = {name: [] for name in self.books}
+        self.allowed: dict[str, list[tuple[int, Usage]]] = {name: [] for name in self.books}
 
     def lease(self, name: str) -> Lease:
         book = self.books[name]
@@ -305,18 +307,32 @@ class Leaving(RuleBasedStateMachine):
     @rule(name=WALLETS)
     def start_recharge(self, name: str) -> None:
         """By level, whatever has happened to the balance; one at a time, within the caps."""
-        held = [*self.recharged[name], *([self.charging[name]] if name in self.charging else [])]
+        used, most = self.used(name), CHARGES_MAX + sum(more for more, _ in self.allowed[name])
+        granted = [
+            Granted(MONTH.key, more, more * 7, MONTH.end, then, used, RECHARGE.max_count, RECHARGE.max_amount_nanos)
+            for more, then in self.allowed[name]
+        ]
         situation = Situation(
-            *(self.books[name].balance, MONTH, Usage(len(held), sum(held)), name in self.charging, None),
+            *(self.books[name].balance, MONTH, used, name in self.charging, None),
             is_open=True,
             has_card=True,
             currency="USD",
+            extras=in_force(granted, RECHARGE, MONTH.key, self.now),
         )
         decision = should_recharge(RECHARGE, situation, self.now)
         low = self.books[name].balance < RECHARGE.threshold_nanos
-        assert isinstance(decision, Start) == (low and name not in self.charging and len(held) < CHARGES_MAX)
+        assert isinstance(decision, Start) == (low and name not in self.charging and used.count < most)
         if isinstance(decision, Start):
             self.charging[name] = decision.amount_nanos
+
+    def used(self, name: str) -> Usage:
+        """What counts in the month: what was charged, and what may be."""
+        held = [*self.recharged[name], *([self.charging[name]] if name in self.charging else [])]
+        return Usage(len(held), sum(held))
+
+    @rule(name=WALLETS, more=st.integers(1, 2))
+    def allow(self, name: str, more: int) -> None:
+        self.allowed[name].append((more, self.used(name)))
 
     @precondition(lambda self: self.charging)
     @rule(data=st.data(), paid=st.booleans())
