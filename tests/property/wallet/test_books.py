@@ -25,7 +25,7 @@ SMALL = st.integers(0, 12)
 
 
 MONTH = MonthKey("2026-11", "UTC", datetime(2026, 12, 1, tzinfo=UTC))
-CHARGES_MAX = 4
+CHARGES_MAX = 2
 RECHARGE = Policy(True, 5, 7, 9, 7 * CHARGES_MAX, timedelta(0))
 CHILD = "orgs/acme/teams/a/wallets/team"
 WALLETS = st.sampled_from([WALLET, CHILD])
@@ -330,14 +330,23 @@ class Leaving(RuleBasedStateMachine):
         held = [*self.recharged[name], *([self.charging[name]] if name in self.charging else [])]
         return Usage(len(held), sum(held))
 
-    @rule(name=WALLETS, more=st.integers(1, 2))
-    def allow(self, name: str, more: int) -> None:
-        self.allowed[name].append((more, self.used(name)))
+    @rule(name=WALLETS, more=st.integers(0, 2), paid=st.booleans())
+    def run_dry(self, name: str, more: int, paid: bool) -> None:
+        """Spent to the last, recharged if the caps and what is allowed beyond them let it."""
+        if more:
+            self.allowed[name].append((more, self.used(name)))
+        available = self.books[name].available
+        self.spend(name, available, self.lease(name).escrow + available)
+        self.start_recharge(name)
+        if name in self.charging:
+            self.settle(name, paid)
 
     @precondition(lambda self: self.charging)
     @rule(data=st.data(), paid=st.booleans())
     def end_recharge(self, data: st.DataObject, paid: bool) -> None:
-        name = data.draw(st.sampled_from(sorted(self.charging)))
+        self.settle(data.draw(st.sampled_from(sorted(self.charging))), paid)
+
+    def settle(self, name: str, paid: bool) -> None:
         amount = self.charging.pop(name)
         if paid:
             before = self.books[name].balance
