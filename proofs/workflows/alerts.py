@@ -40,7 +40,6 @@ _LIMIT_NANOS: Final = 20_000_000_000
 _STEP_NANOS: Final = 1_000_000_000
 _TICK_S: Final = 0.1
 _DRAIN_S: Final = 120.0
-_SETTLE_S: Final = 2.0
 _SERVICES: Final = ("budget", "metering", "temporal", "worker", "wallet", "twin")
 _OK: Final = b"HTTP/1.1 204 No Content\r\n\r\n"
 
@@ -91,7 +90,13 @@ async def receiving() -> AsyncIterator[Receiver]:
 
 
 async def storm(
-    budget: "BudgetServiceAsyncStub", *, seconds: float, rate: int, orgs: int = ORGS
+    budget: "BudgetServiceAsyncStub",
+    *,
+    seconds: float,
+    rate: int,
+    orgs: int = ORGS,
+    name: str = "storm",
+    settle_s: float = 2.0,
 ) -> dict[str, float | int]:
     """Crosses `rate` thresholds a second for so long, and tells what came of it.
 
@@ -100,15 +105,16 @@ async def storm(
         seconds: How long.
         rate: Crossings a second, over all organisations.
         orgs: How many organisations.
+        name: What their names begin with.
+        settle_s: How long nothing more may come before the storm is over, in seconds.
     """
     total = round(seconds * rate)
-    run = uuid4().hex[:8]
-    names = [f"orgs/storm-{run}-{number}" for number in range(orgs)]
+    names = [f"orgs/{name}-{number}" for number in range(orgs)]
     async with receiving() as receiver:
-        for name in names:
+        for org in names:
             await budget.CreateSubscription(
                 subscriptions_pb2.CreateSubscriptionRequest(
-                    parent=name,
+                    parent=org,
                     subscription_id="ops",
                     subscription=subscriptions_pb2.Subscription(webhook_url=f"http://127.0.0.1:{receiver.port}/"),
                 )
@@ -117,7 +123,7 @@ async def storm(
         # Round the budgets step by step, so that neighbours in time are of different organisations.
         plan = [(one, step) for step in THRESHOLDS for one in budgets][:total]
         committed_s = await _cross(budget, plan, rate)
-        await _drained(receiver, len(plan))
+        await _drained(receiver, len(plan), settle_s)
         delays_s = sorted(max(0.0, at_s - committed_s[one]) for one, at_s in receiver.came_s.items())
         return {
             "alerts": len(plan),
@@ -191,7 +197,7 @@ def _usage(one: budget_pb2.Budget) -> budget_pb2.UsageItem:
     return item
 
 
-async def _drained(receiver: Receiver, count: int) -> None:
+async def _drained(receiver: Receiver, count: int, settle_s: float) -> None:
     """Waits until all have come, and a moment more for what comes twice; gives up on what does not come."""
     ends_s = time.monotonic() + _DRAIN_S
     while len(receiver.came_s) < count and time.monotonic() < ends_s:
@@ -199,7 +205,7 @@ async def _drained(receiver: Receiver, count: int) -> None:
     seen = -1
     while seen != len(receiver.came_s) + receiver.again:
         seen = len(receiver.came_s) + receiver.again
-        await asyncio.sleep(_SETTLE_S)
+        await asyncio.sleep(settle_s)
 
 
 def _quantile(ordered: Sequence[float], part: float) -> float:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 from standardwebhooks.webhooks import WebhookVerificationError
+from temporalio.client import Client
 
+from proofs.workflows.alerts import storm
 from pursestrings.budget.v1 import deliveries_pb2 as pb
 from pursestrings.budget.v1 import subscriptions_pb2
 from tests.support.budget import refusal_of
@@ -102,3 +104,11 @@ async def test_410_switches_off_and_an_update_on_again(notifying: Rig, receiver:
         await notifying.settled(name, DELIVERED, 2)
         # What was raised while it was off is not for it.
         assert receiver.seen == [10, 10, 20]
+
+
+async def test_a_storm_comes_whole_once_and_by_few_workflows(notifying: Rig, temporal: Client) -> None:
+    name = notifying.org.removeprefix("orgs/")
+    found = await storm(notifying.budget.admin, seconds=2, rate=40, orgs=3, name=name, settle_s=0.3)
+    assert (found["alerts"], found["alerts_lost"], found["alerts_doubled"]) == (80, 0, 0)
+    started = [one.id async for one in temporal.list_workflows("WorkflowType = 'Notify'") if name in one.id]
+    assert len(started) < 20
