@@ -266,8 +266,12 @@ async def test_replicas_ask_and_decide_at_once_as_one_would(database: Any, tmp_p
         one, other = replicas
         await one.policy(approval_above=[usd(1)], held_max=[usd(40)])
         spends = [ask(cost=5 * NANOS) for _ in range(16)]
-        # Each is asked for twice at once, on both; what waits together stays under its limit.
-        answers = await asyncio.gather(*(people.request(spend) for spend in spends for people in replicas))
+        # Half of them on each, then each on the other one; what waits together stays under its limit.
+        halves = (spends[:8], spends[8:])
+        answers = []
+        for asking in (halves, halves[::-1]):
+            pairs = [(people, spend) for people, half in zip(replicas, asking, strict=True) for spend in half]
+            answers += await asyncio.gather(*(people.request(spend) for people, spend in pairs))
         names = {answer.approval.name for answer in answers if answer.HasField("approval")}
         assert len(names) == 8
         denied = {answer.decision.denied_reason for answer in answers if not answer.HasField("approval")}
