@@ -1,11 +1,12 @@
 """Proves what the workflows promise, and ends with one JSON line; exits 1 where a promise is broken.
 
 Recharges by forecast against recharges by threshold; a storm of alerts, from the crossing to the webhook; recharges and
-approvals while their worker is killed again and again. Figures:
+approvals while their worker is killed again and again; spends beside a thousand approvals that wait. Figures:
 `hours_at_zero_predictive` and `hours_at_zero_threshold`, in eight weeks, of the default and of the one threshold that
 serves all kinds of work, over the kinds that do not begin without a sign; `one_setting_ratio`, the average balance of
 the one setting by forecast against that of the threshold; `alert_p95_s`, `alerts_lost` and `alerts_doubled`;
-`ended_once`, how many recharges and approvals ended exactly once, which is all of them.
+`ended_once`, how many recharges and approvals ended exactly once, which is all of them; `approvals_pending_ratio`, how
+long spends take beside approvals that wait, against without.
 """
 
 import argparse
@@ -13,12 +14,13 @@ import asyncio
 import json
 import signal
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from proofs.workflows import alerts, kills, prediction, prediction_plot
+from proofs.workflows import alerts, approvals, kills, prediction, prediction_plot
 
-_PARTS = ("prediction", "alerts", "kills")
+_PARTS = ("prediction", "alerts", "kills", "pending")
 RATIO_MAX = 0.6
 """What the one setting may keep of what the one threshold needs."""
 
@@ -62,6 +64,12 @@ async def _prove(options: argparse.Namespace) -> dict[str, float | int]:
         found = await kills.run(options.kills, options.recharges, options.approvals, say=_say)
         _say(f"  {found}")
         figures["ended_once"] = found["ended_once"]
+    if "pending" in wanted:
+        _say("spends beside a thousand approvals that wait")
+        with tempfile.TemporaryDirectory(prefix="purse-approvals-") as directory:
+            waited = await approvals.hot_path(Path(directory), pending=approvals.PENDING, rounds=approvals.ROUNDS)
+        _say(f"  {waited}")
+        figures["approvals_pending_ratio"] = waited["approvals_pending_ratio"]
     return figures
 
 

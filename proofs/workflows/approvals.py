@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from pursestrings.budget.v1.budget_pb2_grpc import BudgetServiceAsyncStub
 
 BATCH: Final = 100
+PENDING: Final = 1_000
+ROUNDS: Final = 300
 NANOS: Final = 1_000_000_000
 _ASK_AT_ONCE: Final = 16
 _ABOVE: Final = 2 * NANOS
@@ -228,8 +230,8 @@ def _usd(nanos: int) -> type_pb2.Money:
 def main() -> int:
     """Measures, and prints one JSON line."""
     parser = argparse.ArgumentParser(prog="python -m proofs.workflows.approvals", description=__doc__)
-    parser.add_argument("--pending", type=int, default=1_000, help="approvals that wait (default 1000)")
-    parser.add_argument("--rounds", type=int, default=300, help="batches of each organisation (default 300)")
+    parser.add_argument("--pending", type=int, default=PENDING, help="approvals that wait (default 1000)")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="batches of each organisation (default 300)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="purse-approvals-") as directory:
         figures = asyncio.run(hot_path(Path(directory), pending=options.pending, rounds=options.rounds))
