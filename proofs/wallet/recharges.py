@@ -58,6 +58,8 @@ FAULTS: Final = (
 _TRIES_MAX: Final = 2_000
 _REST_S: Final = 0.05
 _TELL_EVERY_S: Final = 20.0
+# The twin counts all it has to answer, and delivers nothing meanwhile.
+_ASK_TWIN_EVERY_S: Final = 5.0
 _STANDING: Final = """
 SELECT count(*) FILTER (WHERE r.state = 'SUCCEEDED'), coalesce(max(r.name) FILTER (WHERE r.state = 'PENDING'), ''),
        coalesce(max(p.paused_reason), '') <> ''
@@ -305,7 +307,7 @@ async def settle(place: Place) -> int:
         )
         if not waiting and not state.get("pending") and not state.get("held"):
             return sum(rule["fired"] for rule in armed)
-        await asyncio.sleep(_REST_S * 10)
+        await asyncio.sleep(_ASK_TWIN_EVERY_S)
 
 
 async def compare(place: Place, wallets: Sequence[str], per_wallet: int, seconds: float) -> Recharges:
