@@ -120,6 +120,7 @@ def _decision(answer: pb.AuthorizeAttemptResponse) -> Decision:
         amount_minor=answer.amount_minor,
         currency=answer.currency,
         installation=answer.installation,
+        needs_person=answer.needs_person,
     )
 
 

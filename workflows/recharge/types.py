@@ -71,6 +71,7 @@ class Decision:
     Attributes:
         retry_after_s: WAIT and OBSERVE: when to ask again, in seconds.
         payment_intent: Empty where it is not created yet, or its creation is unknown.
+        needs_person: WAIT: time alone does not end it.
     """
 
     verdict: Verdict
@@ -87,6 +88,7 @@ class Decision:
     amount_minor: int = 0
     currency: str = ""
     installation: str = ""
+    needs_person: bool = False
 
 
 @dataclass(frozen=True)

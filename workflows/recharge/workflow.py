@@ -123,7 +123,8 @@ class Recharge:
             case Verdict.OBSERVE:
                 self._show("PROCESSING", f"Stripe is at work: {decision.reason}.", decision.retry_after_s)
             case Verdict.WAIT:
-                self._show("WAITING", f"Waiting: {decision.reason}.", decision.retry_after_s)
+                state = "NEEDS_PERSON" if decision.needs_person else "WAITING"
+                self._show(state, f"Waiting: {decision.reason}.", decision.retry_after_s)
             case Verdict.ENDED:
                 pass
         return decision.snapshot, decision.retry_after_s

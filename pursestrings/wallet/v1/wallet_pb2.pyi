@@ -1919,6 +1919,7 @@ class AuthorizeAttemptResponse(google.protobuf.message.Message):
     CURRENCY_FIELD_NUMBER: builtins.int
     RETRY_AFTER_FIELD_NUMBER: builtins.int
     INSTALLATION_FIELD_NUMBER: builtins.int
+    NEEDS_PERSON_FIELD_NUMBER: builtins.int
     verdict: Global___AttemptVerdict.ValueType
     """What to do."""
     reason: builtins.str
@@ -1943,6 +1944,8 @@ class AuthorizeAttemptResponse(google.protobuf.message.Message):
     """The currency in lower case, as Stripe writes it."""
     installation: builtins.str
     """The installation that charges; goes into the PaymentIntent's metadata."""
+    needs_person: builtins.bool
+    """WAIT: a person must do something, such as authenticate, put another card on file or resume the policy."""
     @property
     def recharge(self) -> Global___Recharge:
         """The recharge."""
@@ -1968,9 +1971,10 @@ class AuthorizeAttemptResponse(google.protobuf.message.Message):
         currency: builtins.str = ...,
         retry_after: google.protobuf.duration_pb2.Duration | None = ...,
         installation: builtins.str = ...,
+        needs_person: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["recharge", b"recharge", "retry_after", b"retry_after"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["amount_minor", b"amount_minor", "attempt", b"attempt", "confirm_key", b"confirm_key", "create_key", b"create_key", "currency", b"currency", "customer", b"customer", "installation", b"installation", "payment_intent", b"payment_intent", "payment_intent_number", b"payment_intent_number", "payment_method", b"payment_method", "reason", b"reason", "recharge", b"recharge", "retry_after", b"retry_after", "verdict", b"verdict"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["amount_minor", b"amount_minor", "attempt", b"attempt", "confirm_key", b"confirm_key", "create_key", b"create_key", "currency", b"currency", "customer", b"customer", "installation", b"installation", "needs_person", b"needs_person", "payment_intent", b"payment_intent", "payment_intent_number", b"payment_intent_number", "payment_method", b"payment_method", "reason", b"reason", "recharge", b"recharge", "retry_after", b"retry_after", "verdict", b"verdict"]) -> None: ...
 
 Global___AuthorizeAttemptResponse: typing_extensions.TypeAlias = AuthorizeAttemptResponse
 

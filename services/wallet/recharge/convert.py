@@ -236,9 +236,10 @@ def authorized_message(decided: Authorized) -> pb.AuthorizeAttemptResponse:
             answer.verdict = pb.ATTEMPT_VERDICT_OBSERVE
             answer.reason = reason
             answer.retry_after.CopyFrom(_duration(timedelta(seconds=retry_after_s)))
-        case steps.Wait(reason, retry_after_s):
+        case steps.Wait(reason, retry_after_s, by_itself=by_itself):
             answer.verdict = pb.ATTEMPT_VERDICT_WAIT
             answer.reason = reason
+            answer.needs_person = not by_itself
             answer.retry_after.CopyFrom(_duration(timedelta(seconds=retry_after_s)))
         case steps.GiveUp(reason):
             answer.verdict = pb.ATTEMPT_VERDICT_GIVE_UP

@@ -44,6 +44,13 @@ async def test_a_person_reads_it_in_the_ui(rig: Rig, temporal: Client) -> None:
             while not [found async for found in temporal.list_workflows(query)]:
                 await asyncio.sleep(0.05)
         found = [found async for found in temporal.list_workflows(query)]
+        other = await rig.create_wallet("other")
+        await rig.card("pm_card_authenticationRequired", other)
+        await rig.policy(other)
+        asked = f'Wallet = "{other}" AND State = "NEEDS_PERSON"'
+        async with asyncio.timeout(30):
+            while not [found async for found in temporal.list_workflows(asked)]:
+                await asyncio.sleep(0.05)
 
     assert about.status is WorkflowExecutionStatus.RUNNING
     assert summary == f"Recharge of 20.00 USD for {rig.wallet}"

@@ -81,16 +81,18 @@ def test_nothing_is_let_in_that_was_not_allowed(
 
 
 def check_sums(wallet: Wallet) -> None:
-    cap = wallet.policy.max_count
+    """By the money too: what an amount cap leaves below a whole recharge is let in with what an extra leaves."""
+    caps = [(wallet.policy.max_count, 1, [(key, count) for key, count, *_ in wallet.allowed])]
     if wallet.policy.max_amount_nanos is not None:
-        cap = min(cap, wallet.policy.max_amount_nanos // AMOUNT)
-    beyond = {month: max(0, count - cap) for month, count in wallet.months.items()}
-    # An extra of several months lets in what it says once; and none lets in before its own month, or after the next.
-    assert sum(beyond.values()) <= sum(count for _, count, *_ in wallet.allowed)
-    for month, more in beyond.items():
-        first = datetime.fromisoformat(f"{month}-01T00:00:00+00:00")
-        near = {month, f"{first - timedelta(days=1):%Y-%m}"}
-        assert more <= sum(count for key, count, *_ in wallet.allowed if key in near)
+        caps.append((wallet.policy.max_amount_nanos, AMOUNT, [(key, nanos) for key, _, nanos, *_ in wallet.allowed]))
+    for cap, unit, allowed in caps:
+        beyond = {month: max(0, count * unit - cap) for month, count in wallet.months.items()}
+        # An extra of several months lets in what it says once; none lets in before its own month, or after the next.
+        assert sum(beyond.values()) <= sum(more for _, more in allowed)
+        for month, more in beyond.items():
+            first = datetime.fromisoformat(f"{month}-01T00:00:00+00:00")
+            near = {month, f"{first - timedelta(days=1):%Y-%m}"}
+            assert more <= sum(size for key, size in allowed if key in near)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 30)), max_size=6), st.integers(1, 5), st.integers(0, 8))

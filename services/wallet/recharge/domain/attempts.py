@@ -174,12 +174,14 @@ class Wait:
     Attributes:
         cap: The cap that is why, if one is: a human is told of it once a month.
         for_cardholder: Whether it goes on as soon as the cardholder authenticates it.
+        by_itself: Whether time alone ends it; else a person must do something.
     """
 
     reason: str
     retry_after_s: float
     cap: Block | None = None
     for_cardholder: bool = False
+    by_itself: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +281,8 @@ def _rest(attempts: Sequence[Attempt], last: Attempt, now: datetime, deadline: d
     again_at = (last.ended_at or last.authorized_at) + _RESTS[min(declines, len(_RESTS)) - 1]
     if now >= again_at:
         return None
-    return Wait(f"declined ({last.decline_code}): it is tried again later", _until(again_at, now, None))
+    wait_s = _until(again_at, now, None)
+    return Wait(f"declined ({last.decline_code}): it is tried again later", wait_s, by_itself=True)
 
 
 def _within_caps(recharge: Standing, world: Circumstances, now: datetime, charge: Charge) -> Step:
