@@ -1,6 +1,7 @@
 """What metering says of a budget that reached a threshold. It is an extra: nothing waits for it for long."""
 
 import asyncio
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 OUTLOOK_S: Final = 2.0
 """How long metering may take, in seconds; what it has not said by then is left out."""
+AWAY_S: Final = 10.0
+"""How long metering is not asked again after it did not answer, so that a storm of alerts does not wait for each."""
 DRIVERS_MAX: Final = 5
 _MODELS_MAX: Final = 1_000
 
@@ -27,10 +30,13 @@ class Outlooks:
 
     def __init__(self, metering: "MeteringServiceAsyncStub") -> None:
         self._metering = metering
+        self._away_until_s = 0.0
 
     async def of(self, facts: dict[str, Any]) -> Outlook:
         """What metering says of an event's subject; empty where the event is of no cost or metering does not answer."""
         if facts.get("type") != THRESHOLD or facts.get("limit_type") != "COST":
+            return NO_OUTLOOK
+        if time.monotonic() < self._away_until_s:
             return NO_OUTLOOK
         lasts, drivers = await asyncio.gather(self._lasts_s(facts), self._drivers(facts))
         return Outlook(lasts, drivers)
@@ -48,6 +54,7 @@ class Outlooks:
         try:
             answer = await self._metering.Forecast(request, timeout=OUTLOOK_S)
         except grpc.aio.AioRpcError:
+            self._away_until_s = time.monotonic() + AWAY_S
             return None
         if not answer.depletion.HasField("p50_time"):
             return None
@@ -65,6 +72,7 @@ class Outlooks:
         try:
             answer = await self._metering.QueryUsage(request, timeout=OUTLOOK_S)
         except grpc.aio.AioRpcError:
+            self._away_until_s = time.monotonic() + AWAY_S
             return None
         found = [
             Driver(*_model(group.keys[0]), cost.amount_nanos, group.totals.operations)
