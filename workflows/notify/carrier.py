@@ -24,6 +24,7 @@ REPORT_EVERY_S: Final = 0.5
 _LOOK_EVERY_S: Final = 0.2
 _RPC_TIMEOUT_S: Final = 20.0
 _HOLD_MARGIN_S: Final = 5.0
+_REPORTS_MAX: Final = 100
 _DELIVERED: Final = pb.DELIVERY_OUTCOME_DELIVERED
 _STOPPING: Final = (pb.DELIVERY_OUTCOME_FAILED, pb.DELIVERY_OUTCOME_GONE)
 
@@ -80,13 +81,22 @@ class Carrier:
         self._stopping = stopping
         self._lingering = lingering
         self._held_until_s = 0.0
+        self._ends_s = 0.0
         self._reports: list[pb.DeliveryReport] = []
         self._reported_s = 0.0
         self._progress = Progress()
 
     async def run(self, send: Send) -> Progress:
         """Sends until nothing is to be sent now, or for a minute."""
-        ends_s = time.monotonic() + WORK_S
+        self._ends_s = time.monotonic() + WORK_S
+        try:
+            return await self._run(send)
+        finally:
+            # Also where the activity is cancelled meanwhile: what was sent is told, and whoever is next need not wait.
+            if self._reports or time.monotonic() < self._held_until_s:
+                await asyncio.shield(self._report(release=True))
+
+    async def _run(self, send: Send) -> Progress:
         while True:
             taken = await self._take(keep=False)
             if taken.deliveries:
@@ -101,17 +111,20 @@ class Carrier:
                 )
             else:
                 return replace(self._progress, reason=taken.reason)
-            if self._stopping() or time.monotonic() > ends_s:
+            if self._is_over():
                 return replace(self._progress, waiting=int(taken.waiting_count), rest_s=0.0)
-            await self._watch(ends_s, send)
+            await self._watch(send)
 
-    async def _watch(self, ends_s: float, send: Send) -> None:
+    def _is_over(self) -> bool:
+        return self._stopping() or time.monotonic() > self._ends_s
+
+    async def _watch(self, send: Send) -> None:
         """Goes on holding the lane while something comes every now and then."""
         if self._lingering.locked():
             return
         async with self._lingering:
             idle_s = time.monotonic()
-            while not self._stopping() and time.monotonic() < min(ends_s, idle_s + LINGER_S):
+            while not self._is_over() and time.monotonic() < idle_s + LINGER_S:
                 # What comes meanwhile goes together.
                 await asyncio.sleep(_LOOK_EVERY_S)
                 taken = await self._take(keep=True)
@@ -137,25 +150,21 @@ class Carrier:
     async def _send(self, taken: pb.TakeDeliveriesResponse, send: Send) -> bool:
         """Sends what was taken; whether all of it was, and the lane is still held."""
         sending = send(self._subscription, taken)
-        try:
-            while True:
-                if not await self._may_send():
-                    return False
-                try:
-                    sent = await anext(sending)
-                except StopAsyncIteration:
-                    return await self._report() if self._reports else True
-                self._note(sent)
-                if sent.outcome in _STOPPING:
-                    await self._report()
-                    return True
-        finally:
-            # What was sent is told even where the activity is cancelled meanwhile.
-            if self._reports:
-                await asyncio.shield(self._report())
+        while await self._may_send():
+            try:
+                sent = await anext(sending)
+            except StopAsyncIteration:
+                return await self._report() if self._reports else True
+            self._note(sent)
+            if sent.outcome in _STOPPING:
+                await self._report()
+                return True
+        return False
 
     async def _may_send(self) -> bool:
-        """Whether the lane is held for long enough to send once more; tells of what was sent when it is time to."""
+        """Whether there is time to send once more, held for long enough; tells of what was sent when it is time to."""
+        if self._is_over():
+            return False
         now_s = time.monotonic()
         is_late = self._held_until_s - now_s < self._send_max_s + _HOLD_MARGIN_S
         if (
@@ -176,16 +185,21 @@ class Carrier:
         else:
             self._progress = replace(self._progress, failed=self._progress.failed + count)
 
-    async def _report(self) -> bool:
-        """Tells what was sent; whether the lane is still held."""
-        reports, self._reports = self._reports, []
+    async def _report(self, *, release: bool = False) -> bool:
+        """Tells what was sent; whether the lane is still held. What could not be told stays to be told at the end."""
+        reports = self._reports[:_REPORTS_MAX]
         asked_s = time.monotonic()
         answer = await self._budget.ReportDeliveries(
             pb.ReportDeliveriesRequest(
-                subscription=self._subscription, channel=self._channel, holder=self._holder, reports=reports
+                subscription=self._subscription,
+                channel=self._channel,
+                holder=self._holder,
+                reports=reports,
+                release=release,
             ),
             timeout=_RPC_TIMEOUT_S,
         )
+        del self._reports[: len(reports)]
         self._held_until_s = asked_s + answer.hold.ToTimedelta().total_seconds()
         self._reported_s = time.monotonic()
         return bool(answer.HasField("hold"))

@@ -634,12 +634,15 @@ class ReportDeliveriesRequest(google.protobuf.message.Message):
     CHANNEL_FIELD_NUMBER: builtins.int
     HOLDER_FIELD_NUMBER: builtins.int
     REPORTS_FIELD_NUMBER: builtins.int
+    RELEASE_FIELD_NUMBER: builtins.int
     subscription: builtins.str
     """The subscription."""
     channel: Global___DeliveryChannel.ValueType
     """The channel."""
     holder: builtins.str
     """Who holds the channel."""
+    release: builtins.bool
+    """The holder is done: whoever asks next gets the channel at once."""
     @property
     def reports(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___DeliveryReport]:
         """At most 100, in order. None: the holder only goes on holding."""
@@ -651,8 +654,9 @@ class ReportDeliveriesRequest(google.protobuf.message.Message):
         channel: Global___DeliveryChannel.ValueType = ...,
         holder: builtins.str = ...,
         reports: collections.abc.Iterable[Global___DeliveryReport] | None = ...,
+        release: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["channel", b"channel", "holder", b"holder", "reports", b"reports", "subscription", b"subscription"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["channel", b"channel", "holder", b"holder", "release", b"release", "reports", b"reports", "subscription", b"subscription"]) -> None: ...
 
 Global___ReportDeliveriesRequest: typing_extensions.TypeAlias = ReportDeliveriesRequest
 
@@ -665,7 +669,7 @@ class ReportDeliveriesResponse(google.protobuf.message.Message):
     HOLD_FIELD_NUMBER: builtins.int
     @property
     def hold(self) -> google.protobuf.duration_pb2.Duration:
-        """How long the caller holds the channel from now on. Absent: it does not any more and must send nothing."""
+        """How long the caller holds the channel from now on. Absent: it does not (any more) and must send nothing."""
 
     def __init__(
         self,

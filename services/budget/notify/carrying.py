@@ -87,11 +87,20 @@ class Carrying:
 
         return await transact(self._pool, run)
 
-    async def report(self, subject: Subject, id_: str, channel: Channel, holder: str, reports: Sequence[Report]) -> int:
+    async def report(
+        self,
+        subject: Subject,
+        id_: str,
+        channel: Channel,
+        holder: str,
+        reports: Sequence[Report],
+        *,
+        release: bool = False,
+    ) -> int:
         """Notes what became of tries; returns how long the holder goes on holding, in microseconds, 0: it does not.
 
         What was delivered is noted whoever says so, for it is true. Only the holder's failures count: another one's are
-        of a try that is not its turn's any more.
+        of a try that is not its turn's any more. With `release` the holder holds no longer.
         """
 
         async def run(connection: asyncpg.Connection) -> tuple[int, bool]:
@@ -100,10 +109,13 @@ class Carrying:
                 return 0, False
             held = lane.held_by == holder
             told = await _note(connection, to, lane, reports if held else _delivered(reports), now_us)
-            if held and lane.off_us is None:
+            holds_on = held and lane.off_us is None and not release
+            if holds_on:
                 lane.hold(holder, now_us)
+            elif held:
+                lane.release()
             await lanes.write(connection, [lane])
-            return rules.HOLD_US if held and lane.off_us is None else 0, told
+            return rules.HOLD_US if holds_on else 0, told
 
         hold_us, told = await transact(self._pool, run)
         if told:

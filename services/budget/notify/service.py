@@ -114,6 +114,7 @@ class NotifyMethods(budget_pb2_grpc.BudgetServiceServicer):
             channel_of(request.channel),
             holder_of(request.holder),
             [report_of(one) for one in request.reports],
+            release=request.release,
         )
         response = deliveries_pb2.ReportDeliveriesResponse()
         if hold_us:
