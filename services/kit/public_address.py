@@ -12,10 +12,13 @@ _LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.IGNORECASE)
 _TOP: Final = re.compile(r"[a-z][a-z0-9-]*[a-z0-9]", re.IGNORECASE).fullmatch
 # Names that only mean something inside a network.
 _LOCAL: Final = ("localhost", "local", "internal", "svc", "intranet", "lan", "home", "corp", "arpa", "test", "invalid")
-# An IPv4 address travels inside these: NAT64, 6to4, Teredo.
-_CARRIERS: Final = tuple(
-    ipaddress.ip_network(one) for one in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")
-)
+# All that the IPv6 internet uses. Outside lie addresses that hold an IPv4 one (::/96, ::ffff:0:0:0/96, NAT64),
+# site-local ones (fec0::/10) and whatever is not given out yet.
+_INTERNET: Final = ipaddress.ip_network("2000::/3")
+# An IPv4 address travels inside the first two, 6to4 and Teredo; the last one is for documents.
+_NOT_OF_IT: Final = tuple(ipaddress.ip_network(one) for one in ("2002::/16", "2001::/32", "3fff::/20"))
+# The way to 6to4, which ended in 2015.
+_RELAYS: Final = ipaddress.ip_network("192.88.99.0/24")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -25,8 +28,10 @@ def is_public_address(address: Address) -> bool:
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return is_public_address(address.ipv4_mapped)
-        if address.scope_id is not None or any(address in carrier for carrier in _CARRIERS):
+        if address.scope_id is not None or address not in _INTERNET or any(address in one for one in _NOT_OF_IT):
             return False
+    elif address in _RELAYS:
+        return False
     return address.is_global and not address.is_multicast
 
 

@@ -1,5 +1,6 @@
 """Deliveries by mail: what waits becomes one mail."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -58,16 +59,21 @@ class Mails:
                 readable.append((one, facts, outlook))
         if not readable:
             return
-        mail = letters.letter(
-            [(facts, outlook) for _, facts, outlook in readable],
-            sender=self._settings.mail_from,
-            to=taken.email,
-            subscription=subscription,
-            message_id=readable[0][0].message_id,
-            now=datetime.now(UTC),
-        )
+        numbers = tuple(one.number for one, _, _ in readable)
+        try:
+            mail = letters.letter(
+                [(facts, outlook) for _, facts, outlook in readable],
+                sender=self._settings.mail_from,
+                to=taken.email,
+                subscription=subscription,
+                message_id=readable[0][0].message_id,
+                now=datetime.now(UTC),
+            )
+        except ValueError:
+            yield Sent(numbers, pb.DELIVERY_OUTCOME_REFUSED, "no mail can be addressed to it; change the address")
+            return
         outcome, why = await self._hand_over(mail, taken.email)
-        yield Sent(tuple(one.number for one, _, _ in readable), outcome, why)
+        yield Sent(numbers, outcome, why)
 
     async def _hand_over(self, mail: EmailMessage, to: str) -> "tuple[pb.DeliveryOutcome.ValueType, str]":
         settings = self._settings
@@ -76,17 +82,19 @@ class Mails:
         # A mail server of this machine has no certificate that anybody knows.
         tls = "none" if is_loopback(settings.smtp_address) else settings.smtp_tls
         try:
-            await aiosmtplib.send(
-                mail,
-                recipients=[to],
-                hostname=host.strip("[]"),
-                port=int(port),
-                username=settings.smtp_user or None,
-                password=password.get_secret_value() if password else None,
-                use_tls=tls == "tls",
-                start_tls=tls == "starttls",
-                timeout=SMTP_TIMEOUT_S,
-            )
+            # Its own time is for each command, and there are many.
+            async with asyncio.timeout(SMTP_TIMEOUT_S):
+                await aiosmtplib.send(
+                    mail,
+                    recipients=[to],
+                    hostname=host.strip("[]"),
+                    port=int(port),
+                    username=settings.smtp_user or None,
+                    password=password.get_secret_value() if password else None,
+                    use_tls=tls == "tls",
+                    start_tls=tls == "starttls",
+                    timeout=SMTP_TIMEOUT_S,
+                )
         except aiosmtplib.SMTPRecipientsRefused as error:
             code = error.recipients[0].code
             is_final = code >= _REFUSED_FROM

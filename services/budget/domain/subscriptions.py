@@ -309,7 +309,9 @@ def _secret(secret: str) -> str:
 
 
 def _email(email: str) -> str:
-    if email and (len(email) > _EMAIL_CHARS_MAX or not (email.isascii() and email.isprintable()) or not _EMAIL(email)):
+    # What readers of headers take for an encoded word could hold anything, line ends too.
+    is_plain = email.isascii() and email.isprintable() and "=?" not in email
+    if email and (len(email) > _EMAIL_CHARS_MAX or not is_plain or not _EMAIL(email)):
         raise invalid("subscription.email", f"{email[:80]!r} is no mail address; write for example ops@example.com")
     return email
 

@@ -18,6 +18,10 @@ from services.kit.telemetry import OUTBOX_PARKED, OUTBOX_SENT, get_logger
 
 _log = get_logger(__name__)
 _BATCH: Final = 200
+DELIVERIES_MAX: Final = 2_000
+"""The most deliveries that one step writes, whatever the events and whoever subscribed; one event's may be more."""
+_BYTES_MAX: Final = 16 * 1024 * 1024
+"""The most that they hold together, likewise: a statement has a limit, and no organisation's storm may meet it."""
 
 
 class Matching:
@@ -41,28 +45,41 @@ class Matching:
             read = [(row, events.read(row.payload)) for row in rows]
             await store.park(connection, [row for row, told in read if told is None])
             told = [(row, one) for row, one in read if one is not None]
+            unread = len(rows) - len(told)
             pairs = sorted({(row.org, subject) for row, one in told for subject in one.subjects})
             found = await subscriptions.of_pairs(connection, pairs)
             now_us = await budgets.now_us(connection)
-            new = await telling.tell(connection, _tellings(told, found), now_us)
-            await store.delete(connection, [row for row, _ in told])
-        OUTBOX_SENT.labels(TOPIC).inc(len(told))
-        if len(told) < len(rows):
-            OUTBOX_PARKED.labels(TOPIC).inc(len(rows) - len(told))
-            _log.error("events cannot be read", rows=len(rows) - len(told))
+            moved, tellings = _fitting(told, found)
+            new = await telling.tell(connection, tellings, now_us)
+            await store.delete(connection, moved)
+        OUTBOX_SENT.labels(TOPIC).inc(len(moved))
+        if unread:
+            OUTBOX_PARKED.labels(TOPIC).inc(unread)
+            _log.error("events cannot be read", rows=unread)
         if new:
             self._wake()
-        return len(rows) == _BATCH
+        return len(rows) == _BATCH or len(moved) < len(told)
 
 
-def _tellings(told: list[tuple[Row, Told]], found: list[Subscription]) -> list[Telling]:
+def _fitting(told: list[tuple[Row, Told]], found: list[Subscription]) -> tuple[list[Row], list[Telling]]:
+    """The first events, as many as one step may tell, at least one; and whom to tell."""
     of_subject: dict[tuple[str, str], list[Subscription]] = {}
-    for one in found:
-        of_subject.setdefault((one.org, one.subject), []).append(one)
-    return [
-        Telling(subscription, row.key, one.kind, one.type, one.subject, row.payload)
-        for row, one in told
-        for subject in one.subjects
-        for subscription in of_subject.get((row.org, subject), ())
-        if subscription.wants(one.kind)
-    ]
+    for to in found:
+        of_subject.setdefault((to.org, to.subject), []).append(to)
+    moved: list[Row] = []
+    tellings: list[Telling] = []
+    deliveries = size = 0
+    for row, one in told:
+        of_row = [
+            Telling(subscription, row.key, one.kind, one.type, one.subject, row.payload)
+            for subject in one.subjects
+            for subscription in of_subject.get((row.org, subject), ())
+            if subscription.wants(one.kind)
+        ]
+        count = sum(len(telling.channels_of(each.to)) for each in of_row)
+        deliveries, size = deliveries + count, size + count * len(row.payload)
+        if moved and (deliveries > DELIVERIES_MAX or size > _BYTES_MAX):
+            break
+        moved.append(row)
+        tellings += of_row
+    return moved, tellings

@@ -150,6 +150,7 @@ def made(loopback: bool = False, **fields: Any) -> rules.Subscription:
         ({"webhook_url": ""}, "webhook_url"),
         ({"email": "nobody"}, "email"),
         ({"email": "a@b@example.com"}, "email"),
+        ({"email": "=?utf-8?q?a=0d=0aBcc=3ab?=@example.com"}, "email"),
         ({"secret": "short"}, "secret"),
         ({"secret": "whsec_" + "A" * 28}, "secret"),
         ({"events": (10,)}, "events"),

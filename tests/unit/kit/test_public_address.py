@@ -20,6 +20,7 @@ def test_public_hosts(host: str) -> None:
         *("2130706433", "0x7f000001", "0x7f.1", "127.1", "0177.0.0.1", "127.0.0.1.", "1.2.3.0x4"),
         # Private and special ones, and those that carry another inside.
         *("10.0.0.1", "169.254.169.254", "100.64.0.1", "198.18.0.1", "224.0.0.1", "::", "::1", "fe80::1"),
+        *("fec0::1", "::10.0.0.1", "::ffff:0:10.0.0.1", "5f00::1", "3fff::1", "192.88.99.1"),
         *("::ffff:127.0.0.1", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "2002:7f00:1::", "2001:0:1::", "fc00::1"),
         # Names that mean something inside a network only.
         *("localhost", "localhost.", "a.localhost.", "postgres", "kubernetes.default.svc", "metadata.google.internal."),
