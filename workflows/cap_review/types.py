@@ -30,7 +30,7 @@ class ReviewInput:
 
     Attributes:
         review: `{subject}/rechargeReviews/{id}`, also the workflow's id.
-        told: How often people were told, carried over where a long history was cut.
+        told: The last day that people were reminded on, carried over where a long history was cut.
     """
 
     review: str
@@ -75,7 +75,7 @@ class Tell:
     """What people are told.
 
     Attributes:
-        type: Of the event, `recharge.cap_reached`.
+        type: Of the event, `recharge.cap_reminder`.
         key: The same one is told once.
     """
 

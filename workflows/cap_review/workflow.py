@@ -1,4 +1,4 @@
-"""The RechargeCapReview workflow. It tells people, reminds them daily, and passes their decision on to the wallet.
+"""The RechargeCapReview workflow. It reminds people daily, and passes their decision on to the wallet.
 
 It decides nothing: the wallet service keeps the review, whoever decides it and by which way. A workflow that is lost,
 or started twice, loses and repeats nothing.
@@ -135,10 +135,10 @@ class RechargeCapReview:
         created = datetime.fromisoformat(snapshot.created_at)
         # By the day and not by a count, so that a workflow that is started again repeats nobody.
         day = max(0, (now - created) // _REMIND_EVERY)
-        if self._told <= day:
-            kind, key = ("recharge.cap_reminder", f"day-{day}") if day else ("recharge.cap_reached", "reached")
-            await self._publish(snapshot, kind, key)
-            self._told = day + 1
+        # The first day's word is the wallet's own, written with the review.
+        if day and self._told < day:
+            await self._publish(snapshot, "recharge.cap_reminder", f"day-{day}")
+            self._told = day
         month_end = datetime.fromisoformat(snapshot.month_end)
         if now >= month_end:
             return _AFTER_THE_END

@@ -1,5 +1,6 @@
 """Thirty days in seconds: Temporal's time-skipping server, and a wallet service that lives in its time."""
 
+import asyncio
 import contextlib
 import shutil
 import sysconfig
@@ -152,10 +153,17 @@ async def test_a_review_of_caps_reminds_daily_until_its_month_is_over(
             RechargeCapReview.run, given, id=review.name, task_queue=cap_review.TASK_QUEUE
         )
         await skipping.sleep(month_end - await skipping.get_current_time() + timedelta(seconds=1))
-        told = await rows(books, "SELECT key FROM published_events ORDER BY published_us")
         days = (month_end - begun) // timedelta(days=1)
-        expected = ["reached", *(f"day-{day}" for day in range(1, days + 1))]
-        assert [row["key"] for row in told] == [f"{review.name}/{what}" for what in expected]
+        expected = [f"{review.name}/day-{day}" for day in range(1, days + 1)]
+
+        async def told() -> list[str]:
+            found = await rows(books, "SELECT key FROM published_events ORDER BY published_us")
+            return [row["key"] for row in found]
+
+        async with asyncio.timeout(30):
+            while len(await told()) < days:
+                await asyncio.sleep(0.05)
+        assert expected == await told()
         status = await handle.query(cap_review.STATUS)
         assert status["state"] == "WAITING"
         assert "1 of 1 recharges, 20.00 USD" in status["details"]
