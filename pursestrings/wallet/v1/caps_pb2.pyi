@@ -194,7 +194,9 @@ class AllowRechargesRequest(google.protobuf.message.Message):
     request_id: builtins.str
     """Required. The same id allows the same once, for ever."""
     on_behalf_of: builtins.str
-    """Who decided, where a service asks for them; only role service may say so. At most 256 characters."""
+    """Who decided, where a service asks for them; only role service of `orgs/-` may say so.
+    At most 256 characters.
+    """
     @property
     def extra_amount(self) -> pursestrings.type.v1.type_pb2.Money:
         """Money beyond the amount cap, in the wallet's currency."""
@@ -454,7 +456,9 @@ class DecideRechargeReviewRequest(google.protobuf.message.Message):
     request_id: builtins.str
     """Required. The same id decides the same once, for ever; a review that is decided is not decided again."""
     on_behalf_of: builtins.str
-    """Who decided, where a service asks for them; only role service may say so. At most 256 characters."""
+    """Who decided, where a service asks for them; only role service of `orgs/-` may say so.
+    At most 256 characters.
+    """
     @property
     def extra_amount(self) -> pursestrings.type.v1.type_pb2.Money:
         """Money beyond the amount cap, in the wallet's currency."""

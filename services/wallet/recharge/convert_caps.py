@@ -42,7 +42,10 @@ def asked(request: pb.AllowRechargesRequest | pb.DecideRechargeReviewRequest, ke
         amount = (request.extra_amount.currency_code, request.extra_amount.amount_nanos)
         if not 0 < amount[1] <= MAX_NANOS:
             raise invalid("extra_amount", "must be above 0: money beyond the cap; leave it out for none", "BAD_EXTRA")
-    until = request.until_time.ToDatetime(tzinfo=UTC) if request.HasField("until_time") else None
+    try:
+        until = request.until_time.ToDatetime(tzinfo=UTC) if request.HasField("until_time") else None
+    except (ValueError, OverflowError):
+        raise invalid("until_time", "must be a time between the years 1 and 9999", "BAD_EXTRA") from None
     approval = request.approval if isinstance(request, pb.AllowRechargesRequest) else ""
     if approval:
         if len(approval) > _APPROVAL_CHARS_MAX:

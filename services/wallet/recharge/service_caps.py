@@ -7,7 +7,7 @@ import asyncpg
 import grpc
 
 from pursestrings.wallet.v1 import caps_pb2 as pb
-from services.kit.auth import identity
+from services.kit.auth import ANY_ORG, identity
 from services.kit.errors import denied, invalid
 from services.wallet import convert
 from services.wallet.recharge.caps import Caps
@@ -38,7 +38,7 @@ class CapMethods:
         """Lets more recharges in than the caps allow, and starts at once what they had stopped."""
         org = convert.wallet_key(request.wallet, "wallet")[0]
         key = convert.request_key(org, "AllowRecharges", request.request_id, request)
-        row, known = await self._caps.allow(request.wallet, asked(request, key, _decider(request.on_behalf_of)))
+        row, known = await self._caps.allow(request.wallet, asked(request, key, decider(request.on_behalf_of)))
         self._wake()
         return pb.AllowRechargesResponse(extra=extra_message(row, known.currency), caps=caps_message(known))
 
@@ -72,7 +72,7 @@ class CapMethods:
         """Decides a review: allows more, or keeps the caps as they are."""
         org = review_key(request.name, "name")
         key = convert.request_key(org, "DecideRechargeReview", request.request_id, request)
-        ask = asked(request, key, _decider(request.on_behalf_of))
+        ask = asked(request, key, decider(request.on_behalf_of))
         if request.keep_paused and (ask.count or ask.amount or ask.until):
             raise invalid("keep_paused", "allows nothing: leave it out, or leave out what is allowed", "BAD_EXTRA")
         found = await self._caps.decide(request.name, ask, keep_paused=request.keep_paused)
@@ -80,13 +80,17 @@ class CapMethods:
         return pb.DecideRechargeReviewResponse(review=reviewed_message(found))
 
 
-def _decider(on_behalf_of: str) -> str:
+def decider(on_behalf_of: str) -> str:
     """Who decides: the caller, or whom a service asks for."""
     who = identity()
     if not on_behalf_of:
-        return f"{who.subject}#{who.token_id}"
-    if not who.has("service"):
-        raise denied("on_behalf_of: only role service says who decided; leave it out", "ROLE_MISSING")
+        return who.principal
+    # Such a credential of one subject may be a customer's own service, which decides for itself.
+    if not (who.has("service") and who.subject == ANY_ORG):
+        raise denied(
+            f"on_behalf_of: only role service of {ANY_ORG}, which the suite has, says who decided; leave it out",
+            "ROLE_MISSING",
+        )
     if len(on_behalf_of) > _BY_CHARS_MAX or "\0" in on_behalf_of:
         raise invalid("on_behalf_of", f"is at most {_BY_CHARS_MAX} characters")
     return on_behalf_of

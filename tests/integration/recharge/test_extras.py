@@ -7,6 +7,7 @@ from typing import Any
 import asyncpg
 import grpc
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from pursestrings.wallet.v1 import caps_pb2 as caps
 from pursestrings.wallet.v1 import wallet_pb2 as pb
@@ -199,6 +200,7 @@ async def test_what_cannot_be_allowed_is_refused_and_changes_nothing(rig: Rig) -
         ({"extra_amount": type(usd(1))(currency_code=euros, amount_nanos=1)}, "CURRENCY_MISMATCH"),
         ({"count": 1, "until_time": far}, "BAD_EXTRA"),
         ({"count": 1, "until_time": past}, "BAD_EXTRA"),
+        ({"count": 1, "until_time": Timestamp(seconds=2**40)}, "BAD_EXTRA"),
         ({"count": 1, "reason": ""}, "INVALID_ARGUMENT"),
         ({"count": 1, "approval": "orgs/x/nothing/1"}, "MALFORMED_NAME"),
         ({"count": 1, "request_id": ""}, "REQUEST_ID_REQUIRED"),

@@ -1,11 +1,17 @@
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from services.kit.auth import ANY_ORG, Identity, set_identity
+from services.kit.errors import PurseError
 from services.kit.money import MAX_NANOS
 from services.wallet.recharge.domain import extras as rules
+from services.wallet.recharge.domain.attempts import WalletState
 from services.wallet.recharge.domain.extras import ExtraError, Granted, in_force
 from services.wallet.recharge.domain.policy import Extras, MonthKey, Policy, Usage
+from services.wallet.recharge.service_caps import decider
+from services.wallet.recharge.store.policies import Facts
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 NOVEMBER = MonthKey("2026-11", "UTC", datetime(2026, 12, 1, tzinfo=UTC))
@@ -68,3 +74,29 @@ def test_a_month_has_its_limits() -> None:
     with pytest.raises(ExtraError, match="the limit"):
         check([granted(count=1)] * rules.MAX_A_MONTH, 1)
     check([granted("2026-10", count=999)] * rules.MAX_A_MONTH, 1000)
+
+
+def test_what_ended_with_its_month_is_over_for_a_recharge_that_moves_to_the_next() -> None:
+    december = MonthKey("2026-12", "UTC", NEW_YEAR)
+    begun = NOW + timedelta(days=1)
+    known = Facts(
+        "orgs/acme/wallets/w", "orgs/acme", "USD", WalletState.OPEN, None, None, POLICY, None, 0, 0, True, begun,
+        december, Usage(0, 0), granted=[granted(days=11)],
+    )  # fmt: skip
+    assert known.extras_at(begun) == Extras(0, 0)
+    assert replace(known, granted=[granted(days=12)]).extras_at(begun) == Extras(3, 30)
+    assert replace(known, month=NOVEMBER).extras_at(begun) == Extras(3, 30)
+
+
+def test_only_the_suite_itself_says_who_decided() -> None:
+    def by(subject: str, role: str, named: str = "ann") -> str:
+        set_identity(Identity(subject, frozenset({role}), "t1", 0))
+        return decider(named)
+
+    assert by(ANY_ORG, "service") == "ann"
+    assert by("orgs/acme", "operator", "") == "orgs/acme#t1"
+    for subject, role in (("orgs/acme", "service"), (ANY_ORG, "approver")):
+        with pytest.raises(PurseError, match="role service of orgs/-"):
+            by(subject, role)
+    set_identity(Identity("orgs/acme", frozenset({"operator"}), "t1", 0, "bob@acme.example"))
+    assert decider("") == "bob@acme.example"

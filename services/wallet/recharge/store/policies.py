@@ -158,8 +158,14 @@ class Facts:
     extras: Extras = rules.NO_EXTRAS
 
     def extras_at(self, begun: datetime) -> Extras:
-        """What is in force beyond the caps for a recharge that was begun at an instant."""
-        return in_force(self.granted, self.policy, self.month.key, begun) if self.policy else rules.NO_EXTRAS
+        """What is in force beyond the caps of the month for a recharge that was begun at an instant, in it or before.
+
+        What ended with an earlier month is over for one that has moved here.
+        """
+        if self.policy is None:
+            return rules.NO_EXTRAS
+        since = max(begun, rules.month_start(self.month.end, self.month.zone))
+        return in_force(self.granted, self.policy, self.month.key, since)
 
     def situation(self) -> Situation:
         """As the policy's rule takes it."""
