@@ -12,7 +12,7 @@ from services.budget.approvals.store import approvals
 from services.budget.binder import Binder
 from services.budget.caches import Directories, Policies
 from services.budget.domain import alerts as alert_rules
-from services.budget.domain import limits
+from services.budget.domain import limits, waiting
 from services.budget.domain.apply import apply, expire, release
 from services.budget.domain.approvals import SettleItem
 from services.budget.domain.decide import Batch, UsageRow, decide
@@ -101,6 +101,9 @@ class Runner:
         policies = await self._policies.at_epochs(connection, epochs)
         binder = Binder(batch, policies, self._directories, guess_us, self._counters)
         refused = binder.bind(items)
+        if asked:
+            asking = [item for item in items if isinstance(item, ReserveItem) and item.approval is not None]
+            batch.held = await approvals.held(connection, {place for item in asking for place in waiting.places(item)})
         binder.bind_holds(named)
         await self._lock(connection, batch, policies, binder)
         if not binder.from_us <= batch.now_us < binder.until_us:
@@ -153,7 +156,7 @@ class Runner:
     async def _find_approvals(
         self, connection: asyncpg.Connection, batch: Batch, items: list[Item]
     ) -> set[tuple[str, str]]:
-        """Finds and locks the approvals that items ask for or settle, and what those that wait hold already.
+        """Finds and locks the approvals that items ask for or settle; lets one batch of an organisation ask at a time.
 
         Returns:
             The ids that items ask under.
@@ -167,9 +170,7 @@ class Runner:
             elif isinstance(item, SettleItem):
                 settled.add((item.org, item.id))
         if asked:
-            orgs = sorted({org for org, _ in asked})
-            await approvals.enter(connection, orgs)
-            batch.held = await approvals.held(connection, orgs)
+            await approvals.enter(connection, sorted({org for org, _ in asked}))
         if keys := sorted(asked | settled):
             batch.approvals = await approvals.find(connection, keys, lock=True)
         return asked
@@ -287,18 +288,16 @@ class Runner:
             self._on_lease(lease)
 
     async def _write_approvals(self, connection: asyncpg.Connection, batch: Batch) -> None:
-        for row in batch.asked:
-            row.told = await approval_events.audience_of(connection, row)
-        if batch.asked and not await approvals.add(connection, batch.asked):
-            raise Redo
+        if batch.asked:
+            await approval_events.set_audiences(connection, batch.asked)
+            if not await approvals.add(connection, batch.asked):
+                raise Redo
         if batch.settled:
             await approvals.change(connection, [row for _, row in sorted(batch.settled.items())])
         if batch.remarked:
             await approvals.mark(connection, batch.remarked)
-        for row in batch.asked:
-            await approval_events.tell_asked(connection, row, batch.now_us)
-        for row in batch.settled.values():
-            await approval_events.tell_settled(connection, row, batch.now_us)
+        await approval_events.tell_asked(connection, batch.asked, batch.now_us)
+        await approval_events.tell_settled(connection, list(batch.settled.values()), batch.now_us)
 
     async def _write_notices(self, connection: asyncpg.Connection, batch: Batch) -> None:
         by_key = {notice[:3]: notice for notice in batch.notices}

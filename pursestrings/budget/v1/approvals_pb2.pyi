@@ -668,7 +668,9 @@ class DecideApprovalRequest(google.protobuf.message.Message):
     request_id: builtins.str
     """Required: `[A-Za-z0-9][A-Za-z0-9._-]{0,62}`. The same decision by the same person with the same id is decided once."""
     decided_by: builtins.str
-    """Who decided, where the workflow asks on behalf of a person; only role service may say so. At most 128 characters."""
+    """Who decided, where the workflow asks on behalf of a person; only role service of `orgs/-` may say so. At most 128
+    characters.
+    """
     def __init__(
         self,
         *,

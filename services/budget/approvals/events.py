@@ -1,6 +1,7 @@
 """What people and the workflow are told of approvals: outbox rows, written with the change itself."""
 
 import json
+from collections.abc import Sequence
 from typing import Final
 
 import asyncpg
@@ -52,8 +53,23 @@ async def audience_of(connection: asyncpg.Connection, row: Approval, below: str 
     return next((name for name in reversed(levels) if name in listening), subject.root)
 
 
+async def set_audiences(connection: asyncpg.Connection, rows: Sequence[Approval]) -> None:
+    """Notes who is told of new approvals first. One statement, however many there are: spends wait for it."""
+    levels = {(row.org, row.subject): parse(row.subject).ancestors for row in rows}
+    pairs = sorted({(org, name) for (org, _), names in levels.items() for name in names})
+    found = await subscriptions.of_pairs(connection, pairs)
+    listening = {(one.org, one.subject) for one in found if one.wants(EventKind.APPROVAL)}
+    for row in rows:
+        path = levels[row.org, row.subject]
+        row.told = next((name for name in reversed(path) if (row.org, name) in listening), path[0])
+
+
 async def tell(connection: asyncpg.Connection, row: Approval, kind: str, at_us: int) -> None:
     """Writes what the row's audience is told."""
+    await outbox.put(connection, [_told(row, kind, at_us)])
+
+
+def _told(row: Approval, kind: str, at_us: int) -> OutboxRow:
     number = {REMINDER: f":{row.reminders}", ESCALATED: f":{row.escalations}"}.get(kind, "")
     data = {
         "approval": row.name,
@@ -77,11 +93,15 @@ async def tell(connection: asyncpg.Connection, row: Approval, kind: str, at_us: 
     event = Event(
         row.org, f"{kind}:{row.name}{number}", row.subject, EventKind.APPROVAL, kind, data, row.told, at_us
     )  # fmt: skip
-    await outbox.put(connection, [OutboxRow(row.org, TOPIC_ALERTS, event.key, event.payload(at_us))])
+    return OutboxRow(row.org, TOPIC_ALERTS, event.key, event.payload(at_us))
 
 
-async def start(connection: asyncpg.Connection, row: Approval) -> None:
-    """Asks for the workflow of an approval."""
+async def start(connection: asyncpg.Connection, rows: Sequence[Approval]) -> None:
+    """Asks for the workflows of approvals."""
+    await outbox.put(connection, [_start(row) for row in rows])
+
+
+def _start(row: Approval) -> OutboxRow:
     about = {
         "subject": row.subject,
         "requested_by": row.requested_by,
@@ -92,23 +112,20 @@ async def start(connection: asyncpg.Connection, row: Approval) -> None:
         "state": row.state.name,
     }
     payload = json.dumps(about, separators=(",", ":"), sort_keys=True).encode()
-    await outbox.put(connection, [OutboxRow(row.org, TOPIC_START, row.name, payload)])
+    return OutboxRow(row.org, TOPIC_START, row.name, payload)
 
 
-async def wake(connection: asyncpg.Connection, row: Approval) -> None:
-    """Tells the workflow that its approval has changed."""
-    await outbox.put(connection, [OutboxRow(row.org, TOPIC_SIGNAL, row.name, row.state.name.encode())])
+async def tell_asked(connection: asyncpg.Connection, rows: Sequence[Approval], at_us: int) -> None:
+    """What follows from requests: approvers are told and a workflow is started, where somebody must decide."""
+    waiting = [row for row in rows if row.state is ApprovalState.PENDING]
+    await outbox.put(connection, [one for row in waiting for one in (_told(row, REQUESTED, at_us), _start(row))])
 
 
-async def tell_asked(connection: asyncpg.Connection, row: Approval, at_us: int) -> None:
-    """What follows from a request: approvers are told and a workflow is started, where somebody must decide."""
-    if row.state is ApprovalState.PENDING:
-        await tell(connection, row, REQUESTED, at_us)
-        await start(connection, row)
-
-
-async def tell_settled(connection: asyncpg.Connection, row: Approval, at_us: int) -> None:
-    """What follows from a change: whoever was told last is told the outcome, and the workflow is woken."""
-    if row.state is not ApprovalState.PENDING:
-        await tell(connection, row, DECIDED, at_us)
-        await wake(connection, row)
+async def tell_settled(connection: asyncpg.Connection, rows: Sequence[Approval], at_us: int) -> None:
+    """What follows from changes: whoever was told last is told the outcome, and the workflow is woken."""
+    ended = [row for row in rows if row.state is not ApprovalState.PENDING]
+    messages = []
+    for row in ended:
+        messages.append(_told(row, DECIDED, at_us))
+        messages.append(OutboxRow(row.org, TOPIC_SIGNAL, row.name, row.state.name.encode()))
+    await outbox.put(connection, messages)

@@ -91,9 +91,11 @@ class Sweep:
         async with self._pool.acquire() as connection:
             now_us = await budgets.now_us(connection)
             due = await approvals.due(connection, now_us - grace_us, _SWEEP_BATCH_MAX)
+        ended = 0
         for _, id_, subject in due:
             try:
                 await self._approvals.expire(parse(subject), id_)
+                ended += 1
             except PurseError as error:
                 _log.warning(
                     "an approval cannot be ended yet", approval=f"{subject}/approvals/{id_}", error=repr(error)
@@ -102,9 +104,8 @@ class Sweep:
             lost = await approvals.take_lost(
                 connection, now_us - _LOST_AFTER_US, now_us + _LOST_AGAIN_US, events.TOPIC_START, _SWEEP_BATCH_MAX
             )
-            for row in lost:
-                await events.start(connection, row)
-        return len(lost) == _SWEEP_BATCH_MAX
+            await events.start(connection, lost)
+        return ended == _SWEEP_BATCH_MAX or len(lost) == _SWEEP_BATCH_MAX
 
     async def forget(self) -> bool:
         """Forgets approvals that ended long ago."""

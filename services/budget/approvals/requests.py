@@ -20,6 +20,7 @@ from services.budget.domain.approvals import (
     SettleItem,
     Verdict,
     check_estimate,
+    counted,
     decide_again,
     end,
     opened,
@@ -113,7 +114,9 @@ class Approvals:
         self._wake()
         async with self._pool.acquire() as connection:
             row = await approvals.get(connection, item.org, item.id)
-        return row, answer
+        # A spend that is denied is denied whoever has asked under its id before.
+        mine = row is not None and item.approval is not None and row.payload_hash == item.approval.payload_hash
+        return row if mine else None, answer
 
     async def request(self, subject: Subject, draft: Approval) -> Approval:
         """Asks for a raise or for more recharges; the same request again gives the approval as it stands.
@@ -122,7 +125,10 @@ class Approvals:
             PurseError: What is asked for cannot be, PAUSED, REQUEST_ID_REUSED, or TOO_MANY_APPROVALS.
         """
         asked = draft
-        if draft.kind is Kind.BUDGET_RAISE:
+        async with self._pool.acquire() as connection:
+            is_new = await approvals.get(connection, subject.org, draft.id) is None
+        # Sent again, it is as it stands, whatever has become of the budget since.
+        if is_new and draft.kind is Kind.BUDGET_RAISE:
             currency = await self._overrides.check(*parse_resource(draft.target, "budgets"), _grant(draft, "", "", ""))
             asked = replace(draft, currency=currency)
 
@@ -137,13 +143,13 @@ class Approvals:
                 raise reused(draft.id)
             now_us = await budgets.now_us(connection)
             await _refuse_paused(connection, subject, now_us, "ask again once it is resumed")
-            waiting = await approvals.held(connection, [subject.org])
-            if refusal := refuse_more(waiting, subject.org, subject.name):
+            waiting = await approvals.held(connection, counted(subject))
+            if refusal := refuse_more(waiting, subject):
                 raise refusal
             row = opened(asked, now_us, waits=True)
-            row.told = await events.audience_of(connection, row)
+            await events.set_audiences(connection, [row])
             await approvals.add(connection, [row])
-            await events.tell_asked(connection, row, now_us)
+            await events.tell_asked(connection, [row], now_us)
             return row
 
         made = await transact(self._pool, run)
@@ -217,7 +223,7 @@ class Approvals:
                 row.outcome = f"{override.subject}/overrides/{override.id}"
         end(row, how.verdict, now_us, by=how.by, reason=how.reason, decide_id=how.request_id)
         await approvals.change(connection, [row])
-        await events.tell_settled(connection, row, now_us)
+        await events.tell_settled(connection, [row], now_us)
         return row
 
     async def expire(self, subject: Subject, id_: str, reason: str = "") -> Approval:

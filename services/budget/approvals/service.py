@@ -13,7 +13,7 @@ from services.budget.domain.approvals import Approval, Verdict
 from services.budget.rates import Rates
 from services.budget.wire_alerts import caller
 from services.kit import approvals as rules
-from services.kit.auth import Identity, identity
+from services.kit.auth import ANY_ORG, Identity, identity
 from services.kit.errors import Code, PurseError, conflict, denied, invalid
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -149,8 +149,12 @@ class ApprovalMethods:
 def _decider(named: str, who: Identity) -> tuple[str, frozenset[str]]:
     """Who decides, and with which roles: the caller, or the person that a service names."""
     if named:
-        if not who.has("service"):
-            raise denied("only role service may say who decides; leave decided_by empty", "ROLE_MISSING")
+        # Such a credential of one subject may be a customer's own service, which asks for itself.
+        if not (who.has("service") and who.subject == ANY_ORG):
+            raise denied(
+                f"only role service of {ANY_ORG}, which the suite has, may say who decides; leave decided_by empty",
+                "ROLE_MISSING",
+            )
         return wire_approvals.decider_of(named), frozenset(rules.DECIDERS)
     if not who.has(*rules.DECIDERS):
         raise PurseError(

@@ -20,6 +20,7 @@ _OPERATION_CHARS_MAX: Final = 200
 _JUSTIFICATION_CHARS_MAX: Final = 1_000
 _WHO_CHARS_MAX: Final = 128
 _RECHARGES_MAX: Final = 1_000
+_UNTIL_MAX_US: Final = 253_402_300_799 * _US
 
 
 def text_of(text: str, field: str, most: int, *, least: int = 1) -> str:
@@ -119,6 +120,8 @@ def _read_recharges(draft: Approval, asked: pb.MoreRecharges) -> None:
         raise invalid("recharges", "ask for at least one more recharge, or for an amount above 0")
     if asked.HasField("until_time"):
         draft.until_us = wire.time_us(asked.until_time)
+        if not 0 < draft.until_us <= _UNTIL_MAX_US:
+            raise invalid("recharges.until_time", "must be a time between 1970 and the year 9999")
 
 
 def ttl_us_of(request: budget_pb2.RequestApprovalRequest) -> int | None:

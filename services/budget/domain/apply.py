@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import date, timedelta
 from typing import Final
 
-from services.budget.domain.approvals import Mark
+from services.budget.domain.approvals import Mark, answerable
 from services.budget.domain.budgets import AMOUNT_MAX, Dimension, countable
 from services.budget.domain.charge import ESTIMATE_SUFFIX, charge, take_back
 from services.budget.domain.decide import Batch, Counted, UsageRow
@@ -262,13 +262,7 @@ def _notice(batch: Batch, item: ApplyItem, named: Reservation | None, wallet: st
 
 def _tell(batch: Batch, org: str, kind: str, subject: str, detail: str) -> None:
     day = date(1970, 1, 1) + timedelta(days=batch.now_us // _DAY_US)
-    batch.notices.append((org, kind, f"{_answerable(subject)}:{day}", detail))
-
-
-def _answerable(subject: str) -> str:
-    """The outermost agent of a subject: those below it are of its own making."""
-    before, agent, below = subject.partition("/agents/")
-    return f"{before}{agent}{below.partition('/')[0]}"
+    batch.notices.append((org, kind, f"{answerable(subject)}:{day}", detail))
 
 
 def release(batch: Batch, item: ReleaseItem) -> Reservation | PurseError:

@@ -29,7 +29,7 @@ LIVE_MIN_US: Final = _HOUR_US
 PENDING_MAX: Final = 10_000
 """The most approvals of an organisation that wait."""
 PENDING_OF_SUBJECT_MAX: Final = 1_000
-"""The most of one subject, so that none of them takes the others' room."""
+"""The most of one subject, so that none of them takes the others' room; of an agent, with all that it makes below."""
 # At the edge itself the old window is still the running one.
 _EDGE_US: Final = 1_000_000
 _EVERYTHING: Final = -1
@@ -303,21 +303,53 @@ def end(row: Approval, verdict: Verdict, now_us: int, *, by: str, reason: str, d
     row.next_us = now_us if row.must_allow else None
 
 
-def refuse_more(held: Mapping[tuple[str, str, str], int], org: str, subject: str) -> PurseError | None:
+def answerable(subject: str) -> str:
+    """The outermost agent of a subject: those below it are of its own making. Without an agent, the subject."""
+    before, agent, below = subject.partition("/agents/")
+    return f"{before}{agent}{below.partition('/')[0]}"
+
+
+class Place(NamedTuple):
+    """Where approvals that wait are counted or, by currency, what they hold is summed up.
+
+    Attributes:
+        currency: Of what is held; empty: it is counted how many wait.
+    """
+
+    org: str
+    subject: str
+    currency: str = ""
+
+    @property
+    def whole(self) -> bool:
+        """Whether those below the subject count with it: always, but for how many a subject without an agent asks."""
+        return bool(self.currency) or "/agents/" in self.subject or self.subject == f"orgs/{self.org}"
+
+    def has(self, subject: str) -> bool:
+        """Whether what is asked for a subject, which is this one or below it, counts here."""
+        return self.whole or self.subject == subject
+
+
+def counted(subject: Subject) -> list[Place]:
+    """Where it is counted how many wait before one more is asked for a subject."""
+    return [Place(subject.org, name) for name in dict.fromkeys((answerable(subject.name), subject.root))]
+
+
+def refuse_more(held: Mapping[Place, int], subject: Subject) -> PurseError | None:
     """Why nobody is asked any more, where too many approvals wait; None: they do not.
 
     Args:
-        held: How many wait, by (org, subject, "") and by (org, "", "").
-        org: The organisation's bare id.
+        held: How many wait in the places where that is counted.
         subject: For whom is asked.
     """
-    if held.get((org, subject, ""), 0) >= PENDING_OF_SUBJECT_MAX:
-        of, most = subject, PENDING_OF_SUBJECT_MAX
-    elif held.get((org, "", ""), 0) >= PENDING_MAX:
-        of, most = f"orgs/{org}", PENDING_MAX
-    else:
-        return None
-    return conflict("TOO_MANY_APPROVALS", f"{most} approvals of {of} wait, which is the limit; decide or cancel some")
+    for place in counted(subject):
+        most = PENDING_MAX if place.subject == subject.root else PENDING_OF_SUBJECT_MAX
+        if held.get(place, 0) >= most:
+            return conflict(
+                "TOO_MANY_APPROVALS",
+                f"{most} approvals of {place.subject} wait, which is the limit; decide or cancel some",
+            )
+    return None
 
 
 def check_estimate(cost: int | None) -> None:

@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 from services.budget.domain import fit, waiting
 from services.budget.domain.alerts import Crossing
-from services.budget.domain.approvals import Approval
+from services.budget.domain.approvals import Approval, Place
 from services.budget.domain.budgets import AMOUNT_MAX, Budget, Dimension, OnExceed, countable
 from services.budget.domain.exceed import note_denial, stopped
 from services.budget.domain.model import (
@@ -93,8 +93,7 @@ class Batch:
         crossings: The alerts of denials.
         marked: Counters whose marks of denials and pauses must be written.
         approvals: By (org, id): those that items ask for or settle, and those of spends that are sent again.
-        held: What approvals that wait hold, by (org, subject, currency), and how many wait, by (org, subject, "") and
-            by (org, "", "").
+        held: How many approvals wait, and what they hold, in the places that items which ask need to know of.
         asked: The approvals that this batch makes.
         settled: Those whose rows it changes.
         remarked: Reservations whose mark of an approval must be written.
@@ -120,7 +119,7 @@ class Batch:
     crossings: list[Crossing] = field(default_factory=list)
     marked: dict[tuple[int, int], Counter] = field(default_factory=dict)
     approvals: dict[tuple[str, str], Approval] = field(default_factory=dict)
-    held: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    held: dict[Place, int] = field(default_factory=dict)
     asked: list[Approval] = field(default_factory=list)
     settled: dict[tuple[str, str], Approval] = field(default_factory=dict)
     remarked: dict[tuple[str, str], Reservation] = field(default_factory=dict)

@@ -7,6 +7,8 @@ from services.budget.domain.approvals import (
     ApprovalState,
     Mark,
     Need,
+    Place,
+    counted,
     hold_until,
     opened,
     refuse_more,
@@ -32,10 +34,10 @@ def ask(batch: "Batch", item: ReserveItem, binding: Binding) -> Decision | Purse
         return _refuse_ended(row, item)
     if not waits(item, binding):
         return None
-    if (refusal := refuse_more(batch.held, item.org, item.subject.name)) is not None:
+    if (refusal := refuse_more(batch.held, item.subject)) is not None:
         return refusal
     for subject, most in rule.held if rule else ():
-        if _held(batch, item, subject) + (item.cost or 0) > most:
+        if batch.held.get(Place(item.org, subject, item.currency), 0) + (item.cost or 0) > most:
             return Decision(
                 DeniedReason.APPROVALS_HELD,
                 cost=item.cost,
@@ -52,12 +54,11 @@ def waits(item: ReserveItem, binding: Binding) -> bool:
     return rule is None or rule.above is None or (item.cost or 0) > rule.above
 
 
-def _held(batch: "Batch", item: ReserveItem, subject: str) -> int:
-    return sum(
-        amount
-        for (org, of, currency), amount in batch.held.items()
-        if org == item.org and currency == item.currency and (of == subject or of.startswith(f"{subject}/"))
-    )
+def places(item: ReserveItem) -> list[Place]:
+    """What must be known of the approvals that wait before a spend is asked about: how many, and what they hold."""
+    rule = item.binding.rule
+    held = [Place(item.org, subject, item.currency) for subject, _ in rule.held] if rule else []
+    return counted(item.subject) + held
 
 
 def note_asked(batch: "Batch", item: ReserveItem, made: Reservation, decision: Decision) -> None:
@@ -72,8 +73,11 @@ def note_asked(batch: "Batch", item: ReserveItem, made: Reservation, decision: D
         made.approval = Mark.WAITING
         hold_until(row, batch.now_us, [counter.window_end_us for counter in made.binding.counters])
         made.expires_us = row.hold_us
-        for of, currency, more in ((row.subject, row.currency, row.amount), (row.subject, "", 1), ("", "", 1)):
-            batch.held[item.org, of, currency] = batch.held.get((item.org, of, currency), 0) + more
+        for name in item.subject.ancestors:
+            for currency, more in (("", 1), (row.currency, row.amount)):
+                place = Place(item.org, name, currency)
+                if place in batch.held and place.has(row.subject):
+                    batch.held[place] += more
         decision.denied, decision.need = DeniedReason.APPROVAL_REQUIRED, Need(row)
     else:
         made.approval = Mark.DECIDED

@@ -17,6 +17,7 @@ from services.budget.domain.approvals import (
     ApprovalState,
     Kind,
     Mark,
+    Place,
     SettleItem,
     Verdict,
     refuse_more,
@@ -35,6 +36,7 @@ from services.budget.domain.model import (
     WalletState,
 )
 from services.budget.domain.plan import Directory, Policy, WalletRef
+from services.budget.domain.waiting import places
 from services.kit.approvals import Times, Urgency
 from services.kit.errors import PurseError
 from services.kit.subject import parse
@@ -75,17 +77,25 @@ class ApprovalsMachine(RuleBasedStateMachine):
         self.approvals: dict[tuple[str, str], Approval] = {}
         self.made = 0
 
+    def held_in(self, place: Place) -> int:
+        amounts = [
+            row.amount
+            for row in self.waiting()
+            if (row.subject == place.subject or (place.whole and row.subject.startswith(f"{place.subject}/")))
+            and place.currency in ("", row.currency)
+        ]
+        return sum(amounts) if place.currency else len(amounts)
+
     def run(self, item: Any) -> Any:
         """Runs one item as a batch of its own, as the runner does."""
         batch = Batch()
         batch.now_us = self.now_us
         batch.reservations = dict(self.reservations)
         batch.approvals = dict(self.approvals)
-        for row in self.waiting():
-            key = ("acme", row.subject, row.currency)
-            batch.held[key] = batch.held.get(key, 0) + row.amount
         binder = Binder(batch, {"acme": self.policy}, self.directories, self.now_us, set())
         binder.bind([item])
+        if isinstance(item, ReserveItem) and item.approval is not None:
+            batch.held = {place: self.held_in(place) for place in places(item)}
         binder.bind_holds(self.reservations.values())
         for counter in batch.counters.values():
             counter.load(0, self.counters.get((counter.no, counter.key), 0))
@@ -217,7 +227,12 @@ def test_the_strictest_policy_counts(
 
 @given(st.integers(998, 1_001), st.integers(9_998, 10_001))
 def test_what_waits_has_a_limit_of_the_subject_and_of_the_organisation(of_subject: int, of_org: int) -> None:
-    held = {("acme", BOT.name, ""): of_subject, ("acme", "", ""): of_org, ("acme", BOT.name, "USD"): 10**18}
-    refusal = refuse_more(held, "acme", BOT.name)
-    assert (refusal is None) == (of_subject < 1_000 and of_org < 10_000)
-    assert refuse_more({}, "acme", BOT.name) is None
+    held = {
+        Place("acme", BOT.name): of_subject,
+        Place("acme", BOT.root): of_org,
+        Place("acme", BOT.name, "USD"): 10**18,
+    }
+    # What an agent makes below itself asks for the agent.
+    for subject in (BOT, parse(f"{BOT.name}/agents/helper-1")):
+        assert (refuse_more(held, subject) is None) == (of_subject < 1_000 and of_org < 10_000)
+        assert refuse_more({}, subject) is None

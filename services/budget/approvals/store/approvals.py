@@ -1,12 +1,13 @@
 """Rows of approvals. The order of locks: an organisation's gate of requests, approvals, then what a batch locks."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import astuple, fields
 from typing import Any, Final
 
 import asyncpg
 
-from services.budget.domain.approvals import Approval, ApprovalState, Kind
+from services.budget.domain.approvals import Approval, ApprovalState, Kind, Place
+from services.budget.domain.budgets import AMOUNT_MAX
 from services.budget.domain.model import Reservation
 from services.kit.approvals import Times, Urgency
 
@@ -31,12 +32,25 @@ _FIND: Final = f"""
 SELECT {", ".join(f"a.{name}" for name in _NAMES)} FROM unnest($1::text[], $2::text[]) AS k (org, id)
 JOIN approvals a ON a.org = k.org AND a.id = k.id ORDER BY a.org, a.id
 """  # noqa: S608 - a constant
-_HELD: Final = """
-SELECT org, subject, currency, sum(amount)::bigint AS held
-FROM approvals WHERE org = ANY($1::text[]) AND state = 1 AND kind = 1 GROUP BY 1, 2, 3
-"""
+# Two ranges, as a subject and those below it do not stand together. What would not fit a number is above any limit.
+_HELD: Final = f"""
+SELECT k.org, k.subject, k.currency, coalesce(least(sum(a.amount), {AMOUNT_MAX}), 0)::bigint AS held
+FROM unnest($1::text[], $2::text[], $3::text[]) AS k (org, subject, currency),
+LATERAL (
+    SELECT kind, currency, amount FROM approvals a WHERE a.org = k.org AND a.subject = k.subject AND a.state = 1
+    UNION ALL
+    SELECT kind, currency, amount FROM approvals a
+    WHERE a.org = k.org AND a.subject > k.subject || '/' AND a.subject < k.subject || '0' AND a.state = 1
+) a WHERE a.kind = 1 AND a.currency = k.currency GROUP BY 1, 2, 3
+"""  # noqa: S608 - a constant
 _WAITING: Final = """
-SELECT org, subject, count(*) AS waiting FROM approvals WHERE org = ANY($1::text[]) AND state = 1 GROUP BY 1, 2
+SELECT k.org, k.subject, (
+    SELECT count(*) FROM approvals a WHERE a.org = k.org AND a.subject = k.subject AND a.state = 1
+) + (
+    SELECT count(*) FROM approvals a
+    WHERE k.whole AND a.org = k.org AND a.subject > k.subject || '/' AND a.subject < k.subject || '0' AND a.state = 1
+) AS waiting
+FROM unnest($1::text[], $2::text[], $3::boolean[]) AS k (org, subject, whole)
 """
 _ADD: Final = f"""
 INSERT INTO approvals ({_COLUMNS}) SELECT * FROM unnest({_ARRAYS}) AS n ON CONFLICT DO NOTHING RETURNING 1
@@ -59,10 +73,11 @@ WHERE r.org = n.org AND r.id = n.id
 # ':' and '0' as in the list of budgets: a subtree is the range from "subject/" to "subject0".
 _LIST: Final = f"""
 SELECT {_COLUMNS} FROM approvals
-WHERE org = $1 AND (subject = $2 OR (subject > $2 || '/' AND subject < $2 || '0')) AND ($3 = 0 OR state = $3)
-    AND (expires_us, id) > ($4, $5)
-ORDER BY expires_us, id LIMIT $6
+WHERE org = $1 AND (subject = $2 OR (subject > $2 || '/' AND subject < $2 || '0')) AND (expires_us, id) > ($3, $4)
+ORDER BY expires_us, id LIMIT $5
 """  # noqa: S608 - a constant
+# By itself, so that an index finds the few that wait behind all that have ended.
+_LIST_IN_STATE: Final = _LIST.replace("WHERE org = $1", "WHERE org = $1 AND state = $6")
 _DUE: Final = """
 SELECT org, id, subject FROM (
     (SELECT org, id, subject, expires_us AS due_us FROM approvals WHERE state = 1 AND expires_us <= $1
@@ -124,12 +139,17 @@ async def get(connection: asyncpg.Connection, org: str, id_: str, *, lock: bool 
     return (await find(connection, [(org, id_)], lock=lock)).get((org, id_))
 
 
-async def held(connection: asyncpg.Connection, orgs: Sequence[str]) -> dict[tuple[str, str, str], int]:
-    """What approvals that wait hold, by (org, subject, currency); how many, by (org, subject, "") and (org, "", "")."""
-    found = {(row["org"], row["subject"], row["currency"]): row["held"] for row in await connection.fetch(_HELD, orgs)}
-    for row in await connection.fetch(_WAITING, orgs):
-        for of in (row["subject"], ""):
-            found[row["org"], of, ""] = found.get((row["org"], of, ""), 0) + row["waiting"]
+async def held(connection: asyncpg.Connection, places: Collection[Place]) -> dict[Place, int]:
+    """How many approvals wait in these places, and what they hold there in a currency: what is asked for, no more."""
+    counts = sorted(place for place in places if not place.currency)
+    sums = sorted(place for place in places if place.currency)
+    found = dict.fromkeys((*counts, *sums), 0)
+    columns = ([place.org for place in counts], [place.subject for place in counts], [one.whole for one in counts])
+    for org, subject, waiting in await connection.fetch(_WAITING, *columns):
+        found[Place(org, subject)] = waiting
+    if sums:
+        for row in await connection.fetch(_HELD, *map(list, zip(*sums, strict=True))):
+            found[Place(*row[:3])] = row["held"]
     return found
 
 
@@ -155,7 +175,9 @@ async def list_page(
     connection: asyncpg.Connection, place: tuple[str, str], state: int, after: tuple[int, str], limit: int
 ) -> list[Approval]:
     """Approvals of a subtree by when they expire, from behind `after`; in one state, or 0: in any."""
-    return [approval_of(row) for row in await connection.fetch(_LIST, *place, state, *after, limit)]
+    if not state:
+        return [approval_of(row) for row in await connection.fetch(_LIST, *place, *after, limit)]
+    return [approval_of(row) for row in await connection.fetch(_LIST_IN_STATE, *place, *after, limit, state)]
 
 
 async def due(connection: asyncpg.Connection, at_us: int, limit: int) -> list[tuple[str, str, str]]:
