@@ -110,6 +110,7 @@ async def test_one_holder_at_a_time_gets_what_waits_in_order(desk: Desk) -> None
     # What was delivered is true whoever says it; another one's failures are of no try that counts.
     assert not await desk.report(name, {1: "ok", 2: "failed"}, "b")
     assert await desk.states(name) == ["DELIVERED", "PENDING", "PENDING"]
+    assert [row["tries"] for row in await desk.sql("SELECT tries FROM deliveries ORDER BY number")] == [1, 0, 0]
     assert await desk.report(name, {2: "ok"})
     assert await desk.numbers(name) == [3]
     # Its hold runs out, and another one takes what it had.
