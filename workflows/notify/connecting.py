@@ -1,9 +1,11 @@
 """Connections to webhooks: to public addresses alone, decided on the address that is connected to."""
 
 import asyncio
+import functools
 import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import httpcore
@@ -11,6 +13,8 @@ import httpcore
 from services.kit.public_address import Address, is_public_address, is_this_machine
 
 _ADDRESSES_TRIED_MAX: Final = 3
+# Threads of their own: a name whose server never answers keeps one for longer than anybody waits for it.
+_LOOKUPS: Final = ThreadPoolExecutor(128, thread_name_prefix="resolve")
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """Gives the addresses of a host; raises OSError."""
@@ -82,5 +86,6 @@ class PublicBackend(httpcore.AsyncNetworkBackend):
 
 
 async def _resolve(host: str, port: int) -> list[str]:
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    lookup = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    found = await asyncio.get_running_loop().run_in_executor(_LOOKUPS, lookup)
     return [str(address[0]) for *_, address in found]

@@ -1,6 +1,7 @@
 """The sweep's activity: a page of wallets, their forecasts, and the recharges that are due. It may run twice."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -9,6 +10,7 @@ from temporalio import activity
 
 from pursestrings.metering.v1 import analysis_pb2
 from pursestrings.wallet.v1 import predictive_pb2
+from services.kit.errors import Code
 from services.kit.status import from_rpc_error
 from services.kit.telemetry import get_logger
 from workflows.predictive import types
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 PAGE_SIZE: Final = 50
 """Wallets a page: forecasts of so many take metering less than a second, and fit into a message with all exclusions."""
 _RPC_TIMEOUT_S: Final = 25.0
+_RPC_TIMEOUT_MIN_S: Final = 5.0
+_HALVES_S: Final = 75.0
+"""How long a page is taken apart that metering does not answer as a whole; with the rest it fits into an activity."""
 _AT_ONCE_MAX: Final = 8
 
 _log = get_logger(__name__)
@@ -50,20 +55,38 @@ class PredictiveActivities:
                 ),
                 timeout=_RPC_TIMEOUT_S,
             )
-            found, tally = await self._forecast(listed.wallets)
+            found, tally = await self._forecast(listed.wallets, time.monotonic() + _HALVES_S)
             due = [one for one in found if one.is_due()]
             at_once = asyncio.Semaphore(_AT_ONCE_MAX)
             for started in await asyncio.gather(*(self._start(one, at_once) for one in due)):
                 tally = tally.plus(started)
         return SweptPage(tally, listed.next_page_token)
 
-    async def _forecast(self, wallets: Sequence[predictive_pb2.PredictiveWallet]) -> tuple[list[Found], Tally]:
+    async def _forecast(
+        self, wallets: Sequence[predictive_pb2.PredictiveWallet], until_s: float
+    ) -> tuple[list[Found], Tally]:
+        """What metering says. Where it answers, but not to all at once, it is asked about halves until `until_s`."""
         if not wallets:
             return [], Tally()
-        answer = await self._metering.BatchForecast(
-            analysis_pb2.BatchForecastRequest(requests=[question(wallet) for wallet in wallets]),
-            timeout=_RPC_TIMEOUT_S,
-        )
+        try:
+            answer = await self._metering.BatchForecast(
+                analysis_pb2.BatchForecastRequest(requests=[question(wallet) for wallet in wallets]),
+                timeout=max(_RPC_TIMEOUT_MIN_S, _RPC_TIMEOUT_S * len(wallets) / PAGE_SIZE),
+            )
+        except grpc.aio.AioRpcError as error:
+            refused = from_rpc_error(error)
+            if refused.code is Code.UNAVAILABLE:
+                raise
+            middle = len(wallets) // 2
+            if not middle or time.monotonic() > until_s:
+                tally = Tally(looked=len(wallets))
+                for one in wallets:
+                    tally = tally.plus(_failed(one.wallet, f"{refused.reason}: {refused.message}"))
+                return [], tally
+            (left, first), (right, second) = [
+                await self._forecast(half, until_s) for half in (wallets[:middle], wallets[middle:])
+            ]
+            return left + right, first.plus(second)
         found, tally = [], Tally(looked=len(wallets))
         for wallet, result in zip(wallets, answer.results, strict=True):
             if result.WhichOneof("result") == "forecast":

@@ -5,10 +5,12 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from temporalio.client import Client, WorkflowHandle
+from temporalio.testing import ActivityEnvironment
 
 from pursestrings.metering.v1 import metering_pb2, metering_pb2_grpc
 from pursestrings.type.v1 import type_pb2
@@ -18,8 +20,10 @@ from services.kit.channel import channel
 from tests.support.databases import Database
 from tests.support.metering import record_all, running_metering, usage_event
 from tests.support.recharging import NOWHERE, USD, Rig, running_worker, usd, webhooks
+from tests.support.sweeping import Refuses
 from workflows.predictive import activities, types
-from workflows.predictive.types import SweepInput, Tally
+from workflows.predictive.activities import PredictiveActivities
+from workflows.predictive.types import Page, SweepInput, Tally
 from workflows.predictive.workflow import PredictiveSweep
 
 
@@ -107,6 +111,18 @@ async def test_what_fails_by_itself_holds_back_no_other(rig: Rig, temporal: Clie
         tally = await (await sweep(rig, temporal)).result()
     assert (tally.looked, tally.started, tally.failed) == (2, 1, 1)
     assert "teams/odd" in tally.failure
+
+
+async def test_a_page_that_metering_cannot_answer_is_taken_apart(rig: Rig, metering: str) -> None:
+    for place in ("teams/busy", "teams/a", "teams/b", "teams/poison"):
+        await wallet(rig, place, 20)
+    wire = channel(metering, rig.token_file.read_text())
+    refusing: Any = Refuses(metering_pb2_grpc.MeteringServiceStub(wire), "BatchForecast", "teams/poison")
+    page = Page(shard=0, shards=1, page_token="")
+    swept = await ActivityEnvironment().run(PredictiveActivities(rig.stub, refusing).sweep_page, page)
+    await wire.close()
+    assert (swept.tally.looked, swept.tally.started, swept.tally.failed) == (4, 1, 1)
+    assert "teams/poison" in swept.tally.failure
 
 
 async def test_while_metering_is_away_nothing_is_started(rig: Rig, temporal: Client) -> None:
