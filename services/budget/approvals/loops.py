@@ -4,6 +4,7 @@ All are safe with several replicas. What has expired ends here if no workflow ha
 are started again.
 """
 
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import asyncpg
@@ -17,7 +18,7 @@ from services.budget.store import budgets
 from services.kit.errors import PurseError
 from services.kit.loops import Loop
 from services.kit.outbox import Relay
-from services.kit.subject import parse
+from services.kit.subject import Subject, parse
 from services.kit.telemetry import get_logger
 
 _RELAY_BATCH_MAX: Final = 16
@@ -75,11 +76,11 @@ class ApprovalLoops:
 
 
 class Sweep:
-    """Ends what has expired, starts what was lost, and forgets what is old.
+    """Ends what has expired, starts what was lost and does its work meanwhile, and forgets what is old.
 
     Args:
         pool: Budget's database.
-        found: Ends approvals.
+        found: Ends approvals, and does what is due of them.
     """
 
     def __init__(self, pool: asyncpg.Pool, found: Approvals) -> None:
@@ -91,21 +92,29 @@ class Sweep:
         async with self._pool.acquire() as connection:
             now_us = await budgets.now_us(connection)
             due = await approvals.due(connection, now_us - grace_us, _SWEEP_BATCH_MAX)
-        ended = 0
-        for _, id_, subject in due:
-            try:
-                await self._approvals.expire(parse(subject), id_)
-                ended += 1
-            except PurseError as error:
-                _log.warning(
-                    "an approval cannot be ended yet", approval=f"{subject}/approvals/{id_}", error=repr(error)
-                )
+            left = await approvals.left_alone(connection, now_us - _LOST_AFTER_US, _SWEEP_BATCH_MAX)
+        ended = await self._each(due, self._approvals.expire, "an approval cannot be ended yet")
         async with self._pool.acquire() as connection, connection.transaction():
             lost = await approvals.take_lost(
                 connection, now_us - _LOST_AFTER_US, now_us + _LOST_AGAIN_US, events.TOPIC_START, _SWEEP_BATCH_MAX
             )
             await events.start(connection, lost)
-        return ended == _SWEEP_BATCH_MAX or len(lost) == _SWEEP_BATCH_MAX
+        # A hold must not run out because Temporal is away.
+        moved = await self._each(left, self._approvals.advance, "what is due of an approval cannot be done yet")
+        return _SWEEP_BATCH_MAX in {ended, moved, len(lost)}
+
+    async def _each(
+        self, found: list[tuple[str, str, str]], work: Callable[[Subject, str], Awaitable[object]], trouble: str
+    ) -> int:
+        """Does it to each by itself; with how many it worked."""
+        done = 0
+        for _, id_, subject in found:
+            try:
+                await work(parse(subject), id_)
+                done += 1
+            except PurseError as error:
+                _log.warning(trouble, approval=f"{subject}/approvals/{id_}", error=repr(error))
+        return done
 
     async def forget(self) -> bool:
         """Forgets approvals that ended long ago."""

@@ -112,3 +112,20 @@ async def test_what_is_asked_for_again_is_as_it_stands_and_times_are_times(datab
         for seconds in (-1, 2**40, 2**62):
             refused = await refusal_of(seller.RequestApproval(recharges(until_time=Timestamp(seconds=seconds))))
             assert (refused.reason, refused.field) == ("INVALID_ARGUMENT", "recharges.until_time")
+
+
+async def test_without_workflows_the_service_itself_keeps_what_waits_alive_and_reminds(
+    database: Any, tmp_path: Path
+) -> None:
+    async with running_budget(database("budget"), tmp_path) as budget:
+        people = Approving(budget)
+        asked = (await people.request(urgency=pb.URGENCY_LOW)).approval
+        day = 86_400 * 10**6
+        # As a day later, an hour before the hold runs out.
+        later = f"created_us = created_us - {day}, renew_us = renew_us - {day}, next_us = next_us - {day}"
+        await rows(budget.database, f"UPDATE approvals SET {later}, hold_us = hold_us - {23 * 3600 * 10**6}")  # noqa: S608
+        async with asyncio.timeout(20):
+            while not (found := await people.get(asked.name)).reminders:
+                await asyncio.sleep(0.05)
+        assert found.state == pb.APPROVAL_STATE_PENDING
+        assert found.operation.hold_expire_time.seconds > asked.create_time.seconds + 23 * 3600

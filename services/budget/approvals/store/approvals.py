@@ -87,6 +87,7 @@ SELECT org, id, subject FROM (
      ORDER BY hold_us LIMIT $2)
 ) AS due ORDER BY due_us LIMIT $2
 """
+_LEFT_ALONE: Final = "SELECT org, id, subject FROM approvals WHERE next_us < $1 AND state = 1 ORDER BY next_us LIMIT $2"
 # One whose start waits in the outbox has not been lost.
 _LOST: Final = f"""
 UPDATE approvals a SET next_us = $2 FROM (
@@ -183,6 +184,11 @@ async def list_page(
 async def due(connection: asyncpg.Connection, at_us: int, limit: int) -> list[tuple[str, str, str]]:
     """Approvals that wait and whose time, or whose hold's, is over: org, id and subject."""
     return [tuple(row) for row in await connection.fetch(_DUE, at_us, limit)]
+
+
+async def left_alone(connection: asyncpg.Connection, before_us: int, limit: int) -> list[tuple[str, str, str]]:
+    """Approvals that wait and that nobody has looked at though it was due, started or not: org, id and subject."""
+    return [tuple(row) for row in await connection.fetch(_LEFT_ALONE, before_us, limit)]
 
 
 async def take_lost(
