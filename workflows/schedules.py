@@ -207,7 +207,11 @@ async def _describe(client: Client, schedule_id: str) -> _Found | None:
 async def _number(client: Client, payload: Payload | None) -> int:
     if payload is None:
         return 0
-    (value,) = await client.data_converter.decode([payload])
+    try:
+        (value,) = await client.data_converter.decode([payload])
+    except (LookupError, RuntimeError, ValueError):
+        # Whatever wrote this, it was no worker: as if it were not there.
+        return 0
     return value if isinstance(value, int) else 0
 
 

@@ -215,6 +215,7 @@ async def _tell(connection: asyncpg.Connection, row: DisputeRow, facts: DisputeF
             "dispute": row.id,
             "status": facts.status,
             "reason": facts.reason,
+            "currency_code": row.currency,
             "debited_nanos": step.debit,
             "credited_nanos": step.credit,
             "frozen": step.freeze,

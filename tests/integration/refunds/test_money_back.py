@@ -1,6 +1,7 @@
 """Refunds and disputes with the Stripe twin: money that goes back is debited once, and comes again at most once."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -255,7 +256,9 @@ async def test_a_lost_dispute_that_no_event_told_of_is_found_and_stays_frozen(ri
         await rig.stub.SetWalletState(pb.SetWalletStateRequest(name=rig.wallet, state=OPEN))
         await disputes.observe_charge(recharge.payment_intent)
         assert OPEN == await state(rig)
-    assert len(await rig.alerts("DISPUTE_LOST")) == 1
+    (told,) = await rig.alerts("DISPUTE_LOST")
+    # Without its currency an amount is a number of nothing to whoever reads of it.
+    assert (json.loads(told)["debited_nanos"], json.loads(told)["currency_code"]) == (20 * USD, "USD")
     assert [] == await rig.audit_failures()
 
 

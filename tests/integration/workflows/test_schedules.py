@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
+from temporalio.api.common.v1 import Payload
 from temporalio.client import (
     Client,
     ScheduleActionStartWorkflow,
@@ -93,6 +94,22 @@ async def edit(client: Client, every: timedelta) -> None:
         return ScheduleUpdate(schedule)
 
     await client.get_schedule_handle("purse.count").update(change)
+
+
+async def test_a_revision_that_nobody_can_read_keeps_no_schedule_from_being_made(client: Client) -> None:
+    await schedules.ensure(client, declared(HOURLY))
+
+    def change(given: ScheduleUpdateInput) -> ScheduleUpdate:
+        schedule = given.description.schedule
+        assert isinstance(schedule.action, ScheduleActionStartWorkflow)
+        schedule.action.memo = {"revision": Payload(metadata={"encoding": b"binary/strange"}, data=b"?")}
+        schedule.spec.intervals = [ScheduleIntervalSpec(every=timedelta(days=2))]
+        return ScheduleUpdate(schedule)
+
+    await client.get_schedule_handle("purse.count").update(change)
+    await schedules.ensure(client, declared(HOURLY, DAILY))
+    assert interval(await described(client)) == (timedelta(hours=1), timedelta(minutes=7))
+    assert interval(await described(client, "shear"))[0] == timedelta(days=1)
 
 
 async def test_a_schedule_is_created_as_declared_and_only_once(client: Client) -> None:
