@@ -231,6 +231,11 @@ async def test_a_lost_workflow_is_woken_again_and_what_is_old_is_forgotten(desk:
     await upkeep.wake_stuck()
     assert {row["key"] for row in await desk.sql(WAKES)} == {f"notify/{one}/webhook" for one in (name, gone)}
     assert len(await desk.sql(WAKES)) == 2
+    # What Temporal refused and is set aside until somebody looks wakes nobody, so another row tries.
+    await desk.sql("UPDATE outbox SET parked_at = now()")
+    await desk.sql("UPDATE delivery_lanes SET woken_us = woken_us - 70000000")
+    await upkeep.wake_stuck()
+    assert len(await desk.sql(WAKES)) == 4
     await desk.budget.admin.DeleteSubscription(subscriptions_pb2.DeleteSubscriptionRequest(name=gone))
     await desk.take(name)
     await desk.report(name, {1: "ok"})

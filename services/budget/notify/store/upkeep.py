@@ -11,13 +11,14 @@ from services.budget.notify.wakes import TOPIC
 from services.budget.store import subscriptions
 
 _ALONE: Final = "SELECT pg_try_advisory_xact_lock(7405, 1)"
-# Whoever waits for a word of Temporal has a row in the outbox already; another one would not help.
+# Whoever waits for a word of Temporal has a row in the outbox already; another would not help, unless it is parked.
 _STUCK: Final = """
 SELECT l.org, l.subscription_no, l.channel, s.subject, s.subscription_id FROM delivery_lanes l
 JOIN subscriptions s ON s.org = l.org AND s.no = l.subscription_no
 WHERE l.due_us < $1 AND l.held_until_us < $2 AND coalesce(l.woken_us, 0) < $1 AND NOT s.disabled
     AND NOT EXISTS (
-        SELECT FROM outbox o WHERE o.topic = $4 AND o.org = l.org AND o.key = 'notify/' || s.subject
+        SELECT FROM outbox o
+        WHERE o.topic = $4 AND o.parked_at IS NULL AND o.org = l.org AND o.key = 'notify/' || s.subject
             || '/subscriptions/' || s.subscription_id || CASE l.channel WHEN 1 THEN '/webhook' ELSE '/mail' END)
 ORDER BY l.due_us LIMIT $3
 """
