@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 WORK_S: Final = 60.0
 """How long one activity goes on sending before it says how far it is, in seconds."""
+SLOW_S: Final = 2.0
+"""A sending that takes so long ends the turn: places are few, and many slow receivers must not have them all."""
 LINGER_S: Final = 2.0
 """How long a lane is watched after its last delivery: what comes then needs no waking of the workflow."""
 LINGERING_MAX: Final = 20
@@ -151,11 +153,14 @@ class Carrier:
         """Sends what was taken; whether all of it was, and the lane is still held."""
         sending = send(self._subscription, taken)
         while await self._may_send():
+            began_s = time.monotonic()
             try:
                 sent = await anext(sending)
             except StopAsyncIteration:
                 return await self._report() if self._reports else True
             self._note(sent)
+            if time.monotonic() - began_s >= SLOW_S:
+                self._ends_s = began_s
             if sent.outcome in _STOPPING:
                 await self._report()
                 return True

@@ -100,6 +100,26 @@ async def test_whoever_is_next_goes_on_at_once_where_a_turn_has_ended(
     assert (progress.rest_s, lane.sent) == (-1.0, list(range(1, 21)))
 
 
+async def test_a_slow_receiver_has_one_sending_a_turn_so_that_many_keep_no_quick_one_waiting(
+    lane: Lane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = await lane.subscribe()
+    await lane.publish(5)
+    await lane.matching.step()
+    late = [0.0]
+    monkeypatch.setattr(carrier, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + late[0]))
+
+    async def slow(subscription: str, taken: pb.TakeDeliveriesResponse) -> AsyncIterator[Sent]:
+        async for one in lane.send(subscription, taken):
+            late[0] += carrier.SLOW_S
+            yield one
+
+    progress = await lane.carry(name, "a", slow)
+    assert (progress.delivered, progress.rest_s) == (1, 0.0)
+    await lane.carry(name, "b", lane.send)
+    assert lane.sent == [1, 2, 3, 4, 5]
+
+
 async def test_what_was_sent_is_told_and_the_lane_given_back_where_the_activity_is_cancelled(lane: Lane) -> None:
     name = await lane.subscribe()
     await lane.publish(3)
