@@ -8,11 +8,10 @@ from temporalio import activity
 
 from pursestrings.budget.v1 import approvals_pb2 as pb
 from pursestrings.wallet.v1 import caps_pb2
-from services.kit.errors import Code
 from services.kit.status import from_rpc_error
 from workflows.approval import types
 from workflows.approval.types import Cancel, Progress, Settle, Snapshot
-from workflows.working import working
+from workflows.working import REFUSALS, working
 
 if TYPE_CHECKING:
     from pursestrings.budget.v1.budget_pb2_grpc import BudgetServiceAsyncStub
@@ -22,10 +21,6 @@ _RPC_TIMEOUT_S: Final = 15.0
 _REASON_CHARS_MAX: Final = 256
 """What the wallet service keeps of a reason, of a name and of who decided."""
 _OUTCOME_CHARS_MAX: Final = 500
-# The same call can never succeed; everything else may, once something is reachable or free.
-_FINAL: Final = frozenset(
-    {Code.INVALID_ARGUMENT, Code.NOT_FOUND, Code.FAILED_PRECONDITION, Code.PERMISSION_DENIED, Code.OUT_OF_RANGE}
-)
 _VERDICTS: Final = {
     types.APPROVE: pb.APPROVAL_VERDICT_APPROVE,
     types.DENY: pb.APPROVAL_VERDICT_DENY,
@@ -52,7 +47,7 @@ class ApprovalActivities:
     @activity.defn(name=types.SETTLE)
     async def settle(self, ask: Settle) -> Snapshot:
         """Decides on behalf of a person; the same request id decides once."""
-        async with working():
+        async with working(REFUSALS):
             answer = await self._budget.DecideApproval(
                 pb.DecideApprovalRequest(
                     name=ask.approval,
@@ -103,7 +98,7 @@ class ApprovalActivities:
             allowed = await self._wallet.AllowRecharges(request, timeout=_RPC_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             refusal = from_rpc_error(error)
-            if refusal.code not in _FINAL:
+            if refusal.code not in REFUSALS:
                 raise
             return f"the wallet service refused: {refusal.message}"
         return allowed.extra.name

@@ -15,6 +15,7 @@ with workflow.unsafe.imports_passed_through():
     from services.kit import approvals
     from workflows.approval import types
     from workflows.approval.types import ApprovalInput, Cancel, Decide, Progress, Settle, Snapshot
+    from workflows.deciding import carried
 
 T = TypeVar("T")
 
@@ -73,20 +74,23 @@ class Approval:
 
     @workflow.update(name=types.DECIDE)
     async def decide(self, given: Decide) -> Snapshot:
-        """Approves or denies, on behalf of a person; returns what became of it."""
+        """Approves or denies, on behalf of a person; returns what became of it.
+
+        Raises:
+            ApplicationError: The budget service refuses it; the type is its reason, such as PAUSED. Or
+                DECISION_UNKNOWN.
+        """
         update = workflow.current_update_info()
         ask = Settle(
             self._given.approval, given.verdict, given.decided_by.strip(), given.reason, update.id if update else ""
         )
-        try:
-            snapshot = await self._do(
-                types.SETTLE, ask, Snapshot, f"{given.decided_by} says {given.verdict}: decide in budget"
-            )
-        except ActivityError as error:
-            cause = error.cause
-            if isinstance(cause, ApplicationError):
-                raise ApplicationError(cause.message, type=cause.type, non_retryable=True) from error
-            raise
+        snapshot = await carried(
+            types.SETTLE,
+            ask,
+            Snapshot,
+            attempt_timeout=_ACTIVITY_TIMEOUT,
+            summary=approvals.summary(f"{given.decided_by} says {given.verdict}: decide in budget"),
+        )
         self._decided = snapshot.state
         self._woken = True
         return snapshot

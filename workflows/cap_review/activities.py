@@ -15,7 +15,7 @@ from services.kit.status import from_rpc_status
 from services.wallet.recharge.temporal import CAP_WORDS
 from workflows.cap_review import types
 from workflows.cap_review.types import Decide, Snapshot, Tell
-from workflows.working import working
+from workflows.working import REFUSALS, working
 
 if TYPE_CHECKING:
     from pursestrings.budget.v1.budget_pb2_grpc import BudgetServiceAsyncStub
@@ -65,8 +65,8 @@ class CapReviewActivities:
 
     @activity.defn(name=types.DECISION)
     async def decide(self, ask: Decide) -> Snapshot:
-        """Passes a person's decision on, in their name."""
-        async with working():
+        """Passes a person's decision on, in their name; the same request id decides once."""
+        async with working(REFUSALS):
             answer = await self._wallet.DecideRechargeReview(await self._request(ask), timeout=_RPC_TIMEOUT_S)
             # With what was spent, which a decision does not say.
             seen = await self._wallet.GetRechargeReview(

@@ -14,6 +14,7 @@ from temporalio.exceptions import ActivityError, ApplicationError
 with workflow.unsafe.imports_passed_through():
     from workflows.cap_review import types
     from workflows.cap_review.types import Decide, Decision, ReviewInput, Snapshot, Tell
+    from workflows.deciding import carried
 
 T = TypeVar("T")
 
@@ -81,19 +82,14 @@ class RechargeCapReview:
         """Decides the review; returns it as it is then.
 
         Raises:
-            ApplicationError: The wallet service refuses it; the type is its reason, such as REVIEW_ENDED.
+            ApplicationError: The wallet service refuses it; the type is its reason, such as REVIEW_ENDED. Or
+                DECISION_UNKNOWN.
         """
         self._deciding = True
         try:
             ask = Decide(self._review, str(workflow.uuid4()), decision)
             what = "Keep the caps as they are" if decision.keep_paused else "Allow more recharges"
-            snapshot = await self._do(types.DECISION, ask, Snapshot, what)
-        except ActivityError as error:
-            cause = error.cause
-            kind = cause.type if isinstance(cause, ApplicationError) else "UNAVAILABLE"
-            raise ApplicationError(
-                f"The decision was not taken: {cause or error}", type=kind, non_retryable=True
-            ) from error
+            snapshot = await carried(types.DECISION, ask, Snapshot, attempt_timeout=_ACTIVITY_TIMEOUT, summary=what)
         finally:
             self._deciding = False
             self._woken = True

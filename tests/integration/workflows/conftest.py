@@ -1,7 +1,9 @@
 """The whole way of a recharge: wallet service, gateway, worker, Temporal and the twin."""
 
+import dataclasses
 import uuid
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from temporalio.client import Client
 from tests.conftest import TwinServer
 from tests.support.databases import Database
 from tests.support.recharging import Rig, running_rig
+from workflows import deciding
 from workflows.namespace import connected
 from workflows.settings import WorkerSettings
 
@@ -32,3 +35,12 @@ async def rig(
         database("wallet"), twin.url, tmp_path, org=org, temporal_address=temporal_address
     ) as running:
         yield running
+
+
+@pytest.fixture
+def deaths_noticed_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that dies while it carries a decision is missed after moments; as many tries as ever."""
+    moment = timedelta(milliseconds=50)
+    monkeypatch.setattr(deciding, "HEARTBEAT_TIMEOUT", 4 * moment)
+    policy = dataclasses.replace(deciding.RETRY, initial_interval=moment, maximum_interval=moment)
+    monkeypatch.setattr(deciding, "RETRY", policy)

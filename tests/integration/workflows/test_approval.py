@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from temporalio import activity
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
@@ -20,14 +21,30 @@ from tests.support.databases import Database
 from tests.support.recharging import Rig
 from workflows.approval import types
 from workflows.approval.activities import ApprovalActivities
-from workflows.approval.types import Decide, Snapshot
+from workflows.approval.types import Decide, Settle, Snapshot
 from workflows.approval.workflow import Approval
 
 
+class Dying(ApprovalActivities):
+    """Once it has decided it says nothing any more, as a worker that is killed; so it is asked again."""
+
+    tries = 0
+
+    @activity.defn(name=types.SETTLE)
+    async def settle(self, ask: Settle) -> Snapshot:
+        snapshot = await ApprovalActivities.settle(self, ask)
+        self.tries += 1
+        if self.tries == 1:
+            await asyncio.Event().wait()
+        return snapshot
+
+
 @contextlib.asynccontextmanager
-async def working(client: Client, people: Approving, wallet: Any = None) -> AsyncIterator[None]:
+async def working(
+    client: Client, people: Approving, wallet: Any = None, kind: type[ApprovalActivities] = ApprovalActivities
+) -> AsyncIterator[None]:
     """A worker of approvals in this process; with a wallet service, where one is asked."""
-    activities = ApprovalActivities(people.service, wallet)
+    activities = kind(people.service, wallet)
     async with Worker(
         client,
         task_queue=types.TASK_QUEUE,
@@ -101,6 +118,16 @@ async def test_an_update_decides_and_its_validator_refuses(people: Approving, te
     assert (await handle.result()).state == "APPROVED"
     assert (await people.reserve(spend)).outcome == budget_pb2.OUTCOME_ALLOW
     assert "Approved by ann: as planned" in (await handle.query(types.STATUS))["details"]
+
+
+@pytest.mark.usefixtures("deaths_noticed_soon")
+async def test_the_person_is_answered_though_workers_die_after_deciding(asking: Approving, temporal: Client) -> None:
+    async with working(temporal, asking, kind=Dying):
+        asked = (await asking.request()).approval
+        handle = await handle_of(temporal, asked.name)
+        decided = await asyncio.wait_for(decide(handle, reason="all the same"), 30)
+        assert (decided.state, decided.reason) == ("APPROVED", "all the same")
+        assert (await asyncio.wait_for(handle.result(), 30)).decided_by == "ann"
 
 
 async def test_a_decision_by_rpc_wakes_the_workflow_and_stops_updates(people: Approving, temporal: Client) -> None:
