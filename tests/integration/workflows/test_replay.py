@@ -4,7 +4,12 @@ The histories beside this file were written by `WorkflowHistory.to_json()` of re
 they do not fit needs `workflow.patched`, and a new history beside the old ones.
 """
 
+import base64
+import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -22,7 +27,33 @@ def test_there_are_histories() -> None:
     assert {path.stem for path in HISTORIES} >= {
         *("succeeded", "declined_then_another_card", "canceled"),
         *("months_closed", "months_closed_but_one", "books_compared", "concerns_reported"),
+        *("approved_by_update", "reminded_escalated_expired", "cap_review_decided"),
+        *("notified", "notified_at_the_second_try", "swept_in_pages"),
     }
+
+
+@pytest.mark.parametrize("path", HISTORIES, ids=lambda path: str(path.stem))
+def test_a_history_says_nothing_of_the_machine_it_was_recorded_on(path: Path) -> None:
+    said = list(strings(json.loads(path.read_text())))
+    # A path from the root, an address or a process, a stack.
+    assert [text for text in said if re.search(r"(?<![\w/])/\w+/|@|Traceback", text)] == []
+    assert "stackTrace" not in path.read_text()
+    assert set(re.findall(r'"identity": "([^"]*)"', path.read_text())) == {"worker"}
+
+
+def strings(part: Any) -> Iterator[str]:
+    """All texts of a history, payloads read."""
+    if isinstance(part, str):
+        yield part
+    elif isinstance(part, list):
+        for one in part:
+            yield from strings(one)
+    elif isinstance(part, dict):
+        if "metadata" in part and "data" in part:
+            yield base64.b64decode(part["data"]).decode()
+            return
+        for one in part.values():
+            yield from strings(one)
 
 
 @pytest.mark.parametrize(
