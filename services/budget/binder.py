@@ -6,7 +6,7 @@ from services.budget.caches import Directories
 from services.budget.domain import limits
 from services.budget.domain.apply import named_reservation
 from services.budget.domain.approvals import SettleItem
-from services.budget.domain.budgets import FOREVER_US, Budget, Dimension, key_number, key_text
+from services.budget.domain.budgets import AMOUNT_MAX, FOREVER_US, Budget, Dimension, key_number, key_text
 from services.budget.domain.decide import Batch
 from services.budget.domain.model import (
     ApplyItem,
@@ -141,7 +141,7 @@ class Binder:
         binding.blocks_unrated = policy.settings.unrated_model is UnratedModel.BLOCK
         if (rule := policy.approval_rule(subject, currency)) is not None:
             binding.rule = rule
-            binding.ask_above = FOREVER_US if rule.above is None else rule.above
+            binding.ask_above = AMOUNT_MAX if rule.above is None else rule.above
         binding.guarded = bool(binding.paused or binding.pausing or binding.unbudgeted or binding.blocks_unrated)
         return binding
 

@@ -369,7 +369,7 @@ class Binding:
     unbudgeted: bool = False
     blocks_unrated: bool = False
     guarded: bool = False
-    ask_above: int = FOREVER_US
+    ask_above: int = AMOUNT_MAX
     rule: ApprovalRule | None = None
 
 

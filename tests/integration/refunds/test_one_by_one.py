@@ -69,7 +69,9 @@ async def test_a_refund_that_cannot_be_read_is_passed_by(rig: Rig) -> None:
 async def test_a_wallet_that_cannot_be_closed_is_passed_by(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     closed = []
 
-    async def settled(_connection: asyncpg.Connection, _limit: int) -> list[tuple[str, str, None]]:
+    async def settled(
+        _connection: asyncpg.Connection, _limit: int, _after: tuple[str, str]
+    ) -> list[tuple[str, str, None]]:
         return [(rig.org, "first", None), (rig.org, "second", None)]
 
     async def finish(_connection: asyncpg.Connection, _org: str, wallet: str, _above: None) -> bool:
