@@ -299,7 +299,10 @@ async def settle(place: Place) -> int:
     armed = (await place.http.get(f"{place.twin}/_twin/state")).json()["faults"]
     headers = {"content-type": "application/json"}
     (await place.http.delete(f"{place.twin}/_twin/faults", headers=headers)).raise_for_status()
-    (await place.http.post(f"{place.twin}/_twin/redeliver", json={"all": True})).raise_for_status()
+    every: dict[str, Any] = {"all": True}
+    while every:
+        answer = (await place.http.post(f"{place.twin}/_twin/redeliver", json=every)).raise_for_status().json()
+        every = {"all": True, "after": answer["next"]} if "next" in answer else {}
     while True:
         state = (await place.http.get(f"{place.twin}/_twin/state")).json()["deliveries"]
         waiting = await place.sql.fetchval(
