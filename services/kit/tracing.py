@@ -1,7 +1,6 @@
 """Traces: what a recharge or an approval does across processes, sent by OTLP where a collector is named."""
 
 import contextlib
-import ipaddress
 from collections.abc import Iterator
 from typing import Final
 from urllib.parse import urlsplit
@@ -13,6 +12,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 
+from services.kit.public_address import is_this_machine
 from services.kit.settings import ServiceSettings
 
 _QUEUE_SPANS_MAX: Final = 2048
@@ -56,7 +56,7 @@ def _exporter(settings: ServiceSettings) -> OTLPSpanExporter:
     url = urlsplit(settings.otlp_endpoint)
     if url.scheme not in {"http", "https"} or not url.hostname:
         raise SystemExit("PURSE_OTLP_ENDPOINT: give it as https://host:port, where the collector takes OTLP over HTTP")
-    if url.scheme == "http" and not settings.allow_plaintext and not _is_loopback(url.hostname):
+    if url.scheme == "http" and not settings.allow_plaintext and not is_this_machine(url.hostname):
         raise SystemExit(
             f"PURSE_OTLP_ENDPOINT: {url.hostname} is another machine; use https, or set PURSE_ALLOW_PLAINTEXT=true "
             "inside a network that encrypts by itself"
@@ -64,12 +64,3 @@ def _exporter(settings: ServiceSettings) -> OTLPSpanExporter:
     ca_file = str(settings.tls_ca_file) if settings.tls_ca_file else None
     endpoint = settings.otlp_endpoint.rstrip("/") + _PATH
     return OTLPSpanExporter(endpoint, certificate_file=ca_file, timeout=_EXPORT_TIMEOUT_S)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -12,7 +12,7 @@ import asyncpg
 from services.budget.approvals import events
 from services.budget.approvals.requests import Approvals
 from services.budget.approvals.store import approvals
-from services.budget.approvals.temporal import Temporal
+from services.budget.approvals.temporal import approval
 from services.budget.settings import BudgetSettings
 from services.budget.store import budgets
 from services.kit.errors import PurseError
@@ -20,6 +20,7 @@ from services.kit.loops import Loop
 from services.kit.outbox import Relay
 from services.kit.subject import Subject, parse
 from services.kit.telemetry import get_logger
+from services.kit.temporal import Temporal
 
 _RELAY_BATCH_MAX: Final = 16
 # What this replica writes wakes the relays; this is for the rows of others.
@@ -50,10 +51,14 @@ class ApprovalLoops:
         self._pool = pool
         self._sweep_interval_s = settings.sweep_interval_s
         self._start = Relay(
-            pool, events.TOPIC_START, temporal.start, batch_max=_RELAY_BATCH_MAX, interval_s=_RELAY_INTERVAL_S
+            pool,
+            events.TOPIC_START,
+            temporal.starting(approval),
+            batch_max=_RELAY_BATCH_MAX,
+            interval_s=_RELAY_INTERVAL_S,
         )
         self._signal = Relay(
-            pool, events.TOPIC_SIGNAL, temporal.signal, batch_max=_RELAY_BATCH_MAX, interval_s=_RELAY_INTERVAL_S
+            pool, events.TOPIC_SIGNAL, temporal.wake, batch_max=_RELAY_BATCH_MAX, interval_s=_RELAY_INTERVAL_S
         )
 
     def wake(self) -> None:

@@ -9,11 +9,12 @@ from services.budget.notify.carrying import Carrying
 from services.budget.notify.deliveries import Deliveries
 from services.budget.notify.publish import Publisher
 from services.budget.notify.relay import Matching
-from services.budget.notify.temporal import Temporal
+from services.budget.notify.temporal import deliveries, once_each
 from services.budget.notify.upkeep import Upkeep
 from services.kit.loops import Loop
 from services.kit.outbox import Relay
 from services.kit.settings import ServiceSettings
+from services.kit.temporal import Temporal
 
 _MATCH_INTERVAL_S: Final = 0.2
 _WAKES_MAX: Final = 200
@@ -36,7 +37,8 @@ class Notify:
     """
 
     def __init__(self, pool: asyncpg.Pool, settings: ServiceSettings) -> None:
-        relay = Relay(pool, wakes.TOPIC, Temporal(settings).wake, batch_max=_WAKES_MAX)
+        send = once_each(Temporal(settings).starting(deliveries))
+        relay = Relay(pool, wakes.TOPIC, send, batch_max=_WAKES_MAX)
         matching = Loop("match events", Matching(pool, relay.wake).step, _MATCH_INTERVAL_S)
         upkeep = Upkeep(pool)
         self.publisher = Publisher(pool, matching.wake)

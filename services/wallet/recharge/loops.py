@@ -15,6 +15,7 @@ from services.kit.errors import Code, PurseError
 from services.kit.loops import Loop
 from services.kit.outbox import Relay
 from services.kit.telemetry import get_logger
+from services.kit.temporal import Temporal
 from services.wallet.recharge.caps import Caps
 from services.wallet.recharge.cards import Cards
 from services.wallet.recharge.domain.attempts import State
@@ -27,7 +28,7 @@ from services.wallet.recharge.store import top_ups as top_up_rows
 from services.wallet.recharge.store.inbox import EventRow
 from services.wallet.recharge.store.topics import TOPIC_REVIEW, TOPIC_SIGNAL, TOPIC_START
 from services.wallet.recharge.stripe import Stripe
-from services.wallet.recharge.temporal import Temporal
+from services.wallet.recharge.temporal import recharge, review
 from services.wallet.recharge.top_ups import TopUps
 from services.wallet.store import wallets as wallets_store
 
@@ -99,9 +100,9 @@ class RechargeLoops:
         self._caps = caps
         self._others = others or {}
         self._clock = clock
-        self._start = Relay(pool, TOPIC_START, temporal.start, batch_max=_RELAY_BATCH_MAX)
-        self._review = Relay(pool, TOPIC_REVIEW, temporal.start_review, batch_max=_RELAY_BATCH_MAX)
-        self._signal = Relay(pool, TOPIC_SIGNAL, temporal.signal, batch_max=_RELAY_BATCH_MAX)
+        self._start = Relay(pool, TOPIC_START, temporal.starting(recharge), batch_max=_RELAY_BATCH_MAX)
+        self._review = Relay(pool, TOPIC_REVIEW, temporal.starting(review), batch_max=_RELAY_BATCH_MAX)
+        self._signal = Relay(pool, TOPIC_SIGNAL, temporal.wake, batch_max=_RELAY_BATCH_MAX)
         self._inbox = Loop("stripe inbox", self.process_inbox, _INBOX_INTERVAL_S)
         self.loops = [
             self._start.loop,

@@ -1,16 +1,24 @@
-"""What the wallet service starts is what the worker runs."""
+"""What the services start is what the worker runs."""
 
+from services.budget.approvals import temporal as approvals
+from services.budget.notify import temporal as notify
 from services.kit import temporal as kit
 from services.wallet.recharge import temporal
 from workflows import namespace
+from workflows.approval import types as approval
 from workflows.cap_review import types as cap_review
+from workflows.notify import types as carrying
 from workflows.recharge import types
 
 
 def test_both_sides_use_the_same_words() -> None:
-    assert (temporal.WORKFLOW, temporal.TASK_QUEUE, temporal.WAKE) == (types.WORKFLOW, types.TASK_QUEUE, types.WAKE)
-    started = (temporal.REVIEW_WORKFLOW, temporal.REVIEW_TASK_QUEUE, temporal.WAKE)
+    assert (temporal.WORKFLOW, temporal.TASK_QUEUE, kit.WAKE) == (types.WORKFLOW, types.TASK_QUEUE, types.WAKE)
+    started = (temporal.REVIEW_WORKFLOW, temporal.REVIEW_TASK_QUEUE, kit.WAKE)
     assert started == (cap_review.WORKFLOW, cap_review.TASK_QUEUE, cap_review.WAKE)
+    asked = (approvals.WORKFLOW, approvals.TASK_QUEUE, kit.WAKE)
+    assert asked == (approval.WORKFLOW, approval.TASK_QUEUE, approval.WAKE)
+    carried = (notify.WORKFLOW, notify.TASK_QUEUE, kit.WAKE)
+    assert carried == (carrying.WORKFLOW, carrying.TASK_QUEUE, carrying.WAKE)
 
 
 def test_every_search_attribute_is_registered() -> None:
