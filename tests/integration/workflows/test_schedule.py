@@ -152,6 +152,11 @@ async def test_a_review_of_caps_reminds_daily_until_its_month_is_over(
         handle = await skipping.client.start_workflow(
             RechargeCapReview.run, given, id=review.name, task_queue=cap_review.TASK_QUEUE
         )
+        async with asyncio.timeout(30):
+            while (status := await handle.query(cap_review.STATUS))["state"] != "WAITING":
+                await asyncio.sleep(0.05)
+        # Here and not after the month's end, when what counts is the next month's.
+        assert "1 of 1 recharges, 20.00 USD" in status["details"]
         await skipping.sleep(month_end - await skipping.get_current_time() + timedelta(seconds=1))
         days = (month_end - begun) // timedelta(days=1)
         expected = [f"{review.name}/day-{day}" for day in range(1, days + 1)]
@@ -166,7 +171,6 @@ async def test_a_review_of_caps_reminds_daily_until_its_month_is_over(
         assert expected == await told()
         status = await handle.query(cap_review.STATUS)
         assert status["state"] == "WAITING"
-        assert "1 of 1 recharges, 20.00 USD" in status["details"]
 
         async def clock(_connection: asyncpg.Connection) -> datetime:
             return await skipping.get_current_time()
