@@ -11,14 +11,15 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from temporalio import workflow
-from temporalio.common import RetryPolicy, SearchAttributeKey
+from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError
+
+from workflows.shown import Shown
 
 T = TypeVar("T")
 
 FAILURES_NAMED_MAX = 20
 """The most failures that are told in words; all are counted."""
-_STATE = SearchAttributeKey.for_keyword("State")
 _HEARTBEAT_TIMEOUT = timedelta(seconds=15)
 _RETRY = RetryPolicy(
     initial_interval=timedelta(seconds=2),
@@ -56,13 +57,12 @@ class Board:
 
     def __init__(self, noun: str, tally: Tally) -> None:
         self._noun = noun
-        self._state = ""
-        self._text = ""
+        self._shown = Shown()
         self.tally = tally
 
     def status(self) -> dict[str, str]:
         """Where it stands, for people and tests."""
-        return {"state": self._state, "details": self._text}
+        return self._shown.status()
 
     def found(self, count: int) -> None:
         """So many more are to be done."""
@@ -99,11 +99,7 @@ class Board:
         if tally.failed:
             lines.append(f"{tally.failed} could not be done and are left to the next run:")
             lines.append("\n".join(f"- {one}" for one in tally.failures))
-        self._text = "\n\n".join(lines)
-        workflow.set_current_details(self._text)
-        if state != self._state:
-            self._state = state
-            workflow.upsert_search_attributes([_STATE.value_set(state)])
+        self._shown.show(state, "\n\n".join(lines))
 
 
 async def each(items: Sequence[T], at_once: int, do: Callable[[T], Awaitable[None]]) -> None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from temporalio import workflow
-from temporalio.common import RetryPolicy, SearchAttributeKey
+from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
@@ -16,10 +16,10 @@ with workflow.unsafe.imports_passed_through():
     from workflows.approval import types
     from workflows.approval.types import ApprovalInput, Cancel, Decide, Progress, Settle, Snapshot
     from workflows.deciding import carried
+    from workflows.shown import Shown, back_off_s, facts
 
 T = TypeVar("T")
 
-_STATE = SearchAttributeKey.for_keyword("State")
 _ACTIVITY_TIMEOUT = timedelta(seconds=30)
 _ACTIVITY_PATIENCE = timedelta(minutes=2)
 _HEARTBEAT_TIMEOUT = timedelta(seconds=8)
@@ -31,7 +31,6 @@ _RETRY = RetryPolicy(
 )
 _REST_AFTER_FAILURE_S = 2.0
 _REST_AFTER_FAILURE_MAX_S = 300.0
-_DOUBLINGS_MAX = 16
 _REST_MIN_S = 1.0
 
 
@@ -46,8 +45,7 @@ class Approval:
         self._woken = False
         self._failures = 0
         self._decided = approvals.PENDING
-        self._state = ""
-        self._text = "Asking the budget service what is due."
+        self._shown = Shown("Asking the budget service what is due.")
         self._snapshot: Snapshot | None = None
 
     @workflow.run
@@ -70,7 +68,7 @@ class Approval:
     @workflow.query(name=types.STATUS)
     def status(self) -> dict[str, str]:
         """Where it stands, for people and tests."""
-        return {"state": self._state, "details": self._text}
+        return self._shown.status()
 
     @workflow.update(name=types.DECIDE)
     async def decide(self, given: Decide) -> Snapshot:
@@ -186,7 +184,7 @@ class Approval:
         if isinstance(cause, ApplicationError) and cause.type == "APPROVAL_DECIDED":
             # A wish to cancel came too late.
             self._cancel_reason = ""
-        rest_s = min(_REST_AFTER_FAILURE_MAX_S, _REST_AFTER_FAILURE_S * 2.0 ** min(self._failures, _DOUBLINGS_MAX))
+        rest_s = back_off_s(self._failures, _REST_AFTER_FAILURE_S, _REST_AFTER_FAILURE_MAX_S)
         self._failures += 1
         self._show("WAITING", f"{error.activity_type} did not work: {cause or error}. It is tried again.")
         return rest_s
@@ -208,11 +206,7 @@ class Approval:
         lines = [f"**{state}** · {self._given.what or self._given.approval}", text]
         if self._snapshot is not None:
             lines.append(_facts(self._snapshot, self._given.expires_at))
-        self._text = "\n\n".join(lines)
-        workflow.set_current_details(self._text)
-        if state != self._state:
-            self._state = state
-            workflow.upsert_search_attributes([_STATE.value_set(state)])
+        self._shown.show(state, "\n\n".join(lines))
 
 
 def _facts(snapshot: Snapshot, expires_at: str) -> str:
@@ -228,4 +222,4 @@ def _facts(snapshot: Snapshot, expires_at: str) -> str:
         ("Trouble", snapshot.trouble),
         ("Outcome", snapshot.outcome),
     ]
-    return "\n".join(f"- {name}: {value}" for name, value in rows if value)
+    return facts(rows)

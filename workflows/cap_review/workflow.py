@@ -8,17 +8,17 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 from temporalio import workflow
-from temporalio.common import RetryPolicy, SearchAttributeKey
+from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from workflows.cap_review import types
     from workflows.cap_review.types import Decide, Decision, ReviewInput, Snapshot, Tell
     from workflows.deciding import carried
+    from workflows.shown import Shown, back_off_s, facts
 
 T = TypeVar("T")
 
-_STATE = SearchAttributeKey.for_keyword("State")
 _ACTIVITY_TIMEOUT = timedelta(seconds=60)
 _ACTIVITY_PATIENCE = timedelta(minutes=5)
 # Activities beat every second; one whose worker was killed is given to another soon.
@@ -29,7 +29,6 @@ _REMIND_EVERY = timedelta(days=1)
 _AFTER_THE_END = timedelta(minutes=5)
 _REST_AFTER_FAILURE_S = 5.0
 _REST_AFTER_FAILURE_MAX_S = 600.0
-_DOUBLINGS_MAX = 16
 _SHOWN = {"OPEN": "WAITING"}
 
 
@@ -44,8 +43,7 @@ class RechargeCapReview:
         self._woken = False
         self._deciding = False
         self._failures = 0
-        self._state = ""
-        self._text = "Asking the wallet service what there is to decide."
+        self._shown = Shown("Asking the wallet service what there is to decide.")
         self._snapshot: Snapshot | None = None
 
     @workflow.run
@@ -75,7 +73,7 @@ class RechargeCapReview:
     @workflow.query(name=types.STATUS)
     def status(self) -> dict[str, str]:
         """Where it stands, for people and tests."""
-        return {"state": self._state, "details": self._text}
+        return self._shown.status()
 
     @workflow.update(name=types.DECIDE)
     async def decide(self, decision: Decision) -> Snapshot:
@@ -178,23 +176,18 @@ class RechargeCapReview:
             raise ApplicationError(
                 f"{self._review} is unknown to the wallet service", type=cause.type, non_retryable=True
             ) from error
-        rest_s = min(_REST_AFTER_FAILURE_MAX_S, _REST_AFTER_FAILURE_S * 2.0 ** min(self._failures, _DOUBLINGS_MAX))
+        rest_s = back_off_s(self._failures, _REST_AFTER_FAILURE_S, _REST_AFTER_FAILURE_MAX_S)
         self._failures += 1
-        self._write(f"{self._text}\n\n{error.activity_type} did not work: {cause or error}. It is tried again.")
+        self._shown.write(
+            f"{self._shown.text}\n\n{error.activity_type} did not work: {cause or error}. It is tried again."
+        )
         return timedelta(seconds=rest_s)
 
     def _show(self, snapshot: Snapshot) -> None:
         """Keeps what a person sees in Temporal's UI true."""
         self._snapshot = snapshot
         state = _SHOWN.get(snapshot.state, snapshot.state)
-        self._write(f"**{state}** · {_sentence(snapshot)}\n\n{_facts(snapshot)}")
-        if state != self._state:
-            self._state = state
-            workflow.upsert_search_attributes([_STATE.value_set(state)])
-
-    def _write(self, text: str) -> None:
-        self._text = text
-        workflow.set_current_details(text)
+        self._shown.show(state, f"**{state}** · {_sentence(snapshot)}\n\n{_facts(snapshot)}")
 
 
 def _refused(kind: str, message: str) -> ApplicationError:
@@ -223,4 +216,4 @@ def _facts(snapshot: Snapshot) -> str:
         ("Balance", snapshot.balance),
         ("Allowed", snapshot.extra),
     ]
-    return "\n".join(f"- {name}: {value}" for name, value in rows if value)
+    return facts(rows)

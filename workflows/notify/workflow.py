@@ -6,14 +6,14 @@ All that it needs is the subscription's name and the channel, so a history that 
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.common import RetryPolicy, SearchAttributeKey
+from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from workflows.notify import types
     from workflows.notify.types import Ask, NotifyInput, Progress
+    from workflows.shown import Shown
 
-_STATE = SearchAttributeKey.for_keyword("State")
 _ACTIVITY_TIMEOUT = timedelta(minutes=5)
 # Activities beat every second; one whose worker was killed is given to another soon.
 _HEARTBEAT_TIMEOUT = timedelta(seconds=8)
@@ -36,8 +36,7 @@ class Notify:
         self._delivered = given.delivered
         self._dead = given.dead
         self._woken = False
-        self._state = ""
-        self._text = "Asking the budget service what waits."
+        self._shown = Shown("Asking the budget service what waits.")
 
     @workflow.run
     async def run(self, given: NotifyInput) -> str:  # noqa: ARG002 - read by __init__, before any signal
@@ -48,12 +47,12 @@ class Notify:
             progress = await self._deliver()
             if progress is None:
                 self._show("ENDED", "The subscription is gone.")
-                return self._text
+                return self._shown.text
             self._delivered += progress.delivered
             self._dead += progress.refused
             if progress.rest_s < 0 and not self._woken:
                 self._show("ENDED", f"Nothing waits. {progress.reason}")
-                return self._text
+                return self._shown.text
             await self._rest(progress)
             if workflow.info().is_continue_as_new_suggested():
                 await workflow.wait_condition(workflow.all_handlers_finished)
@@ -67,7 +66,7 @@ class Notify:
     @workflow.query(name=types.STATUS)
     def status(self) -> dict[str, str]:
         """Where it stands, for people and tests."""
-        return {"state": self._state, "details": self._text}
+        return self._shown.status()
 
     async def _deliver(self) -> Progress | None:
         self._show("DELIVERING", f"Sending what waits by {self._channel}.")
@@ -113,8 +112,4 @@ class Notify:
             f"Taken by the receiver so far: {self._delivered}",
             f"Could not be sent: {self._dead}",
         ]
-        self._text = "\n".join([f"**{state}** · {text.strip()}", "", *(f"- {fact}" for fact in facts)])
-        workflow.set_current_details(self._text)
-        if state != self._state:
-            self._state = state
-            workflow.upsert_search_attributes([_STATE.value_set(state)])
+        self._shown.show(state, "\n".join([f"**{state}** · {text.strip()}", "", *(f"- {fact}" for fact in facts)]))

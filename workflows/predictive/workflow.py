@@ -6,13 +6,13 @@ It remembers nothing from one run to the next: a sweep that is lost, or runs twi
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.common import RetryPolicy, SearchAttributeKey
+from temporalio.common import RetryPolicy
 
 with workflow.unsafe.imports_passed_through():
     from workflows.predictive import types
     from workflows.predictive.types import Page, SweepInput, SweptPage, Tally
+    from workflows.shown import Shown
 
-_STATE = SearchAttributeKey.for_keyword("State")
 _ACTIVITY_TIMEOUT = timedelta(minutes=2)
 # Longer is the next sweep's.
 _ACTIVITY_PATIENCE = timedelta(minutes=10)
@@ -30,8 +30,7 @@ class PredictiveSweep:
     def __init__(self, given: SweepInput) -> None:
         self._tally = given.tally
         self._token = given.page_token
-        self._state = ""
-        self._text = ""
+        self._shown = Shown()
 
     @workflow.run
     async def run(self, given: SweepInput) -> Tally:
@@ -62,15 +61,11 @@ class PredictiveSweep:
     @workflow.query(name=types.STATUS)
     def status(self) -> dict[str, str]:
         """Where it stands, for people and tests."""
-        return {"state": self._state, "details": self._text}
+        return self._shown.status()
 
     def _show(self, state: str, text: str) -> None:
         """Keeps what a person sees in Temporal's UI true."""
         lines = [f"**{state}** · {text}", *(f"- Started: {name}" for name in self._tally.names)]
         if self._tally.failure:
             lines.append(f"- Could not look at {self._tally.failure}")
-        self._text = "\n".join(lines)
-        workflow.set_current_details(self._text)
-        if state != self._state:
-            self._state = state
-            workflow.upsert_search_attributes([_STATE.value_set(state)])
+        self._shown.show(state, "\n".join(lines))

@@ -5,10 +5,10 @@ All that it needs is the recharge's name, so a history that is lost, or started 
 
 import asyncio
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from temporalio import workflow
-from temporalio.common import RetryPolicy, SearchAttributeKey
+from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
@@ -23,10 +23,10 @@ with workflow.unsafe.imports_passed_through():
         Snapshot,
         Verdict,
     )
+    from workflows.shown import Shown, back_off_s, facts
 
 T = TypeVar("T")
 
-_STATE = SearchAttributeKey.for_keyword("State")
 _ACTIVITY_TIMEOUT = timedelta(seconds=90)
 _ACTIVITY_PATIENCE = timedelta(minutes=5)
 # Activities beat every second; one whose worker was killed is given to another soon.
@@ -40,7 +40,6 @@ _RETRY = RetryPolicy(
 )
 _REST_AFTER_FAILURE_S = 2.0
 _REST_AFTER_FAILURE_MAX_S = 300.0
-_DOUBLINGS_MAX = 16
 _REST_MIN_S = 1.0
 _REASON_CHARS_MAX = 256
 
@@ -54,11 +53,10 @@ class Recharge:
         self._recharge = given.recharge
         self._cancel_reason = given.cancel_reason
         self._woken = False
-        self._state = ""
         self._failures = 0
         self._charged = 0
         self._repeats = 0
-        self._text = "Asking the wallet service what to do."
+        self._shown = Shown("Asking the wallet service what to do.")
         self._snapshot: Snapshot | None = None
 
     @workflow.run
@@ -86,7 +84,7 @@ class Recharge:
     @workflow.query(name=types.STATUS)
     def status(self) -> dict[str, str]:
         """Where it stands, for people and tests."""
-        return {"state": self._state, "details": self._text}
+        return self._shown.status()
 
     async def _drive(self) -> Snapshot:
         while True:
@@ -199,11 +197,7 @@ class Recharge:
         snapshot = self._snapshot
         if snapshot is not None:
             lines.append(_facts(snapshot))
-        self._text = "\n\n".join(lines)
-        workflow.set_current_details(self._text)
-        if state != self._state:
-            self._state = state
-            workflow.upsert_search_attributes([_STATE.value_set(state)])
+        self._shown.show(state, "\n\n".join(lines))
 
     def _show_end(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
@@ -214,11 +208,11 @@ class Recharge:
 
 
 def _back_off_s(times: int) -> float:
-    return min(_REST_AFTER_FAILURE_MAX_S, _REST_AFTER_FAILURE_S * 2.0 ** min(times, _DOUBLINGS_MAX))
+    return back_off_s(times, _REST_AFTER_FAILURE_S, _REST_AFTER_FAILURE_MAX_S)
 
 
 def _facts(snapshot: Snapshot) -> str:
-    rows: list[tuple[str, Any]] = [
+    rows: list[tuple[str, object]] = [
         ("Recharge", snapshot.recharge),
         ("Wallet", snapshot.wallet),
         ("Amount", snapshot.amount),
@@ -228,4 +222,4 @@ def _facts(snapshot: Snapshot) -> str:
         ("Stripe says", snapshot.payment_intent_status),
         ("Last refusal", snapshot.decline_code),
     ]
-    return "\n".join(f"- {name}: {value}" for name, value in rows if value)
+    return facts(rows)
