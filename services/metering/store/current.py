@@ -60,6 +60,15 @@ SELECT f.*, s.session, (
 ) AS last
 FROM ({_FOLD}) AS f LEFT JOIN unnest($5::text[]) AS s (session) ON true
 """  # noqa: S608 - of constants
+# The last 15 minutes of an hour that they had a part in.
+_LAST_QUARTERS: Final = """
+SELECT f.*, q.session, q.last FROM ({fold}) AS f LEFT JOIN (
+    SELECT session, max(bucket) AS last FROM usage_sessions
+    WHERE org = $1 AND bucket >= $4 AND bucket < $4::timestamptz + interval '1 hour' AND session = ANY ($5::text[])
+    {below}
+    GROUP BY session
+) AS q ON $2::text <> ''
+"""
 
 
 class _What(IntEnum):
@@ -81,7 +90,7 @@ class _State(NamedTuple):
 
 
 class _Seen(NamedTuple):
-    """In which ranges a session is in hours that are not folded, as bits, and its last folded hour."""
+    """In which ranges a session is in hours that are not folded, as bits, and when it last was in one that is."""
 
     mask: int
     last: datetime | None
@@ -189,6 +198,8 @@ class _Asked:
         self.spans = tuple(spans)
         self.low = min(span.start for span in spans)
         self.high = max(span.end for span in spans)
+        self.split_hours = {hour for start, _ in spans if (hour := floor(start, HOUR)) < start}
+        """In which a range begins, so that only a part of the hour is in it."""
 
 
 @lru_cache(maxsize=64)
@@ -253,11 +264,10 @@ async def _learn(connection: asyncpg.Connection, asked: _Asked, known: _Known, t
     sessions, more = dict(known.sessions), list(known.more)
     unseen = [name for name in new if name not in sessions]
     if unseen:
-        params = (asked.org, asked.subject, asked.low, known.state.folded, unseen)
-        rows = await connection.fetch(_LAST_HOURS, *params)
-        if not _goes_with(known.state, _State(*rows[0][:4])):
+        lasts = await _last_folded(connection, asked, known.state, unseen)
+        if lasts is None:
             return None
-        sessions.update({name: _Seen(0, last) for *_, name, last in rows})
+        sessions.update({name: _Seen(0, last) for name, last in lasts.items()})
     for name, mask in new.items():
         before, last = sessions[name]
         sessions[name] = _Seen(before | mask, last)
@@ -265,6 +275,25 @@ async def _learn(connection: asyncpg.Connection, asked: _Asked, known: _Known, t
             if mask & ~before & 1 << place and (last is None or last < span.start):
                 more[place] += 1
     return _Known(tail.state, known.folded, sessions, tuple(more)) if len(sessions) <= NAMES_MAX else None
+
+
+async def _last_folded(
+    connection: asyncpg.Connection, asked: _Asked, known: _State, names: list[str]
+) -> dict[str, datetime | None] | None:
+    """When sessions last had a part in what is folded: the hour, or the 15 minutes where a range begins in that hour.
+
+    None where what is folded is not what is known.
+    """
+    rows = await connection.fetch(_LAST_HOURS, asked.org, asked.subject, asked.low, known.folded, names)
+    lasts = {name: last for *_, name, last in rows}
+    states = [_State(*rows[0][:4])]
+    for hour in asked.split_hours:
+        if some := [name for name, last in lasts.items() if last == hour]:
+            sql = _LAST_QUARTERS.format(fold=_FOLD, below="" if asked.is_org else _BELOW)
+            rows = await connection.fetch(sql, asked.org, asked.subject, asked.low, hour, some)
+            lasts.update({name: last for *_, name, last in rows if name is not None})
+            states.append(_State(*rows[0][:4]))
+    return lasts if all(_goes_with(known, state) for state in states) else None
 
 
 def _goes_with(known: _State, now: _State) -> bool:

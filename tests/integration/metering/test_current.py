@@ -123,6 +123,28 @@ async def test_totals_are_those_of_the_events_at_every_step(pool: asyncpg.Pool, 
         await check(pool, remembered, items)
 
 
+@pytest.mark.parametrize("subject", [SUBJECTS[0], SUBJECTS[2]])
+async def test_a_session_of_the_hour_in_which_a_day_begins_is_counted_once(
+    pool: asyncpg.Pool, remembered: CurrentTotals, subject: str
+) -> None:
+    """Days begin within an hour in many zones: a session of that hour may be the old day's, the new day's, or both."""
+    begin = SPANS[0].start
+    before, after = begin - timedelta(minutes=20), begin + timedelta(minutes=20)
+    items = [
+        recording("old", before, subject=subject, session="of yesterday"),
+        recording("new", after, subject=subject, session="of today"),
+        recording("both1", before, subject=subject, session="of both"),
+        recording("both2", after, subject=subject, session="of both"),
+        recording("sibling", after, subject=SUBJECTS[3], session="of yesterday"),
+    ]
+    await keep(pool, items)
+    await fold_all(pool)
+    await check(pool, remembered, items)
+    more = [recording(f"again{n}", NOW, subject=subject, session=item.usage.session) for n, item in enumerate(items)]
+    await keep(pool, more)
+    await check(pool, remembered, items + more)
+
+
 async def test_what_is_remembered_saves_reading_it(
     pool: asyncpg.Pool, remembered: CurrentTotals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
