@@ -23,8 +23,10 @@ from services.kit.channel import channel
 
 DAYS: Final = 30
 AGENTS: Final = 50
-CALLS: Final = 60
-"""How many questions of each kind are timed."""
+QUERIES: Final = 60
+"""How many questions by day and model are timed."""
+TODAYS: Final = 200
+"""How many of today and this month are: they are short, so a moment's noise is a larger part of them."""
 ARRIVING_PER_S: Final = 2_000
 _BATCH: Final = 100
 _ZONES: Final = ("UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata")
@@ -100,11 +102,13 @@ async def measure(suite: Suite, say: Say, *, events: int) -> Latency:
             stub = metering_pb2_grpc.MeteringServiceStub(opened)
             await _check_answer(owner, stub, org, start, end)
             say("  the answer is the sum of the events")
-            query = await _timed(lambda turn: stub.QueryUsage(_query(org, start, end, _ZONES[turn % len(_ZONES)])))
+            query = await _timed(
+                lambda turn: stub.QueryUsage(_query(org, start, end, _ZONES[turn % len(_ZONES)])), QUERIES
+            )
             say(f"  by day and model: median {statistics.median(query):.0f} ms")
             async with _arriving(stub, org) as arrived:
                 began_s, before = time.perf_counter(), arrived[0]
-                today = await _timed(lambda _: stub.GetUsage(_today(org)), pause_s=0.02)
+                today = await _timed(lambda _: stub.GetUsage(_today(org)), TODAYS, pause_s=0.02)
                 rate = (arrived[0] - before) / (time.perf_counter() - began_s)
     finally:
         await owner.close()
@@ -208,7 +212,7 @@ def _today(org: str) -> metering_pb2.GetUsageRequest:
     return metering_pb2.GetUsageRequest(subject=f"orgs/{org}")
 
 
-async def _timed(ask: Callable[[int], Awaitable[object]], *, calls: int = CALLS, pause_s: float = 0.0) -> list[float]:
+async def _timed(ask: Callable[[int], Awaitable[object]], calls: int, *, pause_s: float = 0.0) -> list[float]:
     """How long calls took one after the other, in milliseconds; the first few are not counted."""
     times = []
     for turn in range(calls + 5):
