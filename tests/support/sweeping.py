@@ -49,18 +49,19 @@ class Suite:
     settings: WorkerSettings
 
     async def wallet(self, org: str, *, zone: str = "UTC", balance: int = 100) -> str:
-        """A wallet with so many dollars."""
+        """A wallet with so many dollars; `org` may go on, as in `acme/teams/a`."""
+        key = org.replace("/", ".")
         request = pb.CreateWalletRequest(
             parent=f"orgs/{org}",
             wallet_id="main",
             wallet=pb.Wallet(currency_code="USD", time_zone=zone),
-            request_id=f"w-{org}",
+            request_id=f"w-{key}",
         )
         name = str((await self.call("CreateWallet", request)).wallet.name)
         if balance:
             amount = type_pb2.Money(currency_code="USD", amount_nanos=balance * USD)
             grant = pb.Grant(kind=pb.GRANT_KIND_PAID, amount=amount)
-            await self.call("CreateGrant", pb.CreateGrantRequest(wallet=name, grant=grant, request_id=f"g-{org}"))
+            await self.call("CreateGrant", pb.CreateGrantRequest(wallet=name, grant=grant, request_id=f"g-{key}"))
         return name
 
     async def sql(self, database: Database, statement: str, *values: object) -> Any:

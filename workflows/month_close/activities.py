@@ -1,6 +1,8 @@
 """The month-close workflow's activities: the wallet and budget services by gRPC. All may run twice."""
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from temporalio import activity
@@ -12,7 +14,7 @@ from services.kit.telemetry import get_logger
 from services.kit.windows import UnknownZoneError
 from workflows.month_close import types
 from workflows.month_close.rules import due_months
-from workflows.month_close.types import Ask, Closed, OrgMonth, Page
+from workflows.month_close.types import NAMED_MAX, Ask, Closed, OrgMonth, Page, WalletsOf
 from workflows.working import working
 
 if TYPE_CHECKING:
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
 
 _ORGS_A_PAGE: Final = 200
 _ASKED_MAX: Final = 5_000
-_MONTHS_A_PAGE: Final = 2_000
+_MONTHS_A_PAGE: Final = 1_000
+# An organisation has at most 10,000 wallets: ten pages. So the months of one page always fit into a history.
 _WALLETS_A_PAGE: Final = 1_000
 _STATEMENTS_AT_ONCE: Final = 4
 _RPC_TIMEOUT_S: Final = 28.0
@@ -60,12 +63,20 @@ class MonthCloseActivities:
         return Page([OrgMonth(one.org, one.time_zone, one.month) for one in found[:_MONTHS_A_PAGE]], token)
 
     @activity.defn(name=types.CLOSE)
-    async def close(self, month: OrgMonth) -> Closed:
-        """Tells of a month, once: from the statements of its zone's wallets, and what budget knows."""
+    async def close(self, month: WalletsOf) -> Closed:
+        """Looks at a page of wallets; behind the last one tells of the month, once, with what budget knows."""
         async with working():
+            wallets, page_token = await self._wallets(month)
+            moved = month.moved + len(wallets)
+            if page_token:
+                named = [*month.named, *(one.wallet for one in wallets)][:NAMED_MAX]
+                return Closed(told=False, rest=replace(month, page_token=page_token, moved=moved, named=named))
+            # The figures of a month that is over stay what they were on the pages before.
+            named_before = [_in_short(one) for one in await self._statements(month.named, month.month)]
             request = months_pb2.CloseMonthRequest(
                 month=months_pb2.OrgMonth(org=month.org, time_zone=month.time_zone, month=month.month),
-                wallets=await self._wallets(month),
+                wallets=[*named_before, *wallets][:NAMED_MAX],
+                wallets_count=moved,
             )
             answer = await self._budget.CloseMonth(request, timeout=_RPC_TIMEOUT_S)
         return Closed(answer.told, answer.summary)
@@ -82,25 +93,25 @@ class MonthCloseActivities:
         )
         return list(budgets.zones), budgets.next_page_token
 
-    async def _wallets(self, month: OrgMonth) -> list[months_pb2.WalletMonth]:
-        """The statements of the zone's wallets in short, without those that have no money and moved none."""
-        names: list[str] = []
-        request = wallet_pb2.ListWalletsRequest(parent=month.org, page_size=_WALLETS_A_PAGE)
-        while True:
-            page = await self._wallet.ListWallets(request, timeout=_RPC_TIMEOUT_S)
-            names += [one.name for one in page.wallets if one.time_zone == month.time_zone]
-            if not page.next_page_token:
-                break
-            request.page_token = page.next_page_token
+    async def _wallets(self, month: WalletsOf) -> tuple[list[months_pb2.WalletMonth], str]:
+        """Statements in short of those on a page that are of the zone and have money or moved some; the next page."""
+        request = wallet_pb2.ListWalletsRequest(
+            parent=month.org, page_size=_WALLETS_A_PAGE, page_token=month.page_token
+        )
+        page = await self._wallet.ListWallets(request, timeout=_RPC_TIMEOUT_S)
+        names = [one.name for one in page.wallets if one.time_zone == month.time_zone]
+        statements = await self._statements(names, month.month)
+        return [short for one in statements if _moves(short := _in_short(one))], page.next_page_token
+
+    async def _statements(self, names: Sequence[str], month: str) -> list[statements_pb2.Statement]:
         room = asyncio.Semaphore(_STATEMENTS_AT_ONCE)
 
         async def one(name: str) -> statements_pb2.Statement:
             async with room:
-                asked = statements_pb2.GetStatementRequest(wallet=name, month=month.month)
+                asked = statements_pb2.GetStatementRequest(wallet=name, month=month)
                 return (await self._wallet.GetStatement(asked, timeout=_RPC_TIMEOUT_S)).statement
 
-        statements = await asyncio.gather(*map(one, names))
-        return [short for one in statements if _moves(short := _in_short(one))]
+        return await asyncio.gather(*map(one, names))
 
 
 def _due(zone: type_pb2.MonthZone, now_us: int) -> list[str]:

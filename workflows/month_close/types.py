@@ -11,6 +11,8 @@ CLOSE = "close_month"
 
 WALLETS = "wallets"
 BUDGETS = "budgets"
+NAMED_MAX = 20
+"""The most wallets that are named to people; the rest are counted."""
 SOURCES = (WALLETS, BUDGETS)
 """Who knows of organisations: those with wallets first, then those that have budgets alone."""
 
@@ -27,6 +29,24 @@ class OrgMonth:
     org: str
     time_zone: str
     month: str
+
+
+@dataclass(frozen=True)
+class WalletsOf:
+    """A month to close, and how many of its organisation's wallets were looked at for it.
+
+    Attributes:
+        page_token: Where the next page of wallets begins. Empty: the first page.
+        moved: How many wallets on the pages before have money or moved some.
+        named: The first of these, `{subject}/wallets/{id}`, at most `NAMED_MAX`.
+    """
+
+    org: str
+    time_zone: str
+    month: str
+    page_token: str = ""
+    moved: int = 0
+    named: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -58,7 +78,9 @@ class Closed:
 
     Attributes:
         told: Whether people are told, in the words of `summary`.
+        rest: Pages of wallets are left: ask again with this. None: the month is closed.
     """
 
     told: bool
     summary: str = ""
+    rest: WalletsOf | None = None

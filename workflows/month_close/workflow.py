@@ -12,7 +12,7 @@ from temporalio.exceptions import ActivityError
 
 with workflow.unsafe.imports_passed_through():
     from workflows.month_close import types
-    from workflows.month_close.types import Ask, Closed, OrgMonth, Page
+    from workflows.month_close.types import Ask, Closed, OrgMonth, Page, WalletsOf
     from workflows.sweep import Board, Tally, call, each
 
 _AT_ONCE = 8
@@ -73,8 +73,12 @@ class MonthClose:
 
     async def _close(self, month: OrgMonth) -> None:
         what = f"{month.month} of {month.org} ({month.time_zone})"
+        rest: WalletsOf | None = WalletsOf(month.org, month.time_zone, month.month)
         try:
-            closed = await call(types.CLOSE, month, Closed, f"Close {what}", _CLOSE_PATIENCE)
+            while rest:
+                so_far = f", {rest.moved} wallets so far" if rest.page_token else ""
+                closed = await call(types.CLOSE, rest, Closed, f"Close {what}{so_far}", _CLOSE_PATIENCE)
+                rest = closed.rest
         except ActivityError as error:
             self._board.failed(what, error)
         else:

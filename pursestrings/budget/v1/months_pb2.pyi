@@ -351,22 +351,28 @@ class CloseMonthRequest(google.protobuf.message.Message):
 
     MONTH_FIELD_NUMBER: builtins.int
     WALLETS_FIELD_NUMBER: builtins.int
+    WALLETS_COUNT_FIELD_NUMBER: builtins.int
+    wallets_count: builtins.int
+    """How many such wallets there are, those that are not in `wallets` included. 0: as many as `wallets` has."""
     @property
     def month(self) -> Global___OrgMonth:
         """Which month."""
 
     @property
     def wallets(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___WalletMonth]:
-        """What it did to the organisation's wallets of that zone, at most 10,000. Wallets without money and movement are left out."""
+        """What it did to the organisation's wallets of that zone, at most 10,000. Wallets without money and movement are left out.
+        The first 20 are named to people, the rest are counted.
+        """
 
     def __init__(
         self,
         *,
         month: Global___OrgMonth | None = ...,
         wallets: collections.abc.Iterable[Global___WalletMonth] | None = ...,
+        wallets_count: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["month", b"month"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["month", b"month", "wallets", b"wallets"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["month", b"month", "wallets", b"wallets", "wallets_count", b"wallets_count"]) -> None: ...
 
 Global___CloseMonthRequest: typing_extensions.TypeAlias = CloseMonthRequest
 

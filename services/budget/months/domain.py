@@ -142,8 +142,8 @@ def ended_window(budget: Budget, month: Month) -> Window | None:
     return window if is_in else None
 
 
-def summary(report: Report, wallets: Sequence[WalletMonth]) -> str:
-    """What people are told, in words."""
+def summary(report: Report, wallets: Sequence[WalletMonth], count: int) -> str:
+    """What people are told, in words, of `count` wallets of which these are the first."""
     month = report.month
     name = datetime.strptime(month.label, "%Y-%m").replace(tzinfo=UTC).strftime("%B %Y")
     said = [f"{name} ({month.zone}) has ended."]
@@ -152,8 +152,8 @@ def summary(report: Report, wallets: Sequence[WalletMonth]) -> str:
         f"{_text(one.spent, one)} spent, {_text(one.closing, one)} at its end."
         for one in wallets[:_SAID_MAX]
     ]
-    if len(wallets) > _SAID_MAX:
-        said.append(f"{len(wallets) - _SAID_MAX} more wallets.")
+    if (more := count - len(wallets[:_SAID_MAX])) > 0:
+        said.append(f"{_many(more, 'more wallet')}.")
     if report.windows:
         said.append(
             f"{_many(report.windows, 'budget window')} ended: {report.exhausted} used up, {report.carrying} left "
@@ -162,8 +162,8 @@ def summary(report: Report, wallets: Sequence[WalletMonth]) -> str:
     return " ".join(said)
 
 
-def payload(report: Report, wallets: Sequence[WalletMonth], now_us: int) -> bytes:
-    """The outbox row: JSON with amounts as strings, so that no reader rounds them."""
+def payload(report: Report, wallets: Sequence[WalletMonth], count: int, now_us: int) -> bytes:
+    """The outbox row: JSON with amounts as strings, so that no reader rounds them; `count` as in `summary`."""
     month = report.month
     facts: dict[str, object] = {
         "version": PAYLOAD_VERSION,
@@ -176,8 +176,8 @@ def payload(report: Report, wallets: Sequence[WalletMonth], now_us: int) -> byte
         "time_zone": month.zone,
         "month_start": rfc3339(month.start_us),
         "month_end": rfc3339(month.end_us),
-        "summary": summary(report, wallets),
-        "wallets_count": len(wallets),
+        "summary": summary(report, wallets, count),
+        "wallets_count": count,
         "wallets": [
             {
                 "wallet": one.wallet,

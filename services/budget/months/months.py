@@ -60,8 +60,13 @@ class Months:
                     return report
                 after = found[-1].no
 
-    async def close(self, month: Month, wallets: Sequence[WalletMonth]) -> tuple[Report, bool, str]:
+    async def close(self, month: Month, wallets: Sequence[WalletMonth], count: int) -> tuple[Report, bool, str]:
         """Tells people of a month, once: its report, whether this call closed it, and in which words.
+
+        Args:
+            month: Which.
+            wallets: What it did to wallets, the first of `count`.
+            count: How many wallets people are told of.
 
         Raises:
             PurseError: MONTH_RUNS.
@@ -69,11 +74,11 @@ class Months:
         report = await self.report(month)
         if report.closed_us is not None:
             return report, False, ""
-        words = summary(report, wallets) if wallets or report.windows else ""
+        words = summary(report, wallets, count) if count or report.windows else ""
 
         async def run(connection: asyncpg.Connection) -> int | None:
             now_us = await budgets.now_us(connection)
-            event = payload(report, wallets, now_us) if words else None
+            event = payload(report, wallets, count, now_us) if words else None
             return now_us if await store.close(connection, month, event, now_us) else None
 
         closed_us = await transact(self._pool, run)

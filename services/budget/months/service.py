@@ -71,7 +71,12 @@ class MonthMethods:
         if len(request.wallets) > WALLETS_MAX:
             raise invalid("wallets", f"are {len(request.wallets)}; the limit is {WALLETS_MAX}")
         wallets = [_wallet(one, month, index) for index, one in enumerate(request.wallets)]
-        report, is_new, words = await self._months.close(month, wallets)
+        count = request.wallets_count or len(wallets)
+        if count < len(wallets):
+            raise invalid(
+                "wallets_count", f"is {count}, and `wallets` has {len(wallets)}; count them all, or leave it 0"
+            )
+        report, is_new, words = await self._months.close(month, wallets, count)
         return pb.CloseMonthResponse(
             report=_report_message(report), already_closed=not is_new, told=bool(words), summary=words
         )

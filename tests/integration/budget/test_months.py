@@ -143,6 +143,8 @@ async def test_a_running_month_and_nonsense_are_refused(database: Any, tmp_path:
             request = months_pb2.OrgMonth(**({"org": ORG, "month": MONTH} | {field: value}))
             refusal = await refusal_of(budget.stub_for().CloseMonth(close_request(month=request)))
             assert refusal.code.name == "INVALID_ARGUMENT", (field, value)
+        refusal = await refusal_of(budget.stub_for().CloseMonth(close_request(wallets_count=-1)))
+        assert refusal.field == "wallets_count"
         strange = months_pb2.WalletMonth(wallet="orgs/other/wallets/main", currency_code="USD")
         refusal = await refusal_of(budget.stub_for().CloseMonth(close_request(wallets=[strange])))
         assert refusal.field == "wallets[0].wallet"

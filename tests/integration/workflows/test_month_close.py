@@ -10,12 +10,13 @@ import pytest
 from temporalio.client import Client
 
 from pursestrings.budget.v1 import budget_pb2
+from services.budget.months import service
 from services.kit import windows
 from services.kit.windows import WindowKind, WindowSpec
 from tests.support.budget import alerts
 from tests.support.databases import Database
 from tests.support.sweeping import USD, Refuses, Suite, running_suite
-from workflows.month_close import types
+from workflows.month_close import activities, types
 from workflows.month_close.workflow import MonthClose, MonthCloseInput
 from workflows.sweep import Tally
 
@@ -90,6 +91,30 @@ async def test_a_month_is_told_once_and_a_second_run_finds_nothing(temporal: Cli
     rest = MonthCloseInput(windows.unix_us(datetime.now(UTC)), 1, "", Tally(found=5, done=5, told=5))
     assert (await run(temporal, suite, rest))[0] == Tally(found=7, done=7, told=7)
     assert len(await alerts(suite.budget.database)) == 4
+
+
+async def test_wallets_are_looked_at_a_page_at_a_time(
+    temporal: Client, suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "WALLETS_MAX", 3)
+    monkeypatch.setattr(activities, "_WALLETS_A_PAGE", 2)
+    monkeypatch.setattr(activities, "NAMED_MAX", 3)
+    names = [await suite.wallet(f"acme/teams/{team}", zone=ZONE) for team in ("a", "d", "e", "f")]
+    names.append(await suite.wallet("acme", zone=ZONE))
+    await suite.wallet("acme/teams/b", zone=ZONE, balance=0)
+    await suite.wallet("acme/teams/c", zone="Etc/GMT+12")
+    await since_last_month(suite)
+    await suite.sql(suite.wallets, "UPDATE wallets SET created_at = now() WHERE time_zone <> $1", ZONE)
+
+    tally, _ = await run(temporal, suite)
+    assert tally == Tally(found=1, done=1, told=1)
+    (told,) = await alerts(suite.budget.database)
+    assert told["wallets_count"] == len(names)
+    assert [(one["wallet"], one["closing_nanos"]) for one in told["wallets"]] == [
+        (name, str(100 * USD)) for name in names[:3]
+    ]
+    assert told["summary"].endswith("2 more wallets.")
+    assert (await run(temporal, suite))[0] == Tally()
 
 
 async def test_one_organisation_that_fails_keeps_no_other_waiting(temporal: Client, suite: Suite) -> None:

@@ -74,11 +74,12 @@ def test_a_month_is_told_by_its_wallets_and_budgets() -> None:
     report = Report(month, windows=3, exhausted=1, carrying=1, resuming=1)
     report.named = [Ended(budget, 20261001, 1, 10 * USD, 12 * USD, USD, resumed=True)]
     wallets = [WalletMonth("orgs/acme/wallets/main", "USD", 100 * USD, 50 * USD, 20 * USD, 0, 0, -5 * USD, 125 * USD)]
-    told = paragraph(json.loads(payload(report, wallets, 0)))
+    told = paragraph(json.loads(payload(report, wallets, 9, 0)))
     assert told.title == "October 2026 has ended: orgs/acme (Asia/Kathmandu)"
     assert dict(told.rows) == {
         "orgs/acme/wallets/main": "100.00 USD at its start, 50.00 USD came in, 20.00 USD spent, "
         "-5.00 USD moved in, less what was moved out, 125.00 USD at its end",
+        "More wallets": "8",
         "Budget windows that ended": "3: 1 used up, 1 left something to the next, 1 let a paused subject go on",
         "orgs/acme/teams/a/budgets/b": "12.00 USD of 10.00 USD used, 1.00 USD carried over, may spend again",
     }
