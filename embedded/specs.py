@@ -138,6 +138,12 @@ VARIABLES = (
     _row("PURSE_WALLET_ADDRESS", _ALL, lambda c, _: c.ports.address("wallet"), "host:port that callers dial"),
     _row("PURSE_BIND", "metering budget wallet gateway", Configuration.bind, "host:port to answer on"),
     _row("PURSE_METRICS_BIND", "metering budget wallet worker", Configuration.metrics_bind, "/metrics and /health"),
+    _row(
+        "PURSE_RECORD_PROCESSES",
+        "metering",
+        lambda c, _: c.host_environ.get("PURSE_RECORD_PROCESSES", "0"),
+        "processes that record batches; 0: metering's own",
+    ),
     _row("PURSE_TEMPORAL_ADDRESS", _ALL, lambda c, _: c.temporal_address(), "host:port of Temporal"),
     _row(
         "PURSE_TEMPORAL_NAMESPACE",

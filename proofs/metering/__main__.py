@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -36,7 +37,8 @@ async def _prove(options: argparse.Namespace) -> dict[str, float | int]:
     figures: dict[str, float | int] = {}
     with tempfile.TemporaryDirectory(prefix="purse-prove-") as directory:
         if wanted & {"ingest", "queries"}:
-            async with Suite(Path(directory), free_ports=True, only={"postgres", "metering"}) as suite:
+            environ = {"PURSE_RECORD_PROCESSES": str(len(os.sched_getaffinity(0)))}
+            async with Suite(Path(directory), free_ports=True, only={"postgres", "metering"}, environ=environ) as suite:
                 if "ingest" in wanted:
                     figures |= await _recording(suite, options.ingest_events)
                 if "queries" in wanted:

@@ -6,7 +6,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
@@ -191,6 +191,7 @@ class GrpcServer:
         settings: Where to bind, limits, keys.
         access: One row a method; a method without a row is refused.
         ready: Whether the service can work, for example whether its database answers.
+        others: The metrics of the service's further processes.
     """
 
     def __init__(
@@ -199,6 +200,7 @@ class GrpcServer:
         *,
         access: Mapping[str, auth.Rule],
         ready: Callable[[], Awaitable[bool]],
+        others: Callable[[], Awaitable[Sequence[bytes]]] | None = None,
     ) -> None:
         if settings.auth_public_key_file is None:
             raise SystemExit("set PURSE_AUTH_PUBLIC_KEY_FILE: without a key no token can be verified")
@@ -231,7 +233,7 @@ class GrpcServer:
         if self._probes is not None:
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._probes)
         self._names: list[str] = []
-        self._metrics = MetricsServer(settings.metrics_bind, ready)
+        self._metrics = MetricsServer(settings.metrics_bind, ready, others)
         self._stopped = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
         self.port = 0
@@ -256,8 +258,12 @@ class GrpcServer:
         self._watch = asyncio.create_task(self._watch_ready(), name="ready")
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stopped.set)
+            loop.add_signal_handler(number, self.end)
         _log.info("listening", bind=self._settings.bind, port=self.port, metrics_port=self._metrics.port)
+
+    def end(self) -> None:
+        """Does what SIGTERM does."""
+        self._stopped.set()
 
     async def wait_stopped(self) -> None:
         """Returns when SIGTERM or SIGINT came, after the running calls have been answered."""

@@ -4,11 +4,13 @@ import asyncio
 import logging
 import re
 import sys
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from typing import Any
 
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
 
 RPC_SECONDS = Histogram(
     "purse_rpc_seconds",
@@ -31,6 +33,7 @@ LOOP_ERRORS = Counter("purse_loop_errors", "Steps of background loops that faile
 
 _SECRET = re.compile(r"token|secret|password|api_?key|private|dsn|authorization|signature", re.IGNORECASE)
 _CREDENTIALS = re.compile(r"(sk|rk|whsec|pk)_[A-Za-z0-9_]{6,}|Bearer\s+\S+|://[^/\s:@]+:[^/\s@]+@")
+_OWN = "purse_"
 _REQUEST_BYTES_MAX = 8192
 _HTTP_TIMEOUT_S = 5.0
 
@@ -77,18 +80,65 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     return logger
 
 
+class _Collected:
+    """Metrics as `generate_latest` takes them."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
+def summed(own: bytes, others: Sequence[bytes]) -> bytes:
+    """A process's metrics with the suite's own of its other processes added to them.
+
+    Args:
+        own: In Prometheus' text format.
+        others: Likewise; what is not the suite's, such as a process's memory, stays each process's own.
+    """
+    families = {family.name: family for family in text_string_to_metric_families(own.decode())}
+    places = {
+        (sample.name, *sorted(sample.labels.items())): (family, place)
+        for family in families.values()
+        for place, sample in enumerate(family.samples)
+    }
+    for text in others:
+        for family in text_string_to_metric_families(text.decode()):
+            if not family.name.startswith(_OWN) or family.name.endswith("_created"):
+                continue
+            target = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            for sample in family.samples:
+                key = (sample.name, *sorted(sample.labels.items()))
+                if key in places:
+                    known, place = places[key]
+                    before = known.samples[place]
+                    known.samples[place] = before._replace(value=before.value + sample.value)
+                else:
+                    places[key] = (target, len(target.samples))
+                    target.samples.append(sample)
+    return generate_latest(_Collected(families.values()))
+
+
 class MetricsServer:
     """Answers GET /metrics and GET /health on its own port.
 
     Args:
         bind: `host:port`; port 0 takes a free one.
         healthy: Whether the process is fit to work.
+        others: The metrics of further processes of the service, to be added.
     """
 
-    def __init__(self, bind: str, healthy: Callable[[], Awaitable[bool]]) -> None:
+    def __init__(
+        self,
+        bind: str,
+        healthy: Callable[[], Awaitable[bool]],
+        others: Callable[[], Awaitable[Sequence[bytes]]] | None = None,
+    ) -> None:
         self._host, _, port = bind.rpartition(":")
         self._port = int(port)
         self._healthy = healthy
+        self._others = others
         self._server: asyncio.Server | None = None
 
     @property
@@ -126,7 +176,9 @@ class MetricsServer:
 
     async def _answer(self, path: bytes) -> tuple[str, str, bytes]:
         if path == b"/metrics":
-            return "200 OK", CONTENT_TYPE_LATEST, generate_latest()
+            others = await self._others() if self._others else ()
+            body = summed(generate_latest(), others) if others else generate_latest()
+            return "200 OK", CONTENT_TYPE_LATEST, body
         if path == b"/health":
             if await self._healthy():
                 return "200 OK", "application/json", b'{"status":"ok"}'

@@ -11,7 +11,7 @@ _READERS: Final = ("agent", "operator", "approver", "auditor", "service")
 
 ACCESS: Final[Mapping[str, Rule]] = {
     f"{_SERVICE}/RecordUsage": rule(by_field("event.subject"), *_WRITERS),
-    # An event outside the credential is refused by itself, and the others are recorded: `MeteringService._prepare`
+    # An event outside the credential is refused by itself, and the others are recorded: the desk
     # holds each event's subject against the credential before it looks at anything else of it.
     f"{_SERVICE}/BatchRecordUsage": rule(lambda _request: (), *_WRITERS),
     f"{_SERVICE}/StreamUsage": rule(lambda _request: (), *_WRITERS),

@@ -1,8 +1,8 @@
 """Starts metering: the only place that wires its parts."""
 
 import gc
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final
@@ -14,22 +14,25 @@ from pursestrings.metering.v1 import metering_pb2_grpc
 from services.kit.channel import service_channel
 from services.kit.database import create_pool, is_reachable
 from services.kit.events import events_relay
-from services.kit.groupcommit import GroupCommit
 from services.kit.loops import Loop, Loops
 from services.kit.rate_source import load_rate_table
+from services.kit.rating import RateTable
 from services.kit.server import GrpcServer, run
 from services.kit.settings import secret
 from services.kit.telemetry import configure_logging, get_logger
 from services.metering import telling
 from services.metering.access import ACCESS
+from services.metering.desk import Desk
 from services.metering.domain.usage import KEYS_KEPT
 from services.metering.prices import Prices
+from services.metering.recorder import make_recorder
+from services.metering.recorders import Forked, Recorders, fork, join
 from services.metering.relay import UsageRelay
 from services.metering.rerating import Rerating
 from services.metering.service import MeteringService
 from services.metering.settings import MeteringSettings
 from services.metering.store import folding, retention, sealing, upkeep
-from services.metering.store.recording import ALERT_TOPIC, SessionsKnown, record
+from services.metering.store.recording import ALERT_TOPIC
 
 NAME: Final = "pursestrings.metering.v1.MeteringService"
 _PARTITIONS_AHEAD: Final = timedelta(days=62)
@@ -47,8 +50,16 @@ def clock() -> datetime:
 
 
 @asynccontextmanager
-async def serving(settings: MeteringSettings) -> AsyncIterator[GrpcServer]:
-    """Metering, wired and started; ends when the block does, after what was accepted is committed."""
+async def serving(
+    settings: MeteringSettings, table: RateTable | None = None, recorders: Recorders | None = None
+) -> AsyncIterator[GrpcServer]:
+    """Metering, wired and started; ends when the block does, after what was accepted is committed.
+
+    Args:
+        settings: Its settings.
+        table: The price list that it begins with; without, the one it was built with.
+        recorders: The processes that record batches; without, it records them itself.
+    """
     dsn = secret(settings.metering_dsn, "PURSE_METERING_DSN")
     pool = await create_pool(dsn, application_name="metering", size_max=settings.connections_max)
     # Questions have connections of their own: however many are asked, recording goes on.
@@ -56,7 +67,7 @@ async def serving(settings: MeteringSettings) -> AsyncIterator[GrpcServer]:
     budget_channel = service_channel(settings, settings.budget_address)
     async with pool, readers, budget_channel:
         prices = Prices(pool, settings.cards_interval_s)
-        await prices.publish(load_rate_table())
+        await prices.publish(table or load_rate_table())
         await _make_partitions(pool)
         relay = UsageRelay(
             pool,
@@ -70,19 +81,11 @@ async def serving(settings: MeteringSettings) -> AsyncIterator[GrpcServer]:
         alerts = events_relay(
             pool, ALERT_TOPIC, budget_pb2_grpc.BudgetServiceStub(budget_channel), "metering", telling.to_event
         )
-        sessions = SessionsKnown()
-        recorder = GroupCommit(
-            pool,
-            partial(record, known=sessions),
-            org_of=lambda item: item.usage.org,
-            name="record usage",
-            batch_max=settings.record_batch_max,
-            queue_max=settings.queue_items_max,
-            workers=settings.record_workers,
-            committed=sessions.committed,
-        )
-        service = MeteringService(readers, recorder, prices, recorded=relay.wake, clock=clock)
-        server = GrpcServer(settings, access=ACCESS, ready=lambda: is_reachable(pool))
+        recorder = make_recorder(pool, settings)
+        desk = Desk(recorder, prices, clock)
+        service = MeteringService(readers, desk, recorders or desk, prices, recorded=relay.wake, clock=clock)
+        others = None if recorders is None else recorders.metrics
+        server = GrpcServer(settings, access=ACCESS, ready=lambda: is_reachable(pool), others=others)
         server.add(metering_pb2_grpc.add_MeteringServiceServicer_to_server, service, NAME)
         cards = Loop("rate cards", prices.refresh, settings.cards_interval_s)
         rerating = Rerating(pool, prices, recorded=relay.wake, clock=clock)
@@ -96,16 +99,33 @@ async def serving(settings: MeteringSettings) -> AsyncIterator[GrpcServer]:
                 await recorder.close()
 
 
-async def main() -> None:
+async def main(settings: MeteringSettings, table: RateTable, forked: Sequence[Forked]) -> None:
     """Serves until SIGTERM or SIGINT."""
+    try:
+        async with AsyncExitStack() as stack:
+            recorders = None
+            if forked:
+                recorders = await stack.enter_async_context(Recorders([one.connection for one in forked]))
+            server = await stack.enter_async_context(serving(settings, table, recorders))
+            if recorders is not None:
+                recorders.on_lost = server.end
+            # What was loaded stays: looking through the price list again and again would hold up calls by tens of
+            # milliseconds at a time.
+            gc.collect()
+            gc.freeze()
+            await server.wait_stopped()
+            if recorders is not None and recorders.lost:
+                raise SystemExit("a recording process has ended by itself; what it was given is to be sent again")
+    finally:
+        await join(forked)
+
+
+def start() -> None:
+    """Runs the process."""
     settings = MeteringSettings.load()
     configure_logging(settings.log_level, "metering")
-    async with serving(settings) as server:
-        # What was loaded stays: looking through the price list again and again would hold up calls by tens of
-        # milliseconds at a time.
-        gc.collect()
-        gc.freeze()
-        await server.wait_stopped()
+    table = load_rate_table()
+    run(partial(main, settings, table, fork(settings, table, clock)))
 
 
 async def _make_partitions(pool: asyncpg.Pool) -> None:
@@ -145,4 +165,4 @@ def _housekeeping(pool: asyncpg.Pool, settings: MeteringSettings) -> list[Loop]:
 
 
 if __name__ == "__main__":
-    run(main)
+    start()

@@ -1,24 +1,22 @@
 """The gRPC face of metering: translate, call, answer."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 import asyncpg
 import grpc
 
 from pursestrings.metering.v1 import metering_pb2, metering_pb2_grpc
 from pursestrings.type.v1 import type_pb2
-from services.kit.auth import Identity, identity
-from services.kit.errors import denied, invalid
-from services.kit.groupcommit import GroupCommit
+from services.kit.auth import identity
+from services.kit.errors import invalid
 from services.kit.rating import Tokens
 from services.kit.telemetry import get_logger
 from services.kit.windows import WindowKind
 from services.metering import wire
-from services.metering.domain import batches, questions, usage
-from services.metering.failures import status_of
+from services.metering.desk import Batches, Desk
+from services.metering.domain import questions, usage
 from services.metering.prices import Prices
 from services.metering.service_analysis import AnalysisPart
 from services.metering.service_corrections import CorrectionsPart
@@ -27,16 +25,11 @@ from services.metering.service_rates import RatesPart
 from services.metering.service_savings import SavingsPart
 from services.metering.store import audit, deep_audit, parked, reports
 from services.metering.store.current import CurrentTotals
-from services.metering.store.recording import Recorded, Recording
 from services.metering.store.sessions import SessionCounts
 from services.metering.streaming import in_order
 
 _log = get_logger(__name__)
 _Context = grpc.aio.ServicerContext[Any, Any]
-_TRUSTED: Final = ("operator", "service")
-"""Who may say what a call cost, and that it happened long ago."""
-_TURN: Final = 50
-"""The most events that are handled without giving way to other calls: less than a millisecond."""
 
 
 class MeteringService(
@@ -46,7 +39,8 @@ class MeteringService(
 
     Args:
         pool: The database, for reading.
-        recorder: Runs `store.record`.
+        desk: Records single events.
+        batches: Records batches of them.
         prices: The rate cards.
         recorded: Called after usage was committed.
         clock: The time, aware.
@@ -55,14 +49,16 @@ class MeteringService(
     def __init__(
         self,
         pool: asyncpg.Pool,
-        recorder: GroupCommit[Recording, Recorded],
+        desk: Desk,
+        batches: Batches,
         prices: Prices,
         *,
         recorded: Callable[[], None],
         clock: Callable[[], datetime],
     ) -> None:
         self._pool = pool
-        self._recorder = recorder
+        self._desk = desk
+        self._batches = batches
         self._prices = prices
         self._recorded = recorded
         self._clock = clock
@@ -73,9 +69,7 @@ class MeteringService(
         self, request: metering_pb2.RecordUsageRequest, context: _Context
     ) -> metering_pb2.RecordUsageResponse:
         """Records one call."""
-        who = identity()
-        item = self._prepare(request.event, who, trusted=who.has(*_TRUSTED), now=self._clock())
-        recorded = await self._recorder.submit(item)
+        recorded = await self._desk.record(request.event, identity())
         self._recorded()
         response = metering_pb2.RecordUsageResponse()
         wire.set_recorded(response.usage, recorded)
@@ -85,75 +79,27 @@ class MeteringService(
         self, request: metering_pb2.BatchRecordUsageRequest, context: _Context
     ) -> metering_pb2.BatchRecordUsageResponse:
         """Records calls, each on its own."""
-        answers = await self._record(request.events)
-        response, messages = metering_pb2.BatchRecordUsageResponse(), wire.RecordedMessages()
-        for place, answer in enumerate(answers, 1):
-            if place % _TURN == 0:
-                await asyncio.sleep(0)
-            result = response.results.add()
-            if isinstance(answer, Recorded):
-                messages.set(result.usage, answer)
-            else:
-                result.error.CopyFrom(status_of(answer))
-        return response
+        return await self._record(request)
 
     async def StreamUsage(
         self, request_iterator: AsyncIterator[metering_pb2.StreamUsageRequest], context: _Context
     ) -> AsyncIterator[metering_pb2.StreamUsageResponse]:
         """Records calls as they come, and acknowledges each batch once it is durable."""
+
+        def handle(request: metering_pb2.StreamUsageRequest) -> Awaitable[metering_pb2.BatchRecordUsageResponse]:
+            return self._record(metering_pb2.BatchRecordUsageRequest(events=request.events, errors_only=True))
+
         batch = 0
-        async for answers in in_order(request_iterator, lambda request: self._record(request.events)):
+        async for answer in in_order(request_iterator, handle):
             batch += 1
-            recorded = [answer for answer in answers if isinstance(answer, Recorded)]
             yield metering_pb2.StreamUsageResponse(
-                batch=batch,
-                recorded=len(recorded),
-                duplicates=sum(answer.duplicate for answer in recorded),
-                errors=[
-                    metering_pb2.StreamUsageError(index=place, error=status_of(answer))
-                    for place, answer in enumerate(answers)
-                    if not isinstance(answer, Recorded)
-                ],
+                batch=batch, recorded=answer.recorded, duplicates=answer.duplicates, errors=answer.errors
             )
 
-    async def _record(self, events: Sequence[metering_pb2.UsageEvent]) -> list[Recorded | Exception]:
-        """Records events, each on its own; one answer each, in order.
-
-        The access table lets any subject through to here, so that a foreign one is its own event's error.
-        """
-        if not 1 <= len(events) <= usage.BATCH_MAX:
-            raise invalid(
-                "events", f"there are {len(events)} events; a batch has 1 to {usage.BATCH_MAX}", "BATCH_TOO_LARGE"
-            )
-        who = identity()
-        refused: dict[int, Exception] = {}
-        read: list[tuple[int, usage.Given]] = []
-        for place, event in enumerate(events):
-            if place % _TURN == _TURN - 1:
-                await asyncio.sleep(0)
-            try:
-                read.append((place, _given(event, who)))
-            except Exception as error:  # also what nobody foresaw is this event's alone; `status_of` logs it
-                refused[place] = error
-        batch = batches.Batch(
-            (given.occurred_at for _, given in read if given.occurred_at is not None),
-            wire.labels_json,
-            trusted=who.has(*_TRUSTED),
-            now=self._clock(),
-            cards=self._prices.cards,
-        )
-        items: list[Recording] = []
-        for place, given in read:
-            if place % _TURN == _TURN - 1:
-                await asyncio.sleep(0)
-            try:
-                kept, refusal = batch.accept(given)
-                items.append(Recording(kept, wire.payload_hash(events[place]), refusal))
-            except Exception as error:
-                refused[place] = error
-        answers = iter(await self._recorder.submit_many(items))
+    async def _record(self, request: metering_pb2.BatchRecordUsageRequest) -> metering_pb2.BatchRecordUsageResponse:
+        response = await self._batches.record_batch(request, identity())
         self._recorded()
-        return [refused[place] if place in refused else next(answers) for place in range(len(events))]
+        return response
 
     async def Estimate(self, request: metering_pb2.EstimateRequest, context: _Context) -> metering_pb2.EstimateResponse:
         """Prices a call that has not happened."""
@@ -244,21 +190,6 @@ class MeteringService(
         requeued = await parked.requeue(self._pool, _org_of(request.org))
         self._recorded()
         return metering_pb2.RequeueParkedUsageResponse(requeued=requeued)
-
-    def _prepare(self, event: metering_pb2.UsageEvent, who: Identity, *, trusted: bool, now: datetime) -> Recording:
-        given = _given(event, who)
-        kept, refusal = usage.accept(
-            given, wire.labels_json(given.labels), trusted=trusted, now=now, cards=self._prices.cards
-        )
-        return Recording(kept, wire.payload_hash(event), refusal)
-
-
-def _given(event: metering_pb2.UsageEvent, who: Identity) -> usage.Given:
-    # Before anything else of it is looked at.
-    subject = usage.parse_subject(event.subject, "event.subject").name
-    if not who.covers(subject):
-        raise denied(f"the credential covers {who.subject}, not {subject}", "OUT_OF_SCOPE")
-    return wire.given_of(event)
 
 
 def _org_of(name: str) -> str | None:

@@ -20,6 +20,12 @@ class MeteringSettings(ServiceSettings):
     )
     record_batch_max: int = Field(default=2_000, ge=1, le=5_000, description="events a transaction")
     record_workers: int = Field(default=2, ge=1, le=4, description="transactions that record at once")
+    record_processes: int = Field(
+        default=0,
+        ge=0,
+        le=16,
+        description="processes that record batches beside the one that answers; 0: that one records them itself",
+    )
     relay_batch_max: int = Field(default=1_000, ge=1, le=1_000, description="events a delivery to the budget service")
     relay_tries_max: int = Field(default=10, ge=1, le=100, description="refusals after which an event is parked")
     relay_timeout_s: float = Field(default=15.0, gt=0, le=60, description="how long one delivery may take")

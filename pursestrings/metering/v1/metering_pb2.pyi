@@ -360,6 +360,9 @@ class BatchRecordUsageRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     EVENTS_FIELD_NUMBER: builtins.int
+    ERRORS_ONLY_FIELD_NUMBER: builtins.int
+    errors_only: builtins.bool
+    """Answer with counts and with what was refused, not with each recorded call: less to make and to send."""
     @property
     def events(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___UsageEvent]:
         """1 to 1,000 events."""
@@ -368,8 +371,9 @@ class BatchRecordUsageRequest(google.protobuf.message.Message):
         self,
         *,
         events: collections.abc.Iterable[Global___UsageEvent] | None = ...,
+        errors_only: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["events", b"events"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["errors_only", b"errors_only", "events", b"events"]) -> None: ...
 
 Global___BatchRecordUsageRequest: typing_extensions.TypeAlias = BatchRecordUsageRequest
 
@@ -408,16 +412,30 @@ class BatchRecordUsageResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     RESULTS_FIELD_NUMBER: builtins.int
+    RECORDED_FIELD_NUMBER: builtins.int
+    DUPLICATES_FIELD_NUMBER: builtins.int
+    ERRORS_FIELD_NUMBER: builtins.int
+    recorded: builtins.int
+    """With `errors_only`: how many events are recorded, those included that had been before."""
+    duplicates: builtins.int
+    """Of these, how many had been recorded before."""
     @property
     def results(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___RecordUsageResult]:
-        """One result an event, in the order of the request."""
+        """One result an event, in the order of the request; none with `errors_only`."""
+
+    @property
+    def errors(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___StreamUsageError]:
+        """With `errors_only`: the events that were refused. All others are recorded."""
 
     def __init__(
         self,
         *,
         results: collections.abc.Iterable[Global___RecordUsageResult] | None = ...,
+        recorded: builtins.int = ...,
+        duplicates: builtins.int = ...,
+        errors: collections.abc.Iterable[Global___StreamUsageError] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["results", b"results"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["duplicates", b"duplicates", "errors", b"errors", "recorded", b"recorded", "results", b"results"]) -> None: ...
 
 Global___BatchRecordUsageResponse: typing_extensions.TypeAlias = BatchRecordUsageResponse
 

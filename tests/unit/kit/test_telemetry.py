@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from services.kit.telemetry import configure_logging, get_logger
+from services.kit.telemetry import configure_logging, get_logger, summed
 
 
 @pytest.fixture(autouse=True)
@@ -37,3 +37,37 @@ def test_secrets_are_hidden_by_name_and_by_look(capsys: pytest.CaptureFixture[st
 def test_an_unknown_level_is_refused() -> None:
     with pytest.raises(KeyError):
         configure_logging("loud", "test")
+
+
+def test_metrics_of_several_processes_are_summed() -> None:
+    own = b"""# HELP purse_x_total X.
+# TYPE purse_x_total counter
+purse_x_total{kind="a"} 1.0
+# TYPE purse_x_created gauge
+purse_x_created{kind="a"} 5.0
+# HELP purse_s S.
+# TYPE purse_s histogram
+purse_s_bucket{le="1.0"} 1.0
+purse_s_bucket{le="+Inf"} 2.0
+purse_s_count 2.0
+purse_s_sum 9.0
+# TYPE process_resident_memory_bytes gauge
+process_resident_memory_bytes 100.0
+"""
+    other = own.replace(b'{kind="a"} 1.0', b'{kind="b"} 4.0') + b"# TYPE purse_new gauge\npurse_new 7.0\n"
+
+    lines = summed(own, [other, other]).decode().splitlines()
+
+    assert {
+        'purse_x_total{kind="a"} 1.0',
+        'purse_x_total{kind="b"} 8.0',
+        'purse_x_created{kind="a"} 5.0',
+        'purse_s_bucket{le="1.0"} 3.0',
+        'purse_s_bucket{le="+Inf"} 6.0',
+        "purse_s_count 6.0",
+        "purse_s_sum 27.0",
+        "purse_new 14.0",
+        "process_resident_memory_bytes 100.0",
+        "# TYPE purse_s histogram",
+    } <= set(lines)
+    assert len(lines) == len(set(lines))
