@@ -42,6 +42,7 @@ ACCESS: Final[Mapping[str, Rule]] = {
     f"{_SERVICE}/ListDisputes": rule(by_name("wallet", "wallets"), *_BOOKKEEPERS),
     f"{_SERVICE}/GetStatement": rule(by_name("wallet", "wallets"), *_BOOKKEEPERS),
     f"{_SERVICE}/Reconcile": rule(_wallet_or_org, *_BOOKKEEPERS),
+    f"{_SERVICE}/ListStrayOrgs": rule(any_org(), "service"),
     f"{_SERVICE}/ListMonthZones": rule(any_org(), "service"),
     f"{_SERVICE}/ListConcerns": rule(by_org("org"), *_BOOKKEEPERS),
     f"{_SERVICE}/ListTransactions": rule(by_name("wallet", "wallets"), *_BOOKKEEPERS),

@@ -110,6 +110,10 @@ async def running_suite(
     keys = make_keys(directory)
     tokens = Keys(keys.private, keys.public_file)
     books, ledger = database("budget"), database("wallet")
+    # Databases are copies of one, and the twin is the session's: charges of other tests are another installation's.
+    connection = await asyncpg.connect(ledger.owner_dsn)
+    await connection.execute("UPDATE installation SET id = gen_random_uuid()")
+    await connection.close()
     async with contextlib.AsyncExitStack() as stack:
         wallet_server = await stack.enter_async_context(
             serving_wallet(

@@ -11,6 +11,12 @@ LIST_ORGS = "list_orgs_with_wallets"
 COMPARE = "compare_books"
 REPORT_PAGE = "report_concerns"
 
+WALLETS = "wallets"
+BUDGETS = "budgets"
+CHARGES = "charges"
+SOURCES = (WALLETS, BUDGETS, CHARGES)
+"""Who knows of organisations: those that have wallets, then those without that budget knows, then those at Stripe."""
+
 GRANT_EXPIRING = "GRANT_EXPIRING"
 LEASE_QUARANTINED = "LEASE_QUARANTINED"
 LEASE_IDLE = "LEASE_IDLE"
@@ -21,7 +27,12 @@ RECHARGE_PROBLEM = "RECHARGE_PROBLEM"
 
 @dataclass(frozen=True)
 class Orgs:
-    """A page of organisations, `orgs/{id}`, and where the next one begins; an empty token: nowhere."""
+    """A page of organisations, `orgs/{id}`, and where the next one begins.
+
+    Attributes:
+        orgs: There may be none though another page follows.
+        next_page_token: One of SOURCES, `:` and that source's token. Empty: there is no further page.
+    """
 
     orgs: list[str] = field(default_factory=list)
     next_page_token: str = ""

@@ -11,7 +11,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.reconcile.types import Compare, Compared, Orgs, Reported, ReportPage
     from workflows.sweep import Board, Tally, call, each
 
-# Each comparison lists charges at Stripe and has three services add up their books.
+# Each comparison has three services add up their books.
 _AT_ONCE = 2
 _PAGE_PATIENCE = timedelta(minutes=2)
 _COMPARE_PATIENCE = timedelta(minutes=10)
@@ -33,7 +33,7 @@ class ReconcileInput:
 
 @workflow.defn(name=types.RECONCILE)
 class Reconcile:
-    """Compares the books of every organisation that has a wallet."""
+    """Compares the books of every organisation that any of the services or Stripe knows."""
 
     @workflow.init
     def __init__(self, given: ReconcileInput) -> None:
@@ -46,7 +46,7 @@ class Reconcile:
         page_token = given.page_token
         while True:
             try:
-                page = await call(types.LIST_ORGS, page_token, Orgs, "Organisations with wallets", _PAGE_PATIENCE)
+                page = await call(types.LIST_ORGS, page_token, Orgs, "Organisations to compare", _PAGE_PATIENCE)
             except ActivityError as error:
                 self._board.failed("the list of organisations", error)
                 page = Orgs()

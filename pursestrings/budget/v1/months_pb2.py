@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from pursestrings.type.v1 import type_pb2 as pursestrings_dot_type_dot_v1_dot_type__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#pursestrings/budget/v1/months.proto\x12\x16pursestrings.budget.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fpursestrings/type/v1/type.proto\"9\n\x08OrgMonth\x12\x0b\n\x03org\x18\x01 \x01(\t\x12\x11\n\ttime_zone\x18\x02 \x01(\t\x12\r\n\x05month\x18\x03 \x01(\t\">\n\x15ListMonthZonesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"a\n\x16ListMonthZonesResponse\x12.\n\x05zones\x18\x01 \x03(\x0b\x32\x1f.pursestrings.type.v1.MonthZone\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"I\n\x15ListOpenMonthsRequest\x12\x30\n\x06months\x18\x01 \x03(\x0b\x32 .pursestrings.budget.v1.OrgMonth\"J\n\x16ListOpenMonthsResponse\x12\x30\n\x06months\x18\x01 \x03(\x0b\x32 .pursestrings.budget.v1.OrgMonth\"\xd3\x01\n\x0bWalletMonth\x12\x0e\n\x06wallet\x18\x01 \x01(\t\x12\x15\n\rcurrency_code\x18\x02 \x01(\t\x12\x15\n\ropening_nanos\x18\x03 \x01(\x03\x12\x16\n\x0ereceived_nanos\x18\x04 \x01(\x03\x12\x13\n\x0bspent_nanos\x18\x05 \x01(\x03\x12\x16\n\x0ereturned_nanos\x18\x06 \x01(\x03\x12\x15\n\rexpired_nanos\x18\x07 \x01(\x03\x12\x13\n\x0bmoved_nanos\x18\x08 \x01(\x03\x12\x15\n\rclosing_nanos\x18\t \x01(\x03\"\xe2\x01\n\x0b\x42udgetMonth\x12\x0e\n\x06\x62udget\x18\x01 \x01(\t\x12\x12\n\nlimit_type\x18\x02 \x01(\t\x12\x15\n\rcurrency_code\x18\x03 \x01(\t\x12\x0e\n\x06window\x18\x04 \x01(\t\x12\x33\n\x0fwindow_end_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0climit_amount\x18\x06 \x01(\x03\x12\x14\n\x0cspent_amount\x18\x07 \x01(\x03\x12\x16\n\x0e\x63\x61rried_amount\x18\x08 \x01(\x03\x12\x0f\n\x07resumed\x18\t \x01(\x08\"\xe2\x02\n\x0bMonthReport\x12/\n\x05month\x18\x01 \x01(\x0b\x32 .pursestrings.budget.v1.OrgMonth\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nclose_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07windows\x18\x05 \x01(\x03\x12\x19\n\x11\x65xhausted_windows\x18\x06 \x01(\x03\x12\x18\n\x10\x63\x61rrying_windows\x18\x07 \x01(\x03\x12\x18\n\x10resuming_windows\x18\x08 \x01(\x03\x12\x34\n\x07\x62udgets\x18\t \x03(\x0b\x32#.pursestrings.budget.v1.BudgetMonth\"F\n\x15GetMonthReportRequest\x12\x0b\n\x03org\x18\x01 \x01(\t\x12\x11\n\ttime_zone\x18\x02 \x01(\t\x12\r\n\x05month\x18\x03 \x01(\t\"M\n\x16GetMonthReportResponse\x12\x33\n\x06report\x18\x01 \x01(\x0b\x32#.pursestrings.budget.v1.MonthReport\"\x91\x01\n\x11\x43loseMonthRequest\x12/\n\x05month\x18\x01 \x01(\x0b\x32 .pursestrings.budget.v1.OrgMonth\x12\x34\n\x07wallets\x18\x02 \x03(\x0b\x32#.pursestrings.budget.v1.WalletMonth\x12\x15\n\rwallets_count\x18\x03 \x01(\x05\"\x80\x01\n\x12\x43loseMonthResponse\x12\x33\n\x06report\x18\x01 \x01(\x0b\x32#.pursestrings.budget.v1.MonthReport\x12\x16\n\x0e\x61lready_closed\x18\x02 \x01(\x08\x12\x0c\n\x04told\x18\x03 \x01(\x08\x12\x0f\n\x07summary\x18\x04 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#pursestrings/budget/v1/months.proto\x12\x16pursestrings.budget.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fpursestrings/type/v1/type.proto\"9\n\x08OrgMonth\x12\x0b\n\x03org\x18\x01 \x01(\t\x12\x11\n\ttime_zone\x18\x02 \x01(\t\x12\r\n\x05month\x18\x03 \x01(\t\">\n\x15ListMonthZonesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"o\n\x16ListMonthZonesResponse\x12.\n\x05zones\x18\x01 \x03(\x0b\x32\x1f.pursestrings.type.v1.MonthZone\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x0c\n\x04orgs\x18\x03 \x03(\t\"I\n\x15ListOpenMonthsRequest\x12\x30\n\x06months\x18\x01 \x03(\x0b\x32 .pursestrings.budget.v1.OrgMonth\"J\n\x16ListOpenMonthsResponse\x12\x30\n\x06months\x18\x01 \x03(\x0b\x32 .pursestrings.budget.v1.OrgMonth\"\xd3\x01\n\x0bWalletMonth\x12\x0e\n\x06wallet\x18\x01 \x01(\t\x12\x15\n\rcurrency_code\x18\x02 \x01(\t\x12\x15\n\ropening_nanos\x18\x03 \x01(\x03\x12\x16\n\x0ereceived_nanos\x18\x04 \x01(\x03\x12\x13\n\x0bspent_nanos\x18\x05 \x01(\x03\x12\x16\n\x0ereturned_nanos\x18\x06 \x01(\x03\x12\x15\n\rexpired_nanos\x18\x07 \x01(\x03\x12\x13\n\x0bmoved_nanos\x18\x08 \x01(\x03\x12\x15\n\rclosing_nanos\x18\t \x01(\x03\"\xe2\x01\n\x0b\x42udgetMonth\x12\x0e\n\x06\x62udget\x18\x01 \x01(\t\x12\x12\n\nlimit_type\x18\x02 \x01(\t\x12\x15\n\rcurrency_code\x18\x03 \x01(\t\x12\x0e\n\x06window\x18\x04 \x01(\t\x12\x33\n\x0fwindow_end_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0climit_amount\x18\x06 \x01(\x03\x12\x14\n\x0cspent_amount\x18\x07 \x01(\x03\x12\x16\n\x0e\x63\x61rried_amount\x18\x08 \x01(\x03\x12\x0f\n\x07resumed\x18\t \x01(\x08\"\xe2\x02\n\x0bMonthReport\x12/\n\x05month\x18\x01 \x01(\x0b\x32 .pursestrings.budget.v1.OrgMonth\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nclose_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07windows\x18\x05 \x01(\x03\x12\x19\n\x11\x65xhausted_windows\x18\x06 \x01(\x03\x12\x18\n\x10\x63\x61rrying_windows\x18\x07 \x01(\x03\x12\x18\n\x10resuming_windows\x18\x08 \x01(\x03\x12\x34\n\x07\x62udgets\x18\t \x03(\x0b\x32#.pursestrings.budget.v1.BudgetMonth\"F\n\x15GetMonthReportRequest\x12\x0b\n\x03org\x18\x01 \x01(\t\x12\x11\n\ttime_zone\x18\x02 \x01(\t\x12\r\n\x05month\x18\x03 \x01(\t\"M\n\x16GetMonthReportResponse\x12\x33\n\x06report\x18\x01 \x01(\x0b\x32#.pursestrings.budget.v1.MonthReport\"\x91\x01\n\x11\x43loseMonthRequest\x12/\n\x05month\x18\x01 \x01(\x0b\x32 .pursestrings.budget.v1.OrgMonth\x12\x34\n\x07wallets\x18\x02 \x03(\x0b\x32#.pursestrings.budget.v1.WalletMonth\x12\x15\n\rwallets_count\x18\x03 \x01(\x05\"\x80\x01\n\x12\x43loseMonthResponse\x12\x33\n\x06report\x18\x01 \x01(\x0b\x32#.pursestrings.budget.v1.MonthReport\x12\x16\n\x0e\x61lready_closed\x18\x02 \x01(\x08\x12\x0c\n\x04told\x18\x03 \x01(\x08\x12\x0f\n\x07summary\x18\x04 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,23 +38,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTMONTHZONESREQUEST']._serialized_start=188
   _globals['_LISTMONTHZONESREQUEST']._serialized_end=250
   _globals['_LISTMONTHZONESRESPONSE']._serialized_start=252
-  _globals['_LISTMONTHZONESRESPONSE']._serialized_end=349
-  _globals['_LISTOPENMONTHSREQUEST']._serialized_start=351
-  _globals['_LISTOPENMONTHSREQUEST']._serialized_end=424
-  _globals['_LISTOPENMONTHSRESPONSE']._serialized_start=426
-  _globals['_LISTOPENMONTHSRESPONSE']._serialized_end=500
-  _globals['_WALLETMONTH']._serialized_start=503
-  _globals['_WALLETMONTH']._serialized_end=714
-  _globals['_BUDGETMONTH']._serialized_start=717
-  _globals['_BUDGETMONTH']._serialized_end=943
-  _globals['_MONTHREPORT']._serialized_start=946
-  _globals['_MONTHREPORT']._serialized_end=1300
-  _globals['_GETMONTHREPORTREQUEST']._serialized_start=1302
-  _globals['_GETMONTHREPORTREQUEST']._serialized_end=1372
-  _globals['_GETMONTHREPORTRESPONSE']._serialized_start=1374
-  _globals['_GETMONTHREPORTRESPONSE']._serialized_end=1451
-  _globals['_CLOSEMONTHREQUEST']._serialized_start=1454
-  _globals['_CLOSEMONTHREQUEST']._serialized_end=1599
-  _globals['_CLOSEMONTHRESPONSE']._serialized_start=1602
-  _globals['_CLOSEMONTHRESPONSE']._serialized_end=1730
+  _globals['_LISTMONTHZONESRESPONSE']._serialized_end=363
+  _globals['_LISTOPENMONTHSREQUEST']._serialized_start=365
+  _globals['_LISTOPENMONTHSREQUEST']._serialized_end=438
+  _globals['_LISTOPENMONTHSRESPONSE']._serialized_start=440
+  _globals['_LISTOPENMONTHSRESPONSE']._serialized_end=514
+  _globals['_WALLETMONTH']._serialized_start=517
+  _globals['_WALLETMONTH']._serialized_end=728
+  _globals['_BUDGETMONTH']._serialized_start=731
+  _globals['_BUDGETMONTH']._serialized_end=957
+  _globals['_MONTHREPORT']._serialized_start=960
+  _globals['_MONTHREPORT']._serialized_end=1314
+  _globals['_GETMONTHREPORTREQUEST']._serialized_start=1316
+  _globals['_GETMONTHREPORTREQUEST']._serialized_end=1386
+  _globals['_GETMONTHREPORTRESPONSE']._serialized_start=1388
+  _globals['_GETMONTHREPORTRESPONSE']._serialized_end=1465
+  _globals['_CLOSEMONTHREQUEST']._serialized_start=1468
+  _globals['_CLOSEMONTHREQUEST']._serialized_end=1613
+  _globals['_CLOSEMONTHRESPONSE']._serialized_start=1616
+  _globals['_CLOSEMONTHRESPONSE']._serialized_end=1744
 # @@protoc_insertion_point(module_scope)

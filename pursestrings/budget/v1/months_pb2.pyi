@@ -76,19 +76,25 @@ class ListMonthZonesResponse(google.protobuf.message.Message):
 
     ZONES_FIELD_NUMBER: builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    ORGS_FIELD_NUMBER: builtins.int
     next_page_token: builtins.str
     """Empty on the last page."""
     @property
     def zones(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[pursestrings.type.v1.type_pb2.MonthZone]:
         """By organisation and zone; a page may have none and not be the last."""
 
+    @property
+    def orgs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """`orgs/{id}` of every organisation of the page that this service knows, those without such a zone too."""
+
     def __init__(
         self,
         *,
         zones: collections.abc.Iterable[pursestrings.type.v1.type_pb2.MonthZone] | None = ...,
         next_page_token: builtins.str = ...,
+        orgs: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["next_page_token", b"next_page_token", "zones", b"zones"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["next_page_token", b"next_page_token", "orgs", b"orgs", "zones", b"zones"]) -> None: ...
 
 Global___ListMonthZonesResponse: typing_extensions.TypeAlias = ListMonthZonesResponse
 

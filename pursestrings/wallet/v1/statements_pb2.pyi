@@ -211,10 +211,15 @@ class ReconcileRequest(google.protobuf.message.Message):
     WALLET_FIELD_NUMBER: builtins.int
     ORG_FIELD_NUMBER: builtins.int
     FROM_TIME_FIELD_NUMBER: builtins.int
+    LISTS_AGE_MAX_S_FIELD_NUMBER: builtins.int
     wallet: builtins.str
     """`{subject}/wallets/{id}`. Empty: all wallets of `org`."""
     org: builtins.str
     """`orgs/{id}`, where no wallet is named."""
+    lists_age_max_s: builtins.int
+    """How many seconds ago Stripe's lists may have been read, for a comparison of another organisation with the same
+    `from_time`, at most 3,600. 0: they are read now. What differs from them is asked of Stripe once more, whatever their age.
+    """
     @property
     def from_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """The charges from then on. Absent: the last 30 days. At most 5,000 charges."""
@@ -225,9 +230,10 @@ class ReconcileRequest(google.protobuf.message.Message):
         wallet: builtins.str = ...,
         org: builtins.str = ...,
         from_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        lists_age_max_s: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["from_time", b"from_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["from_time", b"from_time", "org", b"org", "wallet", b"wallet"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["from_time", b"from_time", "lists_age_max_s", b"lists_age_max_s", "org", b"org", "wallet", b"wallet"]) -> None: ...
 
 Global___ReconcileRequest: typing_extensions.TypeAlias = ReconcileRequest
 
@@ -313,3 +319,44 @@ class ReconcileResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["charged", b"charged", "charges", b"charges", "differences", b"differences", "disputes", b"disputes", "grants", b"grants", "refunds", b"refunds", "sources", b"sources"]) -> None: ...
 
 Global___ReconcileResponse: typing_extensions.TypeAlias = ReconcileResponse
+
+@typing.final
+class ListStrayOrgsRequest(google.protobuf.message.Message):
+    """Asks who was charged for and has no wallet here."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FROM_TIME_FIELD_NUMBER: builtins.int
+    @property
+    def from_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """The charges from then on. Absent: the last 30 days. At most 5,000 charges."""
+
+    def __init__(
+        self,
+        *,
+        from_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["from_time", b"from_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["from_time", b"from_time"]) -> None: ...
+
+Global___ListStrayOrgsRequest: typing_extensions.TypeAlias = ListStrayOrgsRequest
+
+@typing.final
+class ListStrayOrgsResponse(google.protobuf.message.Message):
+    """Organisations without a wallet."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ORGS_FIELD_NUMBER: builtins.int
+    @property
+    def orgs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """`orgs/{id}` that succeeded PaymentIntents of this installation name, sorted, at most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        orgs: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["orgs", b"orgs"]) -> None: ...
+
+Global___ListStrayOrgsResponse: typing_extensions.TypeAlias = ListStrayOrgsResponse

@@ -106,6 +106,11 @@ class WalletServiceStub(object):
                 request_serializer=pursestrings_dot_wallet_dot_v1_dot_statements__pb2.ReconcileRequest.SerializeToString,
                 response_deserializer=pursestrings_dot_wallet_dot_v1_dot_statements__pb2.ReconcileResponse.FromString,
                 _registered_method=True)
+        self.ListStrayOrgs = channel.unary_unary(
+                '/pursestrings.wallet.v1.WalletService/ListStrayOrgs',
+                request_serializer=pursestrings_dot_wallet_dot_v1_dot_statements__pb2.ListStrayOrgsRequest.SerializeToString,
+                response_deserializer=pursestrings_dot_wallet_dot_v1_dot_statements__pb2.ListStrayOrgsResponse.FromString,
+                _registered_method=True)
         self.ListMonthZones = channel.unary_unary(
                 '/pursestrings.wallet.v1.WalletService/ListMonthZones',
                 request_serializer=pursestrings_dot_wallet_dot_v1_dot_reports__pb2.ListMonthZonesRequest.SerializeToString,
@@ -378,6 +383,13 @@ class WalletServiceServicer(object):
 
     def Reconcile(self, request, context):
         """Compares Stripe, recharges, grants, the ledger and captures, and names each difference. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListStrayOrgs(self, request, context):
+        """Lists organisations that charges at Stripe name and that have no wallet here, as after the database was set back.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -702,6 +714,11 @@ def add_WalletServiceServicer_to_server(servicer, server):
                     servicer.Reconcile,
                     request_deserializer=pursestrings_dot_wallet_dot_v1_dot_statements__pb2.ReconcileRequest.FromString,
                     response_serializer=pursestrings_dot_wallet_dot_v1_dot_statements__pb2.ReconcileResponse.SerializeToString,
+            ),
+            'ListStrayOrgs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListStrayOrgs,
+                    request_deserializer=pursestrings_dot_wallet_dot_v1_dot_statements__pb2.ListStrayOrgsRequest.FromString,
+                    response_serializer=pursestrings_dot_wallet_dot_v1_dot_statements__pb2.ListStrayOrgsResponse.SerializeToString,
             ),
             'ListMonthZones': grpc.unary_unary_rpc_method_handler(
                     servicer.ListMonthZones,
@@ -1236,6 +1253,33 @@ class WalletService(object):
             '/pursestrings.wallet.v1.WalletService/Reconcile',
             pursestrings_dot_wallet_dot_v1_dot_statements__pb2.ReconcileRequest.SerializeToString,
             pursestrings_dot_wallet_dot_v1_dot_statements__pb2.ReconcileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListStrayOrgs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pursestrings.wallet.v1.WalletService/ListStrayOrgs',
+            pursestrings_dot_wallet_dot_v1_dot_statements__pb2.ListStrayOrgsRequest.SerializeToString,
+            pursestrings_dot_wallet_dot_v1_dot_statements__pb2.ListStrayOrgsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -239,6 +239,22 @@ _WalletServiceReconcileType = typing_extensions.TypeVar(
     ],
 )
 
+_WalletServiceListStrayOrgsType = typing_extensions.TypeVar(
+    '_WalletServiceListStrayOrgsType',
+    grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.statements_pb2.ListStrayOrgsRequest,
+        pursestrings.wallet.v1.statements_pb2.ListStrayOrgsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.statements_pb2.ListStrayOrgsRequest,
+        pursestrings.wallet.v1.statements_pb2.ListStrayOrgsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.statements_pb2.ListStrayOrgsRequest,
+        pursestrings.wallet.v1.statements_pb2.ListStrayOrgsResponse,
+    ],
+)
+
 _WalletServiceListMonthZonesType = typing_extensions.TypeVar(
     '_WalletServiceListMonthZonesType',
     grpc.UnaryUnaryMultiCallable[
@@ -815,7 +831,7 @@ _WalletServiceAuditType = typing_extensions.TypeVar(
     ],
 )
 
-class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletServiceGetWalletType, _WalletServiceListWalletsType, _WalletServiceSetWalletStateType, _WalletServiceGetBalanceType, _WalletServiceCreateGrantType, _WalletServiceTransferType, _WalletServiceRefundType, _WalletServiceGetRefundType, _WalletServiceListRefundsType, _WalletServiceListDisputesType, _WalletServiceGetStatementType, _WalletServiceReconcileType, _WalletServiceListMonthZonesType, _WalletServiceListConcernsType, _WalletServiceListTransactionsType, _WalletServiceTrialBalanceType, _WalletServiceExtendLeaseType, _WalletServiceCaptureLeaseType, _WalletServiceReturnLeaseType, _WalletServiceReverseCaptureType, _WalletServiceBatchLeaseOperationsType, _WalletServiceSyncLeasesType, _WalletServiceReclaimLeaseType, _WalletServiceSetupPaymentMethodType, _WalletServiceListPaymentMethodsType, _WalletServiceDetachPaymentMethodType, _WalletServiceTopUpType, _WalletServiceGetTopUpType, _WalletServiceListTopUpsType, _WalletServiceCancelTopUpType, _WalletServiceAuthenticatePaymentType, _WalletServiceSetRechargePolicyType, _WalletServiceGetRechargePolicyType, _WalletServiceAllowRechargesType, _WalletServiceGetRechargeReviewType, _WalletServiceListRechargeReviewsType, _WalletServiceDecideRechargeReviewType, _WalletServiceStartPredictiveRechargeType, _WalletServiceListPredictiveWalletsType, _WalletServiceGetRechargeType, _WalletServiceListRechargesType, _WalletServiceAuthorizeAttemptType, _WalletServiceReportAttemptType, _WalletServiceFailRechargeType, _WalletServiceIngestStripeEventType, _WalletServiceListStripeEventsType, _WalletServiceRequeueStripeEventsType, _WalletServiceAuditType]):
+class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletServiceGetWalletType, _WalletServiceListWalletsType, _WalletServiceSetWalletStateType, _WalletServiceGetBalanceType, _WalletServiceCreateGrantType, _WalletServiceTransferType, _WalletServiceRefundType, _WalletServiceGetRefundType, _WalletServiceListRefundsType, _WalletServiceListDisputesType, _WalletServiceGetStatementType, _WalletServiceReconcileType, _WalletServiceListStrayOrgsType, _WalletServiceListMonthZonesType, _WalletServiceListConcernsType, _WalletServiceListTransactionsType, _WalletServiceTrialBalanceType, _WalletServiceExtendLeaseType, _WalletServiceCaptureLeaseType, _WalletServiceReturnLeaseType, _WalletServiceReverseCaptureType, _WalletServiceBatchLeaseOperationsType, _WalletServiceSyncLeasesType, _WalletServiceReclaimLeaseType, _WalletServiceSetupPaymentMethodType, _WalletServiceListPaymentMethodsType, _WalletServiceDetachPaymentMethodType, _WalletServiceTopUpType, _WalletServiceGetTopUpType, _WalletServiceListTopUpsType, _WalletServiceCancelTopUpType, _WalletServiceAuthenticatePaymentType, _WalletServiceSetRechargePolicyType, _WalletServiceGetRechargePolicyType, _WalletServiceAllowRechargesType, _WalletServiceGetRechargeReviewType, _WalletServiceListRechargeReviewsType, _WalletServiceDecideRechargeReviewType, _WalletServiceStartPredictiveRechargeType, _WalletServiceListPredictiveWalletsType, _WalletServiceGetRechargeType, _WalletServiceListRechargesType, _WalletServiceAuthorizeAttemptType, _WalletServiceReportAttemptType, _WalletServiceFailRechargeType, _WalletServiceIngestStripeEventType, _WalletServiceListStripeEventsType, _WalletServiceRequeueStripeEventsType, _WalletServiceAuditType]):
     """Keeps the money: wallets, grants, the ledger, leases granted, recharges and what Stripe says of them."""
 
     @typing.overload
@@ -871,6 +887,10 @@ class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletSe
         grpc.UnaryUnaryMultiCallable[
             pursestrings.wallet.v1.statements_pb2.ReconcileRequest,
             pursestrings.wallet.v1.statements_pb2.ReconcileResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.statements_pb2.ListStrayOrgsRequest,
+            pursestrings.wallet.v1.statements_pb2.ListStrayOrgsResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             pursestrings.wallet.v1.reports_pb2.ListMonthZonesRequest,
@@ -1073,6 +1093,10 @@ class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletSe
             pursestrings.wallet.v1.statements_pb2.ReconcileResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            pursestrings.wallet.v1.statements_pb2.ListStrayOrgsRequest,
+            pursestrings.wallet.v1.statements_pb2.ListStrayOrgsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             pursestrings.wallet.v1.reports_pb2.ListMonthZonesRequest,
             pursestrings.wallet.v1.reports_pb2.ListMonthZonesResponse,
         ],
@@ -1257,6 +1281,9 @@ class WalletServiceStub(typing.Generic[_WalletServiceCreateWalletType, _WalletSe
     Reconcile: _WalletServiceReconcileType
     """Compares Stripe, recharges, grants, the ledger and captures, and names each difference. Changes nothing."""
 
+    ListStrayOrgs: _WalletServiceListStrayOrgsType
+    """Lists organisations that charges at Stripe name and that have no wallet here, as after the database was set back."""
+
     ListMonthZones: _WalletServiceListMonthZonesType
     """Lists in which zones the months of organisations' wallets end, for the worker that closes them."""
 
@@ -1417,6 +1444,10 @@ WalletServiceAsyncStub: typing_extensions.TypeAlias = WalletServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.statements_pb2.ReconcileRequest,
         pursestrings.wallet.v1.statements_pb2.ReconcileResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        pursestrings.wallet.v1.statements_pb2.ListStrayOrgsRequest,
+        pursestrings.wallet.v1.statements_pb2.ListStrayOrgsResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         pursestrings.wallet.v1.reports_pb2.ListMonthZonesRequest,
@@ -1670,6 +1701,14 @@ class WalletServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[pursestrings.wallet.v1.statements_pb2.ReconcileResponse, collections.abc.Awaitable[pursestrings.wallet.v1.statements_pb2.ReconcileResponse]]:
         """Compares Stripe, recharges, grants, the ledger and captures, and names each difference. Changes nothing."""
+
+    @abc.abstractmethod
+    def ListStrayOrgs(
+        self,
+        request: pursestrings.wallet.v1.statements_pb2.ListStrayOrgsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[pursestrings.wallet.v1.statements_pb2.ListStrayOrgsResponse, collections.abc.Awaitable[pursestrings.wallet.v1.statements_pb2.ListStrayOrgsResponse]]:
+        """Lists organisations that charges at Stripe name and that have no wallet here, as after the database was set back."""
 
     @abc.abstractmethod
     def ListMonthZones(

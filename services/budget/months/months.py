@@ -27,12 +27,12 @@ class Months:
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
 
-    async def zones(self, after: str, size: int) -> tuple[list[tuple[str, str, int]], str]:
-        """Org, zone and since when, of the organisations behind `after`; and what the next page comes behind."""
+    async def zones(self, after: str, size: int) -> tuple[list[str], list[tuple[str, str, int]], str]:
+        """Organisations behind `after`; org, zone and since when, of these; and what the next page comes behind."""
         async with self._pool.acquire() as connection:
             found = await store.orgs(connection, after, size + 1)
             page = found[:size]
-            return await store.zones(connection, page), page[-1] if len(found) > size else ""
+            return page, await store.zones(connection, page), page[-1] if len(found) > size else ""
 
     async def open(self, keys: Sequence[store.Key]) -> list[store.Key]:
         """Those that nobody was told of yet, in order."""

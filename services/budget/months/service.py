@@ -37,8 +37,10 @@ class MonthMethods:
     async def ListMonthZones(self, request: pb.ListMonthZonesRequest, context: Context) -> pb.ListMonthZonesResponse:
         """A page of organisations' zones."""
         (after,) = paging.after_of(request.page_token, _SCOPE, ("",))
-        found, behind = await self._months.zones(after, paging.size_of(request.page_size))
-        response = pb.ListMonthZonesResponse(next_page_token=paging.token_of(_SCOPE, [behind]) if behind else "")
+        orgs, found, behind = await self._months.zones(after, paging.size_of(request.page_size))
+        response = pb.ListMonthZonesResponse(
+            next_page_token=paging.token_of(_SCOPE, [behind]) if behind else "", orgs=[f"orgs/{org}" for org in orgs]
+        )
         for org, zone, since_us in found:
             one = type_pb2.MonthZone(org=f"orgs/{org}", time_zone=zone)
             wire.set_time(one.since_time, since_us)

@@ -49,6 +49,15 @@ class MoneyBack:
         """All disputes of the account that were opened since then."""
         return await self._all("disputes", {"created": {"gte": int(since.timestamp())}}, _dispute)
 
+    async def charge(self, payment_intent: str) -> ChargeFacts:
+        """A PaymentIntent.
+
+        Raises:
+            PurseError: UNAVAILABLE, or STRIPE_REFUSED where it does not exist under this key.
+        """
+        found = await self._stripe.call(lambda api: api.v1.payment_intents.retrieve_async(payment_intent))
+        return _charge(found.to_dict())
+
     async def charges_since(self, since: datetime) -> list[ChargeFacts]:
         """All PaymentIntents of the account that were made since then."""
         return await self._all("payment_intents", {"created": {"gte": int(since.timestamp())}}, _charge)

@@ -61,13 +61,23 @@ def figures_of(moved: Sequence[Moved]) -> Figures:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that does not agree; see the contract for the kinds."""
+    """One thing that does not agree; see the contract for the kinds.
+
+    Attributes:
+        payment_intent: Whose state at Stripe it goes by; empty: it is one of the books alone.
+    """
 
     kind: str
     wallet: str
     subject: str
     detail: str
     nanos: int = 0
+    payment_intent: str = ""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What makes it the same in two looks."""
+        return self.kind, self.subject
 
 
 def compare_charges(
@@ -82,14 +92,14 @@ def compare_charges(
         received = money.from_minor_units(one.received_minor, one.currency)
         if charge is None:
             detail = f"Stripe charged {money.format_nanos(received, one.currency)}; nothing was granted for it"
-            found.append(Difference("CHARGE_WITHOUT_GRANT", one.wallet, name, detail, received))
+            found.append(Difference("CHARGE_WITHOUT_GRANT", one.wallet, name, detail, received, name))
         elif (received, one.currency) != (charge.amount, charge.currency):
             detail = f"Stripe received {received} nanos of {one.currency}, stored are {charge.amount} {charge.currency}"
-            found.append(Difference("CHARGE_AMOUNT", charge.wallet, name, detail, received - charge.amount))
+            found.append(Difference("CHARGE_AMOUNT", charge.wallet, name, detail, received - charge.amount, name))
     for charge in charges:
-        if charge.payment_intent not in paid:
+        if (name := charge.payment_intent) not in paid:
             detail = f"{charge.source} was granted {charge.amount} nanos; Stripe shows no such charge"
-            found.append(Difference("CHARGE_UNKNOWN", charge.wallet, charge.payment_intent, detail, -charge.amount))
+            found.append(Difference("CHARGE_UNKNOWN", charge.wallet, name, detail, -charge.amount, name))
         if grants.get(charge.grant) != charge.amount:
             had = grants.get(charge.grant, 0)
             detail = f"{charge.source} received {charge.amount} nanos, its grant has {had}"
@@ -100,6 +110,7 @@ def compare_charges(
 def compare_refunds(charge: ChargeRow, seen: Sequence[RefundFacts], stored: Sequence[RefundRow]) -> list[Difference]:
     """The refunds of one charge."""
     found = []
+    intent = charge.payment_intent
     by_id = {row.stripe_refund: row for row in stored if row.stripe_refund}
     ids = {one.id for one in seen}
     for one in seen:
@@ -109,13 +120,18 @@ def compare_refunds(charge: ChargeRow, seen: Sequence[RefundFacts], stored: Sequ
         if row is None:
             if lives:
                 detail = f"Stripe refunded {nanos} nanos that nobody asked for here; the wallet was not debited"
-                found.append(Difference("REFUND_UNKNOWN", charge.wallet, one.id, detail, nanos))
+                found.append(Difference("REFUND_UNKNOWN", charge.wallet, one.id, detail, nanos, intent))
         elif lives is (row.state is RefundState.FAILED) or nanos != row.amount:
             detail = f"{row.name} is {row.state} with {row.amount} nanos, at Stripe {one.status} with {nanos}"
-            found.append(Difference("REFUND_STATE", charge.wallet, row.name, detail, nanos - row.amount))
+            found.append(Difference("REFUND_STATE", charge.wallet, row.name, detail, nanos - row.amount, intent))
     found += [
         Difference(
-            "REFUND_MISSING", row.wallet, row.name, f"{row.stripe_refund} is not among Stripe's refunds", -row.amount
+            "REFUND_MISSING",
+            row.wallet,
+            row.name,
+            f"{row.stripe_refund} is not among Stripe's refunds",
+            -row.amount,
+            intent,
         )
         for row in stored
         if row.stripe_refund and row.stripe_refund not in ids
@@ -126,6 +142,7 @@ def compare_refunds(charge: ChargeRow, seen: Sequence[RefundFacts], stored: Sequ
 def compare_disputes(charge: ChargeRow, seen: Sequence[DisputeFacts], stored: Sequence[DisputeRow]) -> list[Difference]:
     """The disputes about one charge."""
     found = []
+    intent = charge.payment_intent
     by_id = {row.id: row for row in stored}
     for one in seen:
         row = by_id.get(one.id)
@@ -134,8 +151,9 @@ def compare_disputes(charge: ChargeRow, seen: Sequence[DisputeFacts], stored: Se
         if row is None:
             if out:
                 detail = f"Stripe withdrew {nanos} nanos for a dispute that is not known here"
-                found.append(Difference("DISPUTE_UNKNOWN", charge.wallet, one.id, detail, nanos))
+                found.append(Difference("DISPUTE_UNKNOWN", charge.wallet, one.id, detail, nanos, intent))
         elif row.withdrawn - row.restored != out:
             detail = f"{row.withdrawn} nanos were debited and {row.restored} restored; Stripe says {one.status}"
-            found.append(Difference("DISPUTE_STATE", charge.wallet, one.id, detail, out - row.withdrawn + row.restored))
+            nanos = out - row.withdrawn + row.restored
+            found.append(Difference("DISPUTE_STATE", charge.wallet, one.id, detail, nanos, intent))
     return found

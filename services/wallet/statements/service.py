@@ -1,9 +1,8 @@
 """The gRPC face of statements and of the comparison with Stripe. Mixed into the wallet's servicer."""
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import asyncpg
 import grpc
@@ -15,25 +14,20 @@ from services.kit.errors import invalid
 from services.kit.money import MAX_NANOS
 from services.wallet import convert
 from services.wallet.recharge.store import recharges as recharge_rows
-from services.wallet.refunds.domain.rules import DisputeFacts, RefundFacts
 from services.wallet.refunds.stripe import MoneyBack
 from services.wallet.statements import domain, render, store
-from services.wallet.statements.domain import Difference
+from services.wallet.statements.comparing import SNAPSHOT, Compared, Comparison, Scope
 from services.wallet.store import wallets as wallets_store
 
 DIFFERENCES_MAX: Final = 1_000
 """The most differences that an answer names."""
+STRAYS_MAX: Final = 1_000
+"""The most organisations without a wallet that an answer names."""
+LISTS_AGE_MAX_S: Final = 3_600
+"""How old Stripe's lists may be at the most."""
 _SPAN: Final = timedelta(days=30)
 _SKEW: Final = timedelta(hours=1)
-_SNAPSHOT: Final[dict[str, Any]] = {"isolation": "repeatable_read", "readonly": True}
 _FORMATS: Final = {"csv": render.to_csv, "html": render.to_html}
-# What of the books must agree for every wallet, by the kind of difference that it shows.
-_CHECKS: Final = {
-    "LEDGER_GRANTS": "I5.lots_equal_accounts",
-    "LEDGER_REFUNDS": "I8.money_back_is_in_the_ledger",
-    "CAPTURES_LINES": "I6.captures_equal_spent",
-}
-T = TypeVar("T", RefundFacts, DisputeFacts)
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -47,7 +41,7 @@ class StatementMethods:
 
     def __init__(self, pool: asyncpg.Pool, stripe: MoneyBack) -> None:
         self._pool = pool
-        self._provider = stripe
+        self._comparison = Comparison(pool, stripe)
 
     async def GetStatement(self, request: pb.GetStatementRequest, _context: Context) -> pb.GetStatementResponse:
         """A month of a wallet by the time of posting."""
@@ -59,7 +53,7 @@ class StatementMethods:
             now = await store.wait_for_posts(connection, org, name)
         window = _month(request.month, wallet.time_zone, now)
         start, end = (windows.from_unix_us(at) for at in (window.start_us, window.end_us))
-        async with self._pool.acquire() as connection, connection.transaction(**_SNAPSHOT):
+        async with self._pool.acquire() as connection, connection.transaction(**SNAPSHOT):
             opening = await store.balance_before(connection, org, name, start)
             closing = await store.balance_before(connection, org, name, end)
             figures = domain.figures_of(await store.moved(connection, org, name, start, end))
@@ -94,49 +88,30 @@ class StatementMethods:
         """Compares Stripe, what was charged, granted, refunded and disputed, the ledger and the captures."""
         wallet = request.wallet or None
         org = convert.wallet_key(request.wallet, "wallet")[0] if wallet else convert.org_of(request.org, "org")
+        age_s = request.lists_age_max_s
+        if not 0 <= age_s <= LISTS_AGE_MAX_S:
+            raise invalid("lists_age_max_s", f"is {age_s}; say 0 to {LISTS_AGE_MAX_S}")
         async with self._pool.acquire() as connection:
             now = await wallets_store.clock(connection)
             installation = await recharge_rows.installation(connection)
-        since = (request.from_time.ToDatetime(tzinfo=UTC) if request.HasField("from_time") else now - _SPAN) - _SKEW
-        # Stripe first: what is charged meanwhile is stored by the time that the books are read.
-        seen = [
-            one
-            for one in await self._provider.charges_since(since)
-            if (one.installation, one.org) == (installation, org) and wallet in {None, one.wallet}
-        ]
-        refunds = _by_intent(await self._provider.refunds_since(since))
-        disputes = _by_intent(await self._provider.disputes_since(since))
-        async with self._pool.acquire() as connection, connection.transaction(**_SNAPSHOT):
-            books = await store.books(connection, org, wallet, since)
-            differences = await _ledger_differences(connection, org, wallet)
-        if len(books.charges) > store.CHARGES_MAX:
-            raise invalid("from_time", f"there are more than {store.CHARGES_MAX} charges since; ask for less")
-        differences += domain.compare_charges(seen, books.charges, books.grants)
-        for charge in books.charges:
-            name = charge.payment_intent
-            differences += domain.compare_refunds(charge, refunds.get(name, []), books.refunds.get(name, []))
-            differences += domain.compare_disputes(charge, disputes.get(name, []), books.disputes.get(name, []))
-        return _reconciled(differences, sum(one.status == domain.SUCCEEDED for one in seen), books)
+        since = _since(request, now)
+        return _reconciled(await self._comparison.compare(Scope(installation, org, wallet, since), age_s))
+
+    async def ListStrayOrgs(self, request: pb.ListStrayOrgsRequest, _context: Context) -> pb.ListStrayOrgsResponse:
+        """Organisations that were charged for and have no wallet."""
+        async with self._pool.acquire() as connection:
+            now = await wallets_store.clock(connection)
+            installation = await recharge_rows.installation(connection)
+        orgs = await self._comparison.strays(installation, _since(request, now))
+        return pb.ListStrayOrgsResponse(orgs=[f"orgs/{org}" for org in orgs[:STRAYS_MAX]])
 
 
-async def _ledger_differences(connection: asyncpg.Connection, org: str, wallet: str | None) -> list[Difference]:
-    found = []
-    for kind, check in _CHECKS.items():
-        for detail in await store.broken(connection, org, check):
-            subject = detail.partition(":")[0]
-            if wallet in {None, subject}:
-                found.append(Difference(kind, subject, subject, detail))
-    return found
+def _since(request: pb.ReconcileRequest | pb.ListStrayOrgsRequest, now: datetime) -> datetime:
+    return (request.from_time.ToDatetime(tzinfo=UTC) if request.HasField("from_time") else now - _SPAN) - _SKEW
 
 
-def _by_intent(found: Sequence[T]) -> dict[str, list[T]]:
-    sorted_out: dict[str, list[T]] = {}
-    for one in found:
-        sorted_out.setdefault(one.payment_intent, []).append(one)
-    return sorted_out
-
-
-def _reconciled(differences: list[Difference], charged: int, books: store.Books) -> pb.ReconcileResponse:
+def _reconciled(compared: Compared) -> pb.ReconcileResponse:
+    books = compared.books
     sums: dict[str, int] = {}
     for charge in books.charges:
         sums[charge.currency] = sums.get(charge.currency, 0) + charge.amount
@@ -145,9 +120,9 @@ def _reconciled(differences: list[Difference], charged: int, books: store.Books)
             pb.Difference(
                 kind=one.kind, wallet=one.wallet, subject=one.subject, detail=one.detail, difference_nanos=one.nanos
             )
-            for one in differences[:DIFFERENCES_MAX]
+            for one in compared.differences[:DIFFERENCES_MAX]
         ],
-        charges=charged,
+        charges=compared.charged,
         sources=len(books.charges),
         grants=len(books.grants),
         refunds=sum(map(len, books.refunds.values())),

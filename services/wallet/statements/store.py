@@ -1,5 +1,6 @@
 """What statements and comparisons read; all of it in the caller's one snapshot."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -33,6 +34,9 @@ GROUP BY provider, model, use_month ORDER BY 4 DESC, 1, 2, 3
 """
 _GRANTS = """
 SELECT g.name, g.amount_nanos FROM grants g JOIN unnest($2::text[]) AS k (name) ON g.name = k.name WHERE g.org = $1
+"""
+_UNKNOWN_ORGS = """
+SELECT o FROM unnest($1::text[]) AS o WHERE NOT EXISTS (SELECT FROM directories d WHERE d.org = o) ORDER BY o
 """
 _TICK: Final = timedelta(microseconds=1)
 
@@ -117,6 +121,11 @@ async def books(connection: asyncpg.Connection, org: str, wallet: str | None, si
         disputes.setdefault(dispute.payment_intent, []).append(dispute)
     grants = {row[0]: row[1] for row in await connection.fetch(_GRANTS, org, names)}
     return Books(charges, grants, refunds, disputes)
+
+
+async def unknown_orgs(connection: asyncpg.Connection, orgs: Sequence[str]) -> list[str]:
+    """Those of these organisations that never had a wallet, sorted."""
+    return [row[0] for row in await connection.fetch(_UNKNOWN_ORGS, orgs)]
 
 
 async def broken(connection: asyncpg.Connection, org: str, check: str) -> list[str]:

@@ -157,14 +157,18 @@ async def test_zones_are_listed_a_page_of_organisations_at_a_time(database: Any,
             await budget.create(subject=f"orgs/{org}", id_="one", window=MONTHLY)
             await budget.create(subject=f"orgs/{org}", id_="two", window=MONTHLY)
             await budget.create(subject=f"orgs/{org}/teams/t", id_="lifetime")
+        await budget.create(subject="orgs/without-months/teams/t", id_="lifetime")
+        orgs: list[str] = []
         found: list[tuple[str, str]] = []
         token = ""
         while token or not found:
             request = months_pb2.ListMonthZonesRequest(page_size=2, page_token=token)
             page = await budget.stub_for().ListMonthZones(request)
             found += [(one.org, one.time_zone) for one in page.zones]
+            orgs += page.orgs
             token = page.next_page_token
         assert found == [("orgs/a", ZONE), ("orgs/b", ZONE), ("orgs/c", ZONE)]
+        assert orgs == ["orgs/a", "orgs/b", "orgs/c", "orgs/without-months"]
 
 
 def _fields(month: months_pb2.OrgMonth) -> dict[str, str]:

@@ -4,17 +4,20 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from temporalio.client import Client
 
 from pursestrings.type.v1 import type_pb2
 from pursestrings.wallet.v1 import wallet_pb2 as pb
+from services.wallet.refunds.domain.rules import RefundFacts
+from services.wallet.refunds.stripe import MoneyBack
 from tests.conftest import TwinServer
 from tests.support.budget import alerts
 from tests.support.databases import Database
 from tests.support.sweeping import USD, Refuses, Suite, running_suite
-from workflows.reconcile import types
+from workflows.reconcile import activities, types
 from workflows.reconcile.workflow import Reconcile, ReconcileInput, ReportInput
 from workflows.sweep import Tally
 
@@ -71,6 +74,43 @@ async def test_books_that_agree_are_quiet_and_a_difference_is_told_once_a_day(te
     assert (difference["event"], difference["wallet"]) == ("NOTICE", broken)
     assert "reconcile.check_failed" in {one["type"] for one in told}
     assert sound not in str(told)
+
+
+async def test_organisations_without_wallets_are_compared_and_stripe_is_asked_once_for_all(
+    temporal: Client, suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(activities, "_ORGS_A_PAGE", 2)
+    budgets_only, ghost = (f"{kind}-{uuid.uuid4().hex[:8]}" for kind in ("budgets-only", "ghost"))
+    wallets = [await suite.wallet(f"w{n}-{uuid.uuid4().hex[:8]}", balance=0) for n in range(3)]
+    closing = pb.SetWalletStateRequest(name=wallets[0], state=pb.WALLET_STATE_CLOSED, reason="moved away")
+    await suite.call("SetWalletState", closing)
+    await suite.budget.create(subject=f"orgs/{budgets_only}")
+    # As after the database was set back to a copy from before there was this organisation.
+    ((installation,),) = await suite.sql(suite.wallets, "SELECT id FROM installation")
+    for org, paid in ((ghost, True), ("orgs/../etc", True), ("declined", False)):
+        params: Any = {
+            "amount": 2_000,
+            "currency": "usd",
+            "automatic_payment_methods": {"enabled": True, "allow_redirects": "never"},
+            "metadata": {"installation": str(installation), "org": org, "wallet": f"orgs/{org}/wallets/main"},
+        }
+        params |= {"payment_method": "pm_card_visa", "confirm": True} if paid else {}
+        await suite.services.stripe.client.v1.payment_intents.create_async(params)
+    listed: list[datetime] = []
+    refunds_since = MoneyBack.refunds_since
+
+    async def counted(self: MoneyBack, since: datetime) -> list[RefundFacts]:
+        listed.append(since)
+        return await refunds_since(self, since)
+
+    monkeypatch.setattr(MoneyBack, "refunds_since", counted)
+    async with suite.worker(temporal):
+        tally, said = await reconciled(temporal)
+    assert (tally.found, tally.done, said["state"]) == (5, 5, "DONE")
+    assert len(listed) == 1
+    (told,) = await alerts(suite.budget.database)
+    assert (told["type"], told["subject"]) == ("reconcile.charge_without_grant", f"orgs/{ghost}")
+    assert told["difference_nanos"] == str(20 * USD)
 
 
 async def test_what_expires_soon_is_told_once(temporal: Client, suite: Suite) -> None:
