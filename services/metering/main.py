@@ -108,7 +108,7 @@ async def main(settings: MeteringSettings, table: RateTable, forked: Sequence[Fo
                 recorders = await stack.enter_async_context(Recorders([one.connection for one in forked]))
             server = await stack.enter_async_context(serving(settings, table, recorders))
             if recorders is not None:
-                recorders.on_lost = server.end
+                recorders.when_lost(server.end)
             # What was loaded stays: looking through the price list again and again would hold up calls by tens of
             # milliseconds at a time.
             gc.collect()

@@ -79,10 +79,9 @@ class Recorders:
     def __init__(self, connections: Sequence[socket.socket]) -> None:
         self._connections = connections
         self._recorders: list[_Recorder] = []
-        self.on_lost: Callable[[], None] | None = None
-        """Called when a process has ended by itself."""
+        self._on_lost: Callable[[], None] | None = None
         self.lost = False
-        """Whether one has."""
+        """Whether a process has ended by itself."""
 
     async def __aenter__(self) -> Self:
         for connection in self._connections:
@@ -93,6 +92,12 @@ class Recorders:
     async def __aexit__(self, *_: object) -> None:
         for one in self._recorders:
             await one.close()
+
+    def when_lost(self, call: Callable[[], None]) -> None:
+        """Calls it when a process has ended by itself; at once where one has."""
+        self._on_lost = call
+        if self.lost:
+            call()
 
     async def record_batch(
         self, request: metering_pb2.BatchRecordUsageRequest, who: Identity
@@ -117,8 +122,8 @@ class Recorders:
     def _lose(self) -> None:
         _log.error("a recording process has ended by itself; the service ends, to be started anew")
         self.lost = True
-        if self.on_lost is not None:
-            self.on_lost()
+        if self._on_lost is not None:
+            self._on_lost()
 
 
 class _Recorder:
@@ -143,6 +148,8 @@ class _Recorder:
         Raises:
             PurseError: UNAVAILABLE: the process has ended, and the outcome is unknown.
         """
+        if self._reading.done():
+            raise _ended()
         number = next(self._numbers) % 2**32
         answer = self._waiting[number] = asyncio.get_running_loop().create_future()
         self.events += events
