@@ -169,7 +169,7 @@ def _say(output: Output, review: caps_pb2.RechargeReview) -> None:
             "review": review.name,
             "state": _state(review),
             "stopped": f"{money(review.charge)} by the {review.cap.removesuffix('_CAP').lower()} cap of {review.month}",
-            "this month": text_of(review.caps),
+            review.caps.month: text_of(review.caps),
             "ends": when(review.end_time if review.HasField("end_time") else review.month_end_time),
             "decided by": review.decided_by or "nobody",
             "why": review.reason or "",

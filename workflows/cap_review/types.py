@@ -46,7 +46,7 @@ class Snapshot:
         cap: In words.
         charge: What the recharge that was stopped would have charged.
         recharged: What counts in the month, of how much.
-        spent: Since the month began.
+        spent: In the month.
         created_at: ISO 8601, in UTC, as `month_end`.
         decided_by: Empty: nobody.
         extra: What was allowed, by name.

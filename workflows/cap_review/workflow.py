@@ -211,8 +211,8 @@ def _sentence(snapshot: Snapshot) -> str:
 def _facts(snapshot: Snapshot) -> str:
     rows = [
         ("Wallet", snapshot.wallet),
-        ("Recharged this month", snapshot.recharged),
-        ("Spent this month", snapshot.spent),
+        (f"Recharged in {snapshot.month}", snapshot.recharged),
+        (f"Spent in {snapshot.month}", snapshot.spent),
         ("Balance", snapshot.balance),
         ("Allowed", snapshot.extra),
     ]

@@ -129,7 +129,7 @@ class RechargeCaps(google.protobuf.message.Message):
     MAX_AMOUNT_FIELD_NUMBER: builtins.int
     EXTRA_AMOUNT_FIELD_NUMBER: builtins.int
     month: builtins.str
-    """The month in force, `YYYY-MM` in the wallet's zone."""
+    """Which month, `YYYY-MM` in the wallet's zone: that of the review where it is of one, else the one in force."""
     count: builtins.int
     """Recharges pending or succeeded, and top-ups charged off session."""
     max_count: builtins.int
@@ -304,11 +304,13 @@ class RechargeReview(google.protobuf.message.Message):
 
     @property
     def caps(self) -> Global___RechargeCaps:
-        """The caps now. GetRechargeReview and DecideRechargeReview alone fill it."""
+        """The caps of its month: as they are now, or once it is over, as they were when something was last let in.
+        GetRechargeReview and DecideRechargeReview alone fill it.
+        """
 
     @property
     def spent(self) -> pursestrings.type.v1.type_pb2.Money:
-        """What was spent since the month began. GetRechargeReview alone fills it."""
+        """What was spent in its month. GetRechargeReview alone fills it."""
 
     @property
     def balance(self) -> pursestrings.type.v1.type_pb2.Money:

@@ -1,6 +1,6 @@
 """What is allowed beyond the caps, and the reviews in which somebody decides on it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -13,11 +13,11 @@ from services.wallet.ledger import request_id_reused
 from services.wallet.recharge import names
 from services.wallet.recharge.domain import extras as rules
 from services.wallet.recharge.domain.extras import ExtraError
-from services.wallet.recharge.domain.policy import month_in_force, month_start
+from services.wallet.recharge.domain.policy import MonthKey, month_in_force, month_start
 from services.wallet.recharge.observe import Clock
 from services.wallet.recharge.store import months, policies, reviews
 from services.wallet.recharge.store import recharges as rows
-from services.wallet.recharge.store.months import ExtraRow
+from services.wallet.recharge.store.months import ExtraRow, KeptMonth
 from services.wallet.recharge.store.policies import Facts
 from services.wallet.recharge.store.reviews import Ending, ReviewRow
 from services.wallet.store import wallets as wallets_store
@@ -53,7 +53,8 @@ class Reviewed:
     """A review with what a person decides by.
 
     Attributes:
-        spent_nanos: Since the month began; None where it was not asked for.
+        known: With the month of the review, and what counts in it, also where another is in force since.
+        spent_nanos: In that month; None where it was not asked for.
     """
 
     row: ReviewRow
@@ -224,11 +225,23 @@ async def _reviewed(
     connection: asyncpg.Connection, row: ReviewRow, now: datetime, *, with_spend: bool = False
 ) -> Reviewed:
     known = (await policies.facts(connection, row.org, [row.wallet], now))[0]
+    month = await months.kept(connection, row.org, row.wallet, row.month)
+    if known.month.key != row.month:
+        known = _of_its_month(known, row, month)
     spent = None
     if with_spend:
-        start = month_start(row.month_end, known.month.zone)
+        start = month_start(row.month_end, month.zone)
         spent = await reviews.spent(connection, row.org, row.wallet, start, row.month_end)
     return Reviewed(row, known, spent)
+
+
+def _of_its_month(known: Facts, row: ReviewRow, month: KeptMonth) -> Facts:
+    """What counts in the month of a review that is over, under the caps in force when something was let in."""
+    policy = known.policy
+    if policy is not None and month.cap_count:
+        policy = replace(policy, max_count=month.cap_count, max_amount_nanos=month.cap_nanos)
+    key = MonthKey(row.month, month.zone, row.month_end)
+    return replace(known, month=key, usage=month.usage, policy=policy, extras=month.extras)
 
 
 async def _review(connection: asyncpg.Connection, org: str, name: str) -> ReviewRow:

@@ -74,7 +74,7 @@ def extra_message(row: ExtraRow, currency: str) -> pb.RechargeExtra:
 
 
 def caps_message(known: Facts) -> pb.RechargeCaps:
-    """The caps of the month in force, for the wire."""
+    """The caps of a month, for the wire."""
     policy, extras = known.policy, known.extras
     message = pb.RechargeCaps(
         month=known.month.key,

@@ -168,6 +168,27 @@ async def test_a_recharge_that_waits_for_the_new_months_caps_goes_on(rig: Rig) -
     assert (await pay(rig, one.name)).state == SUCCEEDED
 
 
+async def test_a_review_shows_its_own_month_when_the_next_has_begun(rig: Rig) -> None:
+    review = await at_the_cap(rig, 2)
+    async with rig.sql.transaction():
+        await rig.sql.execute(
+            "INSERT INTO recharge_months SELECT org, wallet, '2020-01', zone, last_number, count, amount_nanos, "
+            "cap_count, cap_amount_nanos FROM recharge_months"
+        )
+        await rig.sql.execute("UPDATE recharges SET month = '2020-01'")
+        await rig.sql.execute("UPDATE recharge_reviews SET month = '2020-01', month_end = '2020-02-01T00:00:00Z'")
+        await rig.sql.execute("DELETE FROM recharge_months WHERE month <> '2020-01'")
+        await rig.sql.execute("UPDATE recharge_policies SET max_count = 7")
+
+    found = (await rig.stub.GetRechargeReview(caps.GetRechargeReviewRequest(name=review.name))).review
+    shown = found.caps
+    assert (shown.month, shown.count, shown.max_count, shown.amount.amount_nanos) == ("2020-01", 2, 2, 40 * USD)
+    assert shown.month_end_time == found.month_end_time
+    policy = await rig.stub.GetRechargePolicy(pb.GetRechargePolicyRequest(wallet=rig.wallet))
+    assert policy.caps.month > "2020-01"
+    assert policy.caps.max_count == 7
+
+
 async def test_a_review_ends_with_its_month_and_a_lost_workflow_starts_again(rig: Rig) -> None:
     review = await at_the_cap(rig)
     await rig.sql.execute("DELETE FROM outbox")

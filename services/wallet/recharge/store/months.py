@@ -7,7 +7,7 @@ from datetime import datetime
 
 import asyncpg
 
-from services.wallet.recharge.domain.policy import Block, Extras, MonthKey, Policy
+from services.wallet.recharge.domain.policy import Block, Extras, MonthKey, Policy, Usage
 
 _LOCK_MONTH = """
 SELECT month, zone, last_number, count, amount_nanos FROM recharge_months
@@ -15,6 +15,10 @@ WHERE org = $1 AND wallet = $2 AND month = $3 FOR UPDATE
 """
 _OPEN_MONTH = """
 INSERT INTO recharge_months (org, wallet, month, zone) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING
+"""
+_KEPT = """
+SELECT zone, count, amount_nanos, cap_count, cap_amount_nanos, extra_count, extra_amount_nanos FROM recharge_months
+WHERE org = $1 AND wallet = $2 AND month = $3
 """
 _HOLD = """
 UPDATE recharge_months
@@ -85,6 +89,30 @@ class ExtraRow:
     request: str
     payload_hash: bytes
     created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class KeptMonth:
+    """A month as stored.
+
+    Attributes:
+        zone: That it was opened in.
+        cap_count: In force when something was last let in, as `cap_nanos`; 0: nothing ever was.
+        extras: In force beyond the caps then.
+    """
+
+    zone: str
+    usage: Usage
+    cap_count: int
+    cap_nanos: int | None
+    extras: Extras
+
+
+async def kept(connection: asyncpg.Connection, org: str, wallet: str, month: str) -> KeptMonth:
+    """A month that has a row, as the month of a review has."""
+    row = await connection.fetchrow(_KEPT, org, wallet, month)
+    zone, count, nanos, cap_count, cap_nanos, extra_count, extra_nanos = row
+    return KeptMonth(zone, Usage(count, nanos), cap_count, cap_nanos, Extras(extra_count, extra_nanos))
 
 
 async def lock_month(connection: asyncpg.Connection, org: str, wallet: str, month: MonthKey) -> None:
