@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from operator import itemgetter
 from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -23,6 +24,17 @@ PAGE_MAX: Final = 1_000
 _PAGE_DEFAULT: Final = 100
 _ROW_ID_DIGITS: Final = 19
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_CALL_BYTES_KNOWN_MAX: Final = 512
+"""Calls with longer names and labels are read each time, so that those that are remembered take 4 MB at the most."""
+# Found here once: a message looks for a field of that name first.
+_CALL_BYTES: Final = type_pb2.CallAttributes.SerializeToString
+_EVENT_BYTES: Final = metering_pb2.UsageEvent.SerializeToString
+_new: Final = tuple.__new__
+_ANSWERED_ALIKE: Final = itemgetter(*(
+    Usage._fields.index(name)
+    for name in ("subject", "source", "provider", "model", "currency", "rate_card_version", "recorded_at")
+))  # fmt: skip
 _FAILED: Final = {
     metering_pb2.CALL_OUTCOME_UNSPECIFIED: False,
     metering_pb2.CALL_OUTCOME_SUCCESS: False,
@@ -52,20 +64,24 @@ def given_of(event: metering_pb2.UsageEvent) -> Given:
     Raises:
         PurseError: The outcome is unknown or the time is no time.
     """
-    call, counts, has = event.call, event.tokens, event.HasField
-    labels, extra = call.labels, counts.extra
+    counts, has = event.tokens, event.HasField
     failed = _FAILED.get(event.outcome)
     if failed is None:
         raise invalid("event.outcome", f"{event.outcome} is no outcome known here; leave it out for success")
-    # In the order of the fields: names would cost as much as reading the event does.
-    given = Given._make((
+    call = _CALL_BYTES(event.call)
+    provider, model, operation, labels, service_tier = (
+        _call_of(call) if len(call) <= _CALL_BYTES_KNOWN_MAX else _call_of.__wrapped__(call)
+    )
+    extra = counts.extra
+    # In the order of the fields, and past `_make`: names or its check would cost as much as reading the event does.
+    given = _new(Given, (
         event.subject,
         event.source,
         event.id,
-        call.provider,
-        call.model,
-        call.operation,
-        tuple(labels.items()) if labels else (),
+        provider,
+        model,
+        operation,
+        labels,
         (
             counts.input_tokens,
             counts.cache_read_tokens,
@@ -84,10 +100,21 @@ def given_of(event: metering_pb2.UsageEvent) -> Given:
         event.status,
         event.reservation,
         event.final or not has("final"),
-        call.service_tier,
+        service_tier,
         event.prompt_hash,
     ))  # fmt: skip
-    return _with_response(given, event) if event.HasField("provider_response") else given
+    return _with_response(given, event) if has("provider_response") else given
+
+
+@lru_cache(maxsize=4_096)
+def _call_of(call: bytes) -> tuple[str, str, str, tuple[tuple[str, str], ...], str]:
+    """Provider, model, operation, labels and service tier of a call's bytes.
+
+    Few calls of a batch differ in these: to look their bytes up takes a third of reading them, and the strings that
+    are got are the same ones, whose hashes are known.
+    """
+    message = type_pb2.CallAttributes.FromString(call)
+    return message.provider, message.model, message.operation, tuple(message.labels.items()), message.service_tier
 
 
 def _with_response(given: Given, event: metering_pb2.UsageEvent) -> Given:
@@ -112,7 +139,7 @@ def labels_json(labels: tuple[tuple[str, str], ...]) -> str:
 
 def payload_hash(event: metering_pb2.UsageEvent) -> bytes:
     """What tells an event sent again from another under the same id: its content as the caller gave it."""
-    return hashlib.blake2b(event.SerializeToString(deterministic=True), digest_size=16).digest()
+    return hashlib.blake2b(_EVENT_BYTES(event, deterministic=True), digest_size=16).digest()
 
 
 def usage_item(usage: Usage) -> budget_pb2.UsageItem:
@@ -206,32 +233,29 @@ class RecordedMessages:
     """Fills in the answers of one batch: what calls share is copied as a whole, in less time than field by field."""
 
     def __init__(self) -> None:
-        self._alike: dict[tuple[str | datetime | None, ...], metering_pb2.RecordedUsage] = {}
+        # The last answer of those that are alike, and its parts: to get hold of a part takes as long as to set it.
+        self._alike: dict[object, tuple[metering_pb2.RecordedUsage, type_pb2.Money, Timestamp]] = {}
 
     def set(self, target: metering_pb2.RecordedUsage, recorded: Recorded) -> None:
         """As `set_recorded`."""
-        usage = recorded.usage
-        if recorded.duplicate or usage.cost_nanos is None:
+        usage, duplicate = recorded
+        cost_nanos = usage.cost_nanos
+        if duplicate or cost_nanos is None:
             set_recorded(target, recorded)
             return
-        key = (
-            usage.subject,
-            usage.source,
-            usage.provider,
-            usage.model,
-            usage.currency,
-            usage.rate_card_version,
-            usage.recorded_at,
-        )
+        key = _ANSWERED_ALIKE(usage)
         alike = self._alike.get(key)
         if alike is None:
-            set_recorded(target, recorded)
-            self._alike[key] = target
-            return
-        target.CopyFrom(alike)
-        target.id = usage.id
-        target.cost.amount_nanos = usage.cost_nanos
-        _set_time(target.occurred_at, usage.occurred_at)
+            like = metering_pb2.RecordedUsage()
+            set_recorded(like, recorded)
+            alike = self._alike[key] = like, like.cost, like.occurred_at
+        like, cost, at = alike
+        like.id = usage.id
+        cost.amount_nanos = cost_nanos
+        since = usage.occurred_at - _EPOCH
+        at.seconds = since.days * 86_400 + since.seconds
+        at.nanos = since.microseconds * 1000
+        target.CopyFrom(like)
 
 
 def totals_message(totals: Totals) -> metering_pb2.UsageTotals:
@@ -333,9 +357,11 @@ def datetime_of(timestamp: Timestamp, field: str) -> datetime:
     Raises:
         PurseError: It is outside the years 1 to 9999, or its nanos are no part of a second.
     """
-    if 0 <= timestamp.nanos < 1_000_000_000:
+    nanos = timestamp.nanos
+    if 0 <= nanos < 1_000_000_000:
         try:
-            return _EPOCH + timedelta(0, timestamp.seconds, timestamp.nanos // 1000)
+            # A product, for it takes half the time of a timedelta made of its parts.
+            return _EPOCH + _MICROSECOND * (timestamp.seconds * 1_000_000 + nanos // 1000)
         except OverflowError:
             pass
     raise invalid(field, "is no timestamp: seconds since 1970 of the years 1 to 9999, and nanos 0 to 999,999,999")
