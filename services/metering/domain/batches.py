@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from operator import itemgetter
-from typing import Final, NamedTuple
+from typing import Final
 
 from services.kit.errors import PurseError
 from services.kit.rating import Rate, Tokens, TokensError, UnknownModelError, rate
@@ -28,18 +28,15 @@ _SHARED: Final = itemgetter(*(
         "service_tier",
     )
 ))  # fmt: skip
+_OWN_CHARS_SHORT: Final = min(KEY_CHARS_MAX, NAME_CHARS_MAX)
+"""What id, session and run have together at the most, if none of them can be too long."""
+_new: Final = tuple.__new__
 
+_Alike = tuple[str, str, str, str, str, str, str, str, str, str, str, Rate]
+"""What calls share that differ in nothing but their own (ids, counts, time), as one of them was accepted.
 
-class _Shape(NamedTuple):
-    """What calls share that differ in nothing but their own: ids, counts, time.
-
-    Attributes:
-        first: One of them, as it was accepted.
-        rate: Their rate; None where it is not the same for all times of the batch, or they are not rated.
-    """
-
-    first: Usage
-    rate: Rate | None
+Organisation, source, subject, provider, model, provider and model as given, operation, labels, currency, card, rate.
+"""
 
 
 class Batch:
@@ -72,22 +69,37 @@ class Batch:
         usual = [at for at in times if oldest <= at <= newest]
         self._oldest, self._newest = min(usual, default=now), max(usual, default=now)
         self._oldest, self._newest = min(self._oldest, now), max(self._newest, now)
-        self._shapes: dict[tuple[object, ...], _Shape] = {}
+        # None: their rate is not the same for all times of the batch, or they are not rated.
+        self._alike: dict[tuple[object, ...], _Alike | None] = {}
+        self._rates: dict[tuple[str, str, str, str], Rate | None] = {}
 
     def accept(self, given: Given) -> tuple[Usage, PurseError | None]:
         """What `usage.accept` returns for the call, or raises."""
         shared = _SHARED(given)
-        shape = self._shapes.get(shared)
-        if shape is not None and shape.rate is not None:
-            usage = self._like(shape.first, shape.rate, given)
+        alike = self._alike.get(shared)
+        if alike is not None:
+            usage = self._like(alike, given)
             if usage is not None:
                 return usage, None
         accepted = accept(
             given, self._labels_json(given.labels), trusted=self._trusted, now=self._now, cards=self._cards
         )
-        if shape is None and given.cost is None and self._oldest <= accepted[0].occurred_at <= self._newest:
-            self._shapes[shared] = _Shape(accepted[0], self._rate_of(given, accepted[0].org))
+        first = accepted[0]
+        if shared not in self._alike and given.cost is None and self._oldest <= first.occurred_at <= self._newest:
+            self._alike[shared] = self._alike_of(given, first)
         return accepted
+
+    def _alike_of(self, given: Given, first: Usage) -> _Alike | None:
+        asked = first.org, given.provider, given.model, given.service_tier
+        if asked not in self._rates:
+            self._rates[asked] = self._rate_of(given, first.org)
+        price = self._rates[asked]
+        if price is None:
+            return None
+        return (
+            first.org, first.source, first.subject, first.provider, first.model, first.given_provider,
+            first.given_model, first.operation, first.labels, first.currency, first.rate_card_version, price,
+        )  # fmt: skip
 
     def _rate_of(self, given: Given, org: str) -> Rate | None:
         """The rate of a model if it is one and the same for all times of the batch."""
@@ -102,37 +114,46 @@ class Batch:
             return None
         return None if found is None else found.rate
 
-    def _like(self, first: Usage, price: Rate, given: Given) -> Usage | None:
+    def _like(self, alike: _Alike, given: Given) -> Usage | None:
         """A call that shares all but its own with one that was accepted; None: it must be looked at by itself."""
         (
-            _, source, id_, _, _, _, _, counts, extra, requests, cost, at,
+            _, _, id_, _, _, _, _, counts, extra, requests, cost, at,
             session, run, effort, failed, status, reservation, final, tier, prompt_hash,
         ) = given  # fmt: skip
         if at is None:
             at = self._now
+        own = f"{id_}{session}{run}"
         if (
             extra
             or cost is not None
             or not self._oldest <= at <= self._newest
-            or not 0 < len(id_) <= KEY_CHARS_MAX
-            or len(session) > NAME_CHARS_MAX
-            or len(run) > NAME_CHARS_MAX
+            or not id_
+            or (len(own) > _OWN_CHARS_SHORT and not _are_short(id_, session, run))
             or len(prompt_hash) > PROMPT_HASH_BYTES_MAX
-            or not f"{id_}{session}{run}".isprintable()
+            or not own.isprintable()
         ):
             return None
         if requests is None:
             requests = 1 if final else 0
         if self._count_max is not None and max(*counts, requests) > self._count_max:
             return None
+        # Of plain tuples, in the order of the fields: names would cost as much as all the rest.
+        (
+            org, source, subject, provider, model, given_provider, given_model, operation, labels,
+            currency, version, price,
+        ) = alike  # fmt: skip
+        read, cached, written, made, reasoned = counts
         try:
-            cost_nanos = rate(price, Tokens._make((*counts, requests, ())))
+            cost_nanos = rate(price, _new(Tokens, (read, cached, written, made, reasoned, requests, ())))
         except TokensError:
             return None
-        # In the order of the fields: names would cost as much as all the rest.
-        return Usage._make((
-            first.org, at, source, id_, first.subject, first.provider, first.model, first.given_provider,
-            first.given_model, first.operation, first.labels, *counts, requests, cost_nanos, first.currency,
-            first.rate_card_version, session, run, effort, failed, status, reservation, final, self._now, tier,
+        return _new(Usage, (
+            org, at, source, id_, subject, provider, model, given_provider, given_model, operation, labels,
+            read, cached, written, made, reasoned, requests, cost_nanos, currency, version,
+            session, run, effort, failed, status, reservation, final, self._now, tier,
             None, 1, None, None, prompt_hash or None,
         ))  # fmt: skip
+
+
+def _are_short(id_: str, session: str, run: str) -> bool:
+    return len(id_) <= KEY_CHARS_MAX and len(session) <= NAME_CHARS_MAX and len(run) <= NAME_CHARS_MAX
