@@ -140,9 +140,9 @@ class SessionsKnown:
     def __init__(self) -> None:
         self._keys: set[SessionKey] = set()
 
-    def missing(self, keys: Collection[SessionKey]) -> Collection[SessionKey]:
+    def missing(self, keys: set[SessionKey]) -> set[SessionKey]:
         """Those that are not known."""
-        return {key for key in keys if key not in self._keys}
+        return keys - self._keys
 
     def committed(self, answers: Sequence[Recorded | Exception]) -> None:
         """Remembers what a batch wrote, once it is committed."""
