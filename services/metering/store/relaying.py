@@ -6,20 +6,22 @@ receiver is away), and each that is refused for its own sake gets a row of its o
 
 from collections.abc import Sequence
 from datetime import datetime
+from math import ceil
 from typing import Final, NamedTuple
 
 import asyncpg
 
 from services.metering.domain.usage import Usage
-from services.metering.store.recording import TOPIC
+from services.metering.store.recording import POINTERS_MAX, TOPIC
 
 ROWS_MAX: Final = 200
 """The most rows locked at once."""
 _UNEXPLAINED_WAIT_MAX_S: Final = 60
 
 _TAKE: Final = """
-SELECT org, id, tries, event_times, event_seqs FROM outbox
+SELECT org, id, tries, due_at, event_times, event_seqs FROM outbox
 WHERE topic = $1 AND parked_at IS NULL AND due_at <= clock_timestamp()
+  AND (due_at, id) > (coalesce($3::timestamptz, '-infinity'), $4::bigint)
 ORDER BY due_at, id LIMIT $2 FOR UPDATE SKIP LOCKED
 """
 _EVENTS: Final = f"""
@@ -83,24 +85,27 @@ class Failure(NamedTuple):
 
 
 async def take(connection: asyncpg.Connection, events_max: int) -> tuple[list[Row], bool]:
-    """Locks rows that are due, of `events_max` events or a row more, and whether there are more."""
-    found = await connection.fetch(_TAKE, TOPIC, ROWS_MAX)
+    """Locks rows that are due, of `events_max` events or a row more, and whether there may be more."""
     chosen: list[asyncpg.Record] = []
-    events = 0
-    for row in found:
-        if events >= events_max:
-            break
-        chosen.append(row)
-        events += len(row["event_seqs"])
+    events, more = 0, True
+    while more and events < events_max and len(chosen) < ROWS_MAX:
+        # As many as will hold what is wanted by the size of those before: what is read beyond it is read in vain.
+        size = max(events / len(chosen), 1) if chosen else POINTERS_MAX
+        limit = min(ceil((events_max - events) / size), ROWS_MAX - len(chosen))
+        after = (chosen[-1]["due_at"], chosen[-1]["id"]) if chosen else (None, 0)
+        found = await connection.fetch(_TAKE, TOPIC, limit, *after)
+        chosen += found
+        events += sum(len(row["event_seqs"]) for row in found)
+        more = len(found) == limit
     # In the order of writing, as far as there is one.
     chosen.sort(key=lambda row: row["id"])
     usages = await _events(connection, chosen)
     rows, place = [], 0
-    for org, id_, tries, times, seqs in chosen:
+    for org, id_, tries, _, times, seqs in chosen:
         here = [Pointer(at, seq, usages.get(place + n)) for n, (at, seq) in enumerate(zip(times, seqs, strict=True), 1)]
         place += len(here)
         rows.append(Row(org, id_, tries, here))
-    return rows, len(chosen) < len(found) or len(found) == ROWS_MAX
+    return rows, more
 
 
 async def _events(connection: asyncpg.Connection, rows: Sequence[asyncpg.Record]) -> dict[int, Usage]:

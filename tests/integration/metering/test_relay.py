@@ -14,6 +14,7 @@ from services.kit.database import create_pool
 from services.kit.outbox import Pending, pending, requeue
 from services.metering import wire
 from services.metering.relay import UsageRelay
+from services.metering.store import relaying
 from services.metering.store.recording import TOPIC, record
 from tests.support.databases import Database
 from tests.support.metering import FakeBudget, Metering, record_all, recording, running_budget, usage_event
@@ -141,6 +142,27 @@ async def test_a_budget_service_out_of_reach_parks_nothing(relays: Relays, code:
     assert await relays.pending() == Pending(1, 0)
     await relays.deliver()
     assert await relays.pending() == Pending(0, 0)
+
+
+@pytest.mark.parametrize("events_a_row", [1, 7, 100])
+async def test_no_more_is_locked_than_is_told_of(relays: Relays, events_a_row: int) -> None:
+    rows = 400 // events_a_row
+    for n in range(rows):
+        await relays.record(*(f"{n}-{k}" for k in range(events_a_row)))
+    async with relays.pool.acquire() as connection, connection.transaction():
+        taken, more = await relaying.take(connection, 150)
+        told = sum(len(row.pointers) for row in taken)
+        locked = rows - await relays.pool.fetchval(
+            "SELECT count(*) FROM (SELECT FROM outbox FOR UPDATE SKIP LOCKED) AS free"
+        )
+
+    assert more
+    assert 150 <= told < 150 + events_a_row
+    assert len(taken) == locked
+    async with relays.pool.acquire() as connection, connection.transaction():
+        taken, more = await relaying.take(connection, 500)
+        assert sum(len(row.pointers) for row in taken) == min(rows, relaying.ROWS_MAX) * events_a_row
+        assert more == (events_a_row == 1)
 
 
 async def test_relays_share_the_work(relays: Relays) -> None:
