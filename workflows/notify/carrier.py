@@ -39,11 +39,13 @@ class Sent:
         numbers: Which.
         outcome: As the contract has it.
         error: Why it failed.
+        retry_after_s: How long the receiver asks to be left alone, in seconds; 0: it does not say.
     """
 
     numbers: tuple[int, ...]
     outcome: "pb.DeliveryOutcome.ValueType"
     error: str = ""
+    retry_after_s: int = 0
 
 
 Send = Callable[[str, pb.TakeDeliveriesResponse], AsyncIterator[Sent]]
@@ -181,7 +183,10 @@ class Carrier:
         return True
 
     def _note(self, sent: Sent) -> None:
-        self._reports += [pb.DeliveryReport(number=n, outcome=sent.outcome, error=sent.error) for n in sent.numbers]
+        self._reports += [
+            pb.DeliveryReport(number=n, outcome=sent.outcome, error=sent.error, retry_after_s=sent.retry_after_s)
+            for n in sent.numbers
+        ]
         count = len(sent.numbers)
         if sent.outcome == _DELIVERED:
             self._progress = replace(self._progress, delivered=self._progress.delivered + count)

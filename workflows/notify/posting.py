@@ -12,12 +12,14 @@ import httpcore
 from standardwebhooks.webhooks import Webhook
 
 from workflows.notify.connecting import NotPublicError, PublicBackend, Resolve
+from workflows.notify.retry_after import wait_s
 
 BODY_BYTES_MAX: Final = 1024
 """How much of an answer is read; the connection is closed then."""
 _CONNECTIONS_MAX: Final = 200
 _IDLE_S: Final = 30.0
 _GONE: Final = 410
+_RETRY_AFTER: Final = b"retry-after"
 _USER_AGENT: Final = b"pursestrings"
 
 
@@ -29,11 +31,13 @@ class Posted:
         is_taken: The receiver answered 2xx.
         is_gone: It answered 410: it wants nothing any more.
         error: What went wrong, in words of ours; nothing that the receiver wrote.
+        retry_after_s: How long it asks to be left alone, in seconds; 0: it does not say.
     """
 
     is_taken: bool = False
     is_gone: bool = False
     error: str = ""
+    retry_after_s: int = 0
 
 
 class Poster:
@@ -80,7 +84,7 @@ class Poster:
         ]
         try:
             async with asyncio.timeout(self.timeout_s):
-                status = await self._status(url, headers, body.encode())
+                status, asked = await self._status(url, headers, body.encode())
         except TimeoutError:
             return Posted(error=f"no answer within {self.timeout_s:g} s")
         except NotPublicError as error:
@@ -89,17 +93,17 @@ class Poster:
             return Posted(error=f"no connection: {_words(error)}")
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, ValueError) as error:
             return Posted(error=f"the connection broke: {_words(error)}")
-        return _judged(status)
+        return _judged(status, wait_s(status, asked, datetime.now(UTC)))
 
-    async def _status(self, url: str, headers: list[tuple[bytes, bytes]], body: bytes) -> int:
+    async def _status(self, url: str, headers: list[tuple[bytes, bytes]], body: bytes) -> tuple[int, bytes]:
         async with self._pool.stream("POST", url.encode("ascii"), headers=headers, content=body) as response:
             size = 0
             async for part in response.aiter_stream():
                 size += len(part)
                 if size >= BODY_BYTES_MAX:
                     break
-            status: int = response.status
-            return status
+            asked = next((value for name, value in response.headers if name.lower() == _RETRY_AFTER), b"")
+            return response.status, asked
 
 
 def signed(secrets: Sequence[str], message_id: str, now: datetime, body: str) -> list[tuple[bytes, bytes]]:
@@ -112,13 +116,15 @@ def signed(secrets: Sequence[str], message_id: str, now: datetime, body: str) ->
     ]
 
 
-def _judged(status: int) -> Posted:
+def _judged(status: int, retry_after_s: int) -> Posted:
     if status // 100 == 2:
         return Posted(is_taken=True)
     if status == _GONE:
         return Posted(is_gone=True, error="it answered 410: it wants nothing any more")
     if status // 100 == 3:
         return Posted(error=f"it answered {status}; redirects are not followed")
+    if retry_after_s:
+        return Posted(error=f"it answered {status} and asks to wait {retry_after_s} s", retry_after_s=retry_after_s)
     return Posted(error=f"it answered {status}")
 
 

@@ -40,7 +40,8 @@ class Webhooks:
                 continue
             posted = await self._poster.post(taken.webhook_url, taken.secrets, one.message_id, body)
             outcome = pb.DELIVERY_OUTCOME_DELIVERED if posted.is_taken else pb.DELIVERY_OUTCOME_FAILED
-            yield Sent((one.number,), pb.DELIVERY_OUTCOME_GONE if posted.is_gone else outcome, posted.error)
+            outcome = pb.DELIVERY_OUTCOME_GONE if posted.is_gone else outcome
+            yield Sent((one.number,), outcome, posted.error, posted.retry_after_s)
 
     async def _body(self, facts: dict[str, Any], shape: "subscriptions_pb2.PayloadShape.ValueType") -> str:
         if shape != subscriptions_pb2.PAYLOAD_SHAPE_WARNING:

@@ -607,20 +607,26 @@ class DeliveryReport(google.protobuf.message.Message):
     NUMBER_FIELD_NUMBER: builtins.int
     OUTCOME_FIELD_NUMBER: builtins.int
     ERROR_FIELD_NUMBER: builtins.int
+    RETRY_AFTER_S_FIELD_NUMBER: builtins.int
     number: builtins.int
     """Which delivery."""
     outcome: Global___DeliveryOutcome.ValueType
     """What became of it."""
     error: builtins.str
     """Why it failed, at most 300 characters are kept. Never what the receiver wrote."""
+    retry_after_s: builtins.int
+    """FAILED: how many seconds the receiver asks to be left alone; 0 or less: it does not say. The next try is then, but
+    never sooner than without it, and not because of it later than about three and a half days after the first try.
+    """
     def __init__(
         self,
         *,
         number: builtins.int = ...,
         outcome: Global___DeliveryOutcome.ValueType = ...,
         error: builtins.str = ...,
+        retry_after_s: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["error", b"error", "number", b"number", "outcome", b"outcome"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["error", b"error", "number", b"number", "outcome", b"outcome", "retry_after_s", b"retry_after_s"]) -> None: ...
 
 Global___DeliveryReport: typing_extensions.TypeAlias = DeliveryReport
 

@@ -27,11 +27,16 @@ _REST_WHERE_HELD_US: Final = rules.S_US
 
 @dataclass(slots=True, frozen=True)
 class Report:
-    """One try."""
+    """One try.
+
+    Attributes:
+        retry_after_s: How long the receiver asks to be left alone, in seconds; 0: it does not say.
+    """
 
     number: int
     outcome: Outcome
     error: str
+    retry_after_s: int = 0
 
 
 @dataclass(slots=True)
@@ -170,7 +175,7 @@ async def _note(
     for one in reports:
         if one.number not in known or off:
             continue
-        message_id, tries = known[one.number]
+        message_id, tries, first_try_us = known[one.number]
         error = one.error[: rules.ERROR_CHARS_MAX]
         state, next_us = State.DEAD, None
         if one.outcome is Outcome.DELIVERED:
@@ -178,7 +183,8 @@ async def _note(
             lane.failing_since_us, lane.sent_us = None, now_us
         elif one.outcome is Outcome.FAILED:
             lane.failing_since_us = lane.failing_since_us or now_us
-            next_us = rules.after_failure(message_id, tries + 1, now_us).next_try_us
+            asked = rules.Asked(one.retry_after_s * rules.S_US, now_us if first_try_us is None else first_try_us)
+            next_us = rules.after_failure(message_id, tries + 1, now_us, asked).next_try_us
             state = State.DEAD if next_us is None else State.PENDING
             if next_us is None and rules.is_to_be_switched_off(lane.failing_since_us, now_us):
                 days = rules.OFF_AFTER_US // rules.DAY_US

@@ -60,7 +60,8 @@ def report_of(message: deliveries_pb2.DeliveryReport) -> Report:
     except ValueError:
         raise invalid("reports.outcome", f"{message.outcome} is no outcome") from None
     # A zero byte cannot be stored, and an error from the network may hold anything.
-    return Report(message.number, outcome, "".join(c if c.isprintable() else " " for c in message.error))
+    error = "".join(c if c.isprintable() else " " for c in message.error)
+    return Report(message.number, outcome, error, max(0, message.retry_after_s))
 
 
 def delivery_message(subscription: str, row: DeliveryRow) -> deliveries_pb2.Delivery:

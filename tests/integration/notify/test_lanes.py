@@ -122,6 +122,27 @@ async def test_one_holder_at_a_time_gets_what_waits_in_order(desk: Desk) -> None
     assert (idle.HasField("rest"), idle.HasField("hold"), idle.waiting_count) == (False, False, 0)
 
 
+async def test_a_receiver_that_asks_to_wait_is_left_alone_for_so_long(desk: Desk) -> None:
+    name = await desk.subscribe()
+    await desk.tell(1)
+    for asked_s, at_least_s, at_most_s in ((3_600, 3_590, 3_960), (-1, 290, 330), (2**31 - 1, 80 * 3_600, 84 * 3_600)):
+        assert await desk.numbers(name) == [1]
+        report = pb.DeliveryReport(number=1, outcome=pb.DELIVERY_OUTCOME_FAILED, error="429", retry_after_s=asked_s)
+        await desk.service.ReportDeliveries(
+            pb.ReportDeliveriesRequest(subscription=name, channel=WEBHOOK, holder="a", reports=[report])
+        )
+        assert at_least_s <= (await desk.take(name)).rest.seconds <= at_most_s
+        await desk.sql("UPDATE deliveries SET next_try_us = 1")
+        await desk.sql("UPDATE delivery_lanes SET due_us = 1")
+    # When the horizon is over, nobody is waited for any longer than by ourselves.
+    await desk.sql("UPDATE deliveries SET first_try_us = first_try_us - $1", 4 * DAY_US)
+    assert await desk.numbers(name) == [1]
+    await desk.service.ReportDeliveries(
+        pb.ReportDeliveriesRequest(subscription=name, channel=WEBHOOK, holder="a", reports=[report])
+    )
+    assert 7_190 <= (await desk.take(name)).rest.seconds <= 7_920
+
+
 async def test_after_ten_tries_one_is_dead_and_the_next_goes_and_after_five_days_none(desk: Desk) -> None:
     name = await desk.subscribe()
     other = await desk.subscribe(ORG, "other", events=[6])

@@ -49,6 +49,12 @@ async def post(poster: Poster, url: str) -> Posted:
         (answer(200), Posted(is_taken=True)),
         (answer(204), Posted(is_taken=True)),
         (answer(500, body=b"x" * 100), Posted(error="it answered 500")),
+        (answer(500, "retry-after: 60"), Posted(error="it answered 500")),
+        (answer(503, "Retry-After: soon"), Posted(error="it answered 503")),
+        (
+            answer(429, "Retry-After: 60"),
+            Posted(error="it answered 429 and asks to wait 60 s", retry_after_s=60),
+        ),
         (answer(410), Posted(is_gone=True, error="it answered 410: it wants nothing any more")),
         (b"no HTTP at all\r\n\r\n", Posted(error="the connection broke: RemoteProtocolError")),
         (b"HTTP/1.1 200 OK\r\nx: " + b"y" * MB, Posted(error="the connection broke: RemoteProtocolError")),

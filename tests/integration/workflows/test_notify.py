@@ -1,5 +1,6 @@
 """The whole way of an event to a webhook: budget, Temporal, worker, receiver."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -63,14 +64,18 @@ async def test_crossings_reach_the_receiver_signed_in_order_and_once(notifying: 
 async def test_a_failure_holds_back_what_comes_after_until_it_is_taken(notifying: Rig, receiver: Receiver) -> None:
     name, _ = await notifying.subscribe(webhook_url=receiver.url)
     await notifying.limit(10, 20)
-    receiver.answers = [answer(500)]
+    receiver.answers = [answer(503, "Retry-After: 3600")]
     await notifying.spend(10)
-    (failed,) = await notifying.settled(name, PENDING, 1)
     await notifying.received(receiver, 1)
+    async with asyncio.timeout(15):
+        while not (failed := (await notifying.deliveries(name))[0]).last_error:
+            await asyncio.sleep(0.02)
+    assert failed.last_error == "it answered 503 and asks to wait 3600 s"
+    assert failed.next_try_time.seconds >= failed.create_time.seconds + 3_600
     await notifying.spend(10)
     await notifying.matched()
     assert receiver.seen == [10]
-    # The schedule says 5 s; who mended it need not wait.
+    # It asked for an hour; who mended it need not wait.
     at_once = pb.RedeliverDeliveriesRequest(subscription=name, deliveries=[failed.name])
     await notifying.budget.admin.RedeliverDeliveries(at_once)
     await notifying.settled(name, DELIVERED, 2)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.budget.notify.domain import lanes
-from services.budget.notify.domain.lanes import Channel, Lane
+from services.budget.notify.domain.lanes import Asked, Channel, Lane
 
 DAY_US = lanes.DAY_US
 
@@ -30,6 +30,40 @@ def test_a_delivery_is_tried_ten_times_over_three_days_and_given_up(message_id: 
         now_us, tries = again_us, tries + 1
     assert tries + 1 == 10
     assert 3 * DAY_US < now_us < 4 * DAY_US
+
+
+@given(
+    st.text(max_size=40),
+    st.integers(1, len(lanes.RESTS_S)),
+    st.integers(0, 2 * lanes.HORIZON_US),
+    st.integers(0, 2**31 * lanes.S_US),
+)
+def test_what_a_receiver_asks_for_makes_a_rest_longer_up_to_the_horizon(
+    message_id: str, tries: int, since_us: int, rest_us: int
+) -> None:
+    now_us = 10**15
+    own = lanes.after_failure(message_id, tries, now_us).next_try_us
+    found = lanes.after_failure(message_id, tries, now_us, Asked(rest_us, now_us - since_us)).next_try_us
+    assert own is not None
+    assert found is not None
+    horizon_us = now_us - since_us + lanes.HORIZON_US
+    assert own <= found <= max(own, horizon_us)
+    # As long as is asked for, and not much longer, where that is within both.
+    assert found >= min(now_us + rest_us, horizon_us)
+    assert found <= max(own, now_us + rest_us * (1 + lanes.JITTER))
+    assert found == lanes.after_failure(message_id, tries, now_us, Asked(rest_us, now_us - since_us)).next_try_us
+
+
+@settings(max_examples=50)
+@given(st.lists(st.integers(0, 2**31), min_size=9, max_size=9))
+def test_whatever_is_asked_for_all_tries_end_within_two_horizons(asked_s: list[int]) -> None:
+    now_us = first_us = 10**15
+    for tries, rest_s in enumerate(asked_s, 1):
+        again_us = lanes.after_failure("m", tries, now_us, Asked(rest_s * lanes.S_US, first_us)).next_try_us
+        assert again_us is not None
+        now_us = again_us
+    assert lanes.after_failure("m", 10, now_us, Asked(1, first_us)).next_try_us is None
+    assert now_us - first_us <= 2 * lanes.HORIZON_US < lanes.KEPT_US
 
 
 def test_a_channel_is_switched_off_after_five_days_without_a_success() -> None:

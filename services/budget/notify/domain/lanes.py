@@ -11,6 +11,8 @@ RESTS_S: Final = (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
 """After each failed try, how long until the next one, in seconds; after the last of them it is given up."""
 JITTER: Final = 0.1
 """By how much of itself a rest is longer at most, so that what failed together does not come back together."""
+HORIZON_US: Final = int(sum(RESTS_S) * (1 + JITTER)) * S_US
+"""How long after its first try a delivery has been tried for the last time, where nobody asks to wait."""
 HOLD_US: Final = 45 * S_US
 """How long whoever delivers holds a channel without a word. Longer than a POST may take, several times."""
 MAIL_EVERY_US: Final = 60 * S_US
@@ -118,15 +120,35 @@ class Next:
     next_try_us: int | None
 
 
-def after_failure(message_id: str, tries: int, now_us: int) -> Next:
+@dataclass(slots=True, frozen=True)
+class Asked:
+    """How long a receiver asks to be left alone.
+
+    Attributes:
+        rest_us: 0: it does not say.
+        first_try_us: When the delivery was first tried, from which `HORIZON_US` counts.
+    """
+
+    rest_us: int
+    first_try_us: int
+
+
+NOT_ASKED: Final = Asked(0, 0)
+
+
+def after_failure(message_id: str, tries: int, now_us: int, asked: Asked = NOT_ASKED) -> Next:
     """When a delivery that has failed so many times is tried again.
 
-    The same answer for the same try, so that a report that is repeated changes nothing.
+    What the receiver asks for makes a rest longer, never shorter, and lasts to the horizon at most: then the rests that
+    are left are our own, so that everything ends within two horizons. The same answer for the same try, so that a
+    report that is repeated changes nothing.
     """
     if tries > len(RESTS_S):
         return Next(None)
-    rest_us = RESTS_S[tries - 1] * S_US
-    return Next(now_us + rest_us + int(rest_us * JITTER * _fraction(message_id, tries)))
+    late = 1 + JITTER * _fraction(message_id, tries)
+    own_us = int(RESTS_S[tries - 1] * S_US * late)
+    asked_us = min(int(asked.rest_us * late), asked.first_try_us + HORIZON_US - now_us)
+    return Next(now_us + max(own_us, asked_us))
 
 
 def is_to_be_switched_off(failing_since_us: int | None, now_us: int) -> bool:

@@ -47,7 +47,7 @@ SELECT number, message_id, tries, payload, created_us FROM deliveries
 WHERE org = $1 AND subscription_no = $2 AND channel = $3 AND state = 1 ORDER BY number LIMIT $4
 """
 _OF_NUMBERS: Final = """
-SELECT number, message_id, tries FROM deliveries
+SELECT number, message_id, tries, first_try_us FROM deliveries
 WHERE org = $1 AND subscription_no = $2 AND channel = $3 AND state = 1 AND number = ANY($4::bigint[]) ORDER BY number
 """
 _MOVE: Final = """
@@ -205,10 +205,12 @@ async def pending(connection: asyncpg.Connection, lane: Lane, limit: int) -> lis
     return [PendingRow(*row) for row in await connection.fetch(_PENDING, *_key(lane), limit)]
 
 
-async def pending_of(connection: asyncpg.Connection, lane: Lane, numbers: Sequence[int]) -> dict[int, tuple[str, int]]:
-    """Message ids and tries of those of these that are pending, by number."""
+async def pending_of(
+    connection: asyncpg.Connection, lane: Lane, numbers: Sequence[int]
+) -> dict[int, tuple[str, int, int | None]]:
+    """Message ids, tries, and when the first one was, of those of these that are pending, by number."""
     rows = await connection.fetch(_OF_NUMBERS, *_key(lane), numbers)
-    return {row["number"]: (row["message_id"], row["tries"]) for row in rows}
+    return {number: (message_id, tries, first_us) for number, message_id, tries, first_us in rows}
 
 
 async def move(connection: asyncpg.Connection, lane: Lane, moved: Sequence[Moved], now_us: int) -> None:
