@@ -107,7 +107,9 @@ class Comparison:
     async def _look(self, scope: Scope, lists: Lists) -> Compared:
         async with self._pool.acquire() as connection, connection.transaction(**SNAPSHOT):
             books = await store.books(connection, scope.org, scope.wallet, scope.since)
-        if len(books.charges) > store.CHARGES_MAX:
+            went_back = [*{*lists.refunds, *lists.disputes}]
+            earlier = await store.earlier_books(connection, scope.org, scope.wallet, scope.since, went_back)
+        if max(len(books.charges), len(earlier.charges)) > store.CHARGES_MAX:
             raise invalid("from_time", f"there are more than {store.CHARGES_MAX} charges since; ask for less")
         seen = [one for one in lists.charges if scope.has(one)]
         differences = domain.compare_charges(seen, books.charges, books.grants)
@@ -115,6 +117,14 @@ class Comparison:
             name = charge.payment_intent
             differences += domain.compare_refunds(charge, lists.refunds.get(name, []), books.refunds.get(name, []))
             differences += domain.compare_disputes(charge, lists.disputes.get(name, []), books.disputes.get(name, []))
+        for charge in earlier.charges:
+            name = charge.payment_intent
+            # Of charges from before the lists begin they have what went back since, and nothing else.
+            refunds = lists.refunds.get(name, [])
+            ids = {one.id for one in refunds}
+            stored = [row for row in earlier.refunds.get(name, []) if row.stripe_refund in ids]
+            differences += domain.compare_refunds(charge, refunds, stored)
+            differences += domain.compare_disputes(charge, lists.disputes.get(name, []), earlier.disputes.get(name, []))
         return Compared(differences, sum(one.status == domain.SUCCEEDED for one in seen), books)
 
 

@@ -110,7 +110,18 @@ async def books(connection: asyncpg.Connection, org: str, wallet: str | None, si
 
     One charge more than `CHARGES_MAX` shows that there are more.
     """
-    charges = await charge_rows.since(connection, org, wallet, since, CHARGES_MAX + 1)
+    return await _books(connection, org, await charge_rows.since(connection, org, wallet, since, CHARGES_MAX + 1))
+
+
+async def earlier_books(
+    connection: asyncpg.Connection, org: str, wallet: str | None, since: datetime, intents: Sequence[str]
+) -> Books:
+    """Likewise of those of these PaymentIntents that were charged before."""
+    found = await charge_rows.of_intents(connection, org, wallet, intents, before=since, limit=CHARGES_MAX + 1)
+    return await _books(connection, org, found)
+
+
+async def _books(connection: asyncpg.Connection, org: str, charges: list[ChargeRow]) -> Books:
     names = [charge.grant for charge in charges]
     intents = [charge.payment_intent for charge in charges]
     refunds: dict[str, list[RefundRow]] = {}

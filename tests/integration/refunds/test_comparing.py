@@ -2,10 +2,13 @@
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from pursestrings.wallet.v1 import statements_pb2
-from tests.integration.refunds.test_money_back import charged
+from services.wallet.refunds.domain.rules import ChargeFacts
+from services.wallet.refunds.stripe import MoneyBack
+from tests.integration.refunds.test_money_back import charged, refund
 from tests.support.recharging import Rig, refusal
 
 
@@ -35,6 +38,26 @@ async def test_a_payment_that_was_begun_before_the_lists_begin_is_no_difference(
     later = datetime.now(UTC) + timedelta(days=1)
     await rig.sql.execute("UPDATE charges SET created_at = $1 WHERE source = $2", later, recharge.name)
     assert await compared(rig, later - timedelta(hours=1), 0) == ([], 1)
+
+
+async def test_what_goes_back_of_a_charge_from_before_the_lists_begin_is_compared(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def none(_self: MoneyBack, _since: datetime) -> list[ChargeFacts]:
+        return []
+
+    recharge = await charged(rig)
+    # As if it had been charged long ago, and were on no list.
+    monkeypatch.setattr(MoneyBack, "charges_since", none)
+    await rig.sql.execute("UPDATE charges SET created_at = created_at - interval '20 days'")
+    since = datetime.now(UTC) - timedelta(days=1)
+    await refund(rig, recharge.name, 5)
+    assert await compared(rig, since, 0) == ([], 0)
+    await rig.twin.api.v1.refunds.create_async({"payment_intent": recharge.payment_intent, "amount": 300})
+    assert await compared(rig, since, 0) == (["REFUND_UNKNOWN"], 0)
+    await rig.sql.execute("UPDATE refunds SET amount_nanos = amount_nanos - 1")
+    kinds, _ = await compared(rig, since, 0)
+    assert sorted(kinds) == ["LEDGER_REFUNDS", "REFUND_STATE", "REFUND_UNKNOWN"]
 
 
 async def test_lists_may_not_be_older_than_an_hour(rig: Rig) -> None:

@@ -19,6 +19,11 @@ _SINCE = f"""
 SELECT {_COLUMNS} FROM charges WHERE org = $1 AND ($2::text IS NULL OR wallet = $2) AND created_at >= $3
 ORDER BY created_at, payment_intent LIMIT $4
 """  # noqa: S608 - a constant
+_OF_INTENTS = f"""
+SELECT {_COLUMNS} FROM charges WHERE org = $1 AND ($2::text IS NULL OR wallet = $2) AND created_at < $3
+  AND payment_intent = ANY($4::text[])
+ORDER BY created_at, payment_intent LIMIT $5
+"""  # noqa: S608 - a constant
 _ADD = """
 UPDATE charges SET refunded_nanos = refunded_nanos + $3, disputed_nanos = disputed_nanos + $4
 WHERE org = $1 AND payment_intent = $2
@@ -90,6 +95,20 @@ async def since(
 ) -> list[ChargeRow]:
     """Charges of an organisation, or of one wallet, from then on, the oldest first."""
     return [ChargeRow(*row) for row in await connection.fetch(_SINCE, org, wallet, from_at, limit)]
+
+
+async def of_intents(
+    connection: asyncpg.Connection,
+    org: str,
+    wallet: str | None,
+    intents: Sequence[str],
+    *,
+    before: datetime,
+    limit: int,
+) -> list[ChargeRow]:
+    """Charges of an organisation, or of one wallet, that these PaymentIntents made before, the oldest first."""
+    rows = await connection.fetch(_OF_INTENTS, org, wallet, before, intents, limit)
+    return [ChargeRow(*row) for row in rows]
 
 
 async def add(connection: asyncpg.Connection, charge: ChargeRow, *, refunded: int = 0, disputed: int = 0) -> None:
