@@ -37,11 +37,19 @@ KEY_COLUMNS: Final = ("occurred_at", "seq", "key", "payload_hash", "org", "recor
 POINTER_COLUMNS: Final = ("key", "payload", "org", "topic", "event_times", "event_seqs")
 """In the order of `pointer_rows`."""
 
+Key = tuple[str, bytes]
+"""Organisation, and the hash of source and id."""
+KeyRow = tuple[Key, bytes, datetime, int, int, datetime]
+"""Key, payload hash, when the event happened, the same as `pg_us`, seq, when it was recorded."""
+
 _TIMESTAMPTZ: Final = 1184
 _INT8: Final = 20
-_PACK_OWN: Final = struct.Struct(">h" + "iq" * 10).pack
-_PACK_OWN_UNRATED: Final = struct.Struct(">h" + "iq" * 9 + "i").pack
+# With the length of what follows: an id, a payload hash.
+_PACK_OWN: Final = struct.Struct(">h" + "iq" * 10 + "i").pack
+_PACK_OWN_UNRATED: Final = struct.Struct(">h" + "iq" * 9 + "ii").pack
 _PACK_KEY: Final = struct.Struct(">hiqiqi16si").pack
+_PACK_ARRAY: Final = struct.Struct(">iiiIii").pack
+_ITEM: Final = struct.pack(">i8x", 8)
 _PACK_LENGTH: Final = struct.Struct(">i").pack
 _PACK_INT8: Final = struct.Struct(">iq").pack
 
@@ -57,7 +65,7 @@ async def event_rows(events: Sequence[Usage], times_us: Sequence[int], seqs: Seq
 
 
 def _event_rows(events: Sequence[Usage], times_us: Sequence[int], seqs: Sequence[int]) -> bytes:
-    parts = []
+    parts: list[bytes] = []
     count = len(EVENT_COLUMNS)
     before, recorded_us = _EPOCH, 0
     for event, at_us, seq in zip(events, times_us, seqs, strict=True):
@@ -69,46 +77,49 @@ def _event_rows(events: Sequence[Usage], times_us: Sequence[int], seqs: Sequence
         ) = event  # fmt: skip
         if recorded_at is not before:
             before, recorded_us = recorded_at, pg_us(recorded_at)
-        counts = (8, at_us, 8, seq, 8, read, 8, cached, 8, written, 8, made, 8, reasoned, 8, requests, 8, recorded_us)
-        if cost_nanos is None:
-            parts.append(_PACK_OWN_UNRATED(count, *counts, -1))
-        else:
-            parts.append(_PACK_OWN(count, *counts, 8, cost_nanos))
         own = id_.encode()
-        parts.append(_PACK_LENGTH(len(own)))
-        parts.append(own)
-        parts.append(_text(session))
-        parts.append(_text(run))
-        parts.append(_text(reservation))
-        if prompt_hash is None:
-            parts.append(_NULL)
+        if cost_nanos is None:
+            packed = _PACK_OWN_UNRATED(
+                count, 8, at_us, 8, seq, 8, read, 8, cached, 8, written, 8, made, 8, reasoned, 8, requests,
+                8, recorded_us, -1, len(own),
+            )  # fmt: skip
         else:
-            parts += (_PACK_LENGTH(len(prompt_hash)), prompt_hash)
-        parts.append(
+            packed = _PACK_OWN(
+                count, 8, at_us, 8, seq, 8, read, 8, cached, 8, written, 8, made, 8, reasoned, 8, requests,
+                8, recorded_us, 8, cost_nanos, len(own),
+            )  # fmt: skip
+        parts += (
+            packed,
+            own,
+            _texts(session, run, reservation),
+            _NULL if prompt_hash is None else _PACK_LENGTH(len(prompt_hash)) + prompt_hash,
             _shared(
                 org, source, subject, provider, model, given_provider, given_model, operation, labels, currency,
                 version, effort, failed, status, final, tier, extra, operations, corrects_source, corrects_id,
-            )
+            ),
         )  # fmt: skip
     return b"".join(parts)
 
 
-async def key_rows(keys: Iterable[tuple[str, bytes, bytes, int, int, datetime]]) -> AsyncIterator[bytes]:
-    """Keys for a COPY of `KEY_COLUMNS`, of (org, key, payload hash, `pg_us` of the event, seq, recorded at)."""
-    parts = [_HEADER]
+async def key_rows(keys: Sequence[KeyRow]) -> AsyncIterator[bytes]:
+    """Keys for a COPY of `KEY_COLUMNS`."""
+    yield _HEADER
+    for n in range(0, len(keys), TURN):
+        yield _key_rows(keys[n : n + TURN])
+        await asyncio.sleep(0)
+    yield _TRAILER
+
+
+def _key_rows(keys: Sequence[KeyRow]) -> bytes:
+    parts: list[bytes] = []
     count = len(KEY_COLUMNS)
-    for place, (org, key, payload_hash, at_us, seq, recorded_at) in enumerate(keys, 1):
-        parts += (
-            _PACK_KEY(count, 8, at_us, 8, seq, len(key), key, len(payload_hash)),
-            payload_hash,
-            _owner(org, recorded_at),
-        )
-        if place % TURN == 0:
-            yield b"".join(parts)
-            parts.clear()
-            await asyncio.sleep(0)
-    parts.append(_TRAILER)
-    yield b"".join(parts)
+    owner, owned = None, b""
+    for (org, key), payload_hash, _, at_us, seq, recorded_at in keys:
+        if owner != (org, recorded_at):
+            owner = (org, recorded_at)
+            owned = _text(org) + _PACK_INT8(8, pg_us(recorded_at))
+        parts += (_PACK_KEY(count, 8, at_us, 8, seq, len(key), key, len(payload_hash)), payload_hash, owned)
+    return b"".join(parts)
 
 
 def pointer_rows(rows: Iterable[tuple[str, str, Sequence[int], Sequence[int]]]) -> bytes:
@@ -153,9 +164,9 @@ def _text(value: str) -> bytes:
     return _PACK_LENGTH(len(encoded)) + encoded
 
 
-@lru_cache(maxsize=4_096)
-def _owner(org: str, recorded_at: datetime) -> bytes:
-    return _text(org) + _PACK_INT8(8, pg_us(recorded_at))
+@lru_cache(maxsize=16_384)
+def _texts(session: str, run: str, reservation: str) -> bytes:
+    return _text(session) + _text(run) + _text(reservation)
 
 
 @lru_cache(maxsize=16_384)
@@ -182,9 +193,13 @@ def _field(value: str | bool | int | None) -> bytes:  # noqa: FBT001 - a column'
 
 def _array(type_oid: int, values: Sequence[int]) -> bytes:
     """An array of one dimension, counted from 1, without NULLs, of 8 bytes an item."""
-    items = [part for value in values for part in (8, value)]
-    size = 20 + 12 * len(values)
-    return struct.pack(f">iiiIii{'iq' * len(values)}", size, 1, 0, type_oid, len(values), 1, *items)
+    count = len(values)
+    packed = struct.pack(f">{count}q", *values)
+    # Byte by byte of all items at once: half the time of packing a length before each.
+    items = bytearray(_ITEM * count)
+    for place in range(8):
+        items[4 + place :: 12] = packed[place::8]
+    return _PACK_ARRAY(20 + 12 * count, 1, 0, type_oid, count, 1) + items
 
 
 def _jsonb(value: object) -> bytes:
