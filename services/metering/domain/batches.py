@@ -1,7 +1,7 @@
 """Many calls checked and rated at once, each as `usage.accept` would: what they share is looked at once. Pure."""
 
-from collections.abc import Callable, Iterable
-from datetime import datetime
+from collections.abc import Callable
+from datetime import datetime, timedelta
 from operator import itemgetter
 from typing import Final
 
@@ -32,18 +32,23 @@ _OWN_CHARS_SHORT: Final = min(KEY_CHARS_MAX, NAME_CHARS_MAX)
 """What id, session and run have together at the most, if none of them can be too long."""
 _new: Final = tuple.__new__
 
-_Alike = tuple[str, str, str, str, str, str, str, str, str, str, str, Rate]
+_SPANS: Final = (PAST_MAX, timedelta(hours=1), timedelta(minutes=1))
+"""How far around a call others may be rated as it was: the widest of these in which its rate does not change."""
+
+_Alike = tuple[str, str, str, str, str, str, str, str, str, str, str, Rate, datetime, datetime]
 """What calls share that differ in nothing but their own (ids, counts, time), as one of them was accepted.
 
-Organisation, source, subject, provider, model, provider and model as given, operation, labels, currency, card, rate.
+Organisation, source, subject, provider, model, provider and model as given, operation, labels, currency, card, rate,
+and from when to when that rate holds, both included.
 """
+_Asked = tuple[str, str, str, str, datetime, datetime]
+"""What a rate is looked up by: organisation, provider, model, service tier, from when and to when it must hold."""
 
 
 class Batch:
     """Checks and rates the calls of one request.
 
     Args:
-        times: When its calls happened, as far as they say; in any order.
         labels_json: Labels as they are stored.
         trusted: As for `accept`.
         now: The time, aware.
@@ -52,7 +57,6 @@ class Batch:
 
     def __init__(
         self,
-        times: Iterable[datetime],
         labels_json: Callable[[tuple[tuple[str, str], ...]], str],
         *,
         trusted: bool,
@@ -65,13 +69,10 @@ class Batch:
         self._cards = cards
         self._count_max = None if trusted else AGENT_COUNT_MAX
         # Between these nobody's time is refused, so nothing else of it needs to be looked at.
-        oldest, newest = now - (PAST_MAX if trusted else AGENT_PAST), now + CLOCK_SKEW
-        usual = [at for at in times if oldest <= at <= newest]
-        self._oldest, self._newest = min(usual, default=now), max(usual, default=now)
-        self._oldest, self._newest = min(self._oldest, now), max(self._newest, now)
-        # None: their rate is not the same for all times of the batch, or they are not rated.
+        self._oldest, self._newest = now - (PAST_MAX if trusted else AGENT_PAST), now + CLOCK_SKEW
+        # None: they are not rated, or their rate changes all the time.
         self._alike: dict[tuple[object, ...], _Alike | None] = {}
-        self._rates: dict[tuple[str, str, str, str], Rate | None] = {}
+        self._rates: dict[_Asked, Rate | None] = {}
 
     def accept(self, given: Given) -> tuple[Usage, PurseError | None]:
         """What `usage.accept` returns for the call, or raises."""
@@ -85,31 +86,38 @@ class Batch:
             given, self._labels_json(given.labels), trusted=self._trusted, now=self._now, cards=self._cards
         )
         first = accepted[0]
-        if shared not in self._alike and given.cost is None and self._oldest <= first.occurred_at <= self._newest:
+        if (
+            (shared not in self._alike if alike is None else not alike[-2] <= first.occurred_at <= alike[-1])
+            and given.cost is None
+            and self._oldest <= first.occurred_at <= self._newest
+        ):
             self._alike[shared] = self._alike_of(given, first)
         return accepted
 
     def _alike_of(self, given: Given, first: Usage) -> _Alike | None:
-        asked = first.org, given.provider, given.model, given.service_tier
-        if asked not in self._rates:
-            self._rates[asked] = self._rate_of(given, first.org)
-        price = self._rates[asked]
-        if price is None:
-            return None
-        return (
-            first.org, first.source, first.subject, first.provider, first.model, first.given_provider,
-            first.given_model, first.operation, first.labels, first.currency, first.rate_card_version, price,
-        )  # fmt: skip
+        at = first.occurred_at
+        for span in _SPANS:
+            low, high = max(at - span, self._oldest), min(at + span, self._newest)
+            asked = first.org, given.provider, given.model, given.service_tier, low, high
+            if asked not in self._rates:
+                self._rates[asked] = self._rate_of(asked)
+            price = self._rates[asked]
+            if price is not None:
+                return (
+                    first.org, first.source, first.subject, first.provider, first.model, first.given_provider,
+                    first.given_model, first.operation, first.labels, first.currency, first.rate_card_version,
+                    price, low, high,
+                )  # fmt: skip
+        return None
 
-    def _rate_of(self, given: Given, org: str) -> Rate | None:
-        """The rate of a model if it is one and the same for all times of the batch."""
-        layers = self._cards.layers(org, self._newest, self._now)
-        if layers is not self._cards.layers(org, self._oldest, self._now):
+    def _rate_of(self, asked: _Asked) -> Rate | None:
+        """The rate of a model, if it is one and the same from one time to another."""
+        org, provider, model, service_tier, low, high = asked
+        layers = self._cards.layers(org, high, self._now)
+        if layers is not self._cards.layers(org, low, self._now):
             return None
         try:
-            found = layers.lookup_between(
-                given.provider, given.model, unix_us(self._oldest), unix_us(self._newest), given.service_tier
-            )
+            found = layers.lookup_between(provider, model, unix_us(low), unix_us(high), service_tier)
         except UnknownModelError:
             return None
         return None if found is None else found.rate
@@ -122,11 +130,16 @@ class Batch:
         ) = given  # fmt: skip
         if at is None:
             at = self._now
+        # Of plain tuples, in the order of the fields: names would cost as much as all the rest.
+        (
+            org, source, subject, provider, model, given_provider, given_model, operation, labels,
+            currency, version, price, low, high,
+        ) = alike  # fmt: skip
         own = f"{id_}{session}{run}"
         if (
             extra
             or cost is not None
-            or not self._oldest <= at <= self._newest
+            or not low <= at <= high
             or not id_
             or (len(own) > _OWN_CHARS_SHORT and not _are_short(id_, session, run))
             or len(prompt_hash) > PROMPT_HASH_BYTES_MAX
@@ -137,11 +150,6 @@ class Batch:
             requests = 1 if final else 0
         if self._count_max is not None and max(*counts, requests) > self._count_max:
             return None
-        # Of plain tuples, in the order of the fields: names would cost as much as all the rest.
-        (
-            org, source, subject, provider, model, given_provider, given_model, operation, labels,
-            currency, version, price,
-        ) = alike  # fmt: skip
         read, cached, written, made, reasoned = counts
         try:
             cost_nanos = rate(price, _new(Tokens, (read, cached, written, made, reasoned, requests, ())))

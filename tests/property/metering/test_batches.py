@@ -82,8 +82,7 @@ def outcome(of: Any) -> Any:
 
 
 def check(together: list[Given], *, trusted: bool, cards: RateCards) -> None:
-    said = [one.occurred_at for one in together if one.occurred_at is not None]
-    batch = Batch(said, labels_json, trusted=trusted, now=NOW, cards=cards)
+    batch = Batch(labels_json, trusted=trusted, now=NOW, cards=cards)
     for one in together:
         alone = outcome(lambda: accept(one, labels_json(one.labels), trusted=trusted, now=NOW, cards=cards))  # noqa: B023
         assert outcome(lambda: batch.accept(one)) == alone  # noqa: B023
@@ -128,7 +127,7 @@ def test_what_calls_share_is_looked_up_once(monkeypatch: Any) -> None:
         return lookup(self, *asked)
 
     monkeypatch.setattr(Layers, "lookup", counted)
-    batch = Batch([NOW - timedelta(minutes=30)], labels_json, trusted=False, now=NOW, cards=CARDS[0])
+    batch = Batch(labels_json, trusted=False, now=NOW, cards=CARDS[0])
     costs = {batch.accept(GOOD._replace(id=str(n), tokens=(n, 0, 0, 1, 0)))[0].cost_nanos for n in range(5)}
     assert len(costs) == 5
     assert len(looked_up) == 1
