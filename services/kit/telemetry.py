@@ -12,6 +12,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, ge
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from services.kit.errors import PurseError
+
 RPC_SECONDS = Histogram(
     "purse_rpc_seconds",
     "Time to answer an RPC, in seconds.",
@@ -126,7 +128,8 @@ class MetricsServer:
     Args:
         bind: `host:port`; port 0 takes a free one.
         healthy: Whether the process is fit to work.
-        others: The metrics of further processes of the service, to be added.
+        others: The metrics of further processes of the service, to be added; a TimeoutError or PurseError of it is
+            answered by 503.
     """
 
     def __init__(
@@ -176,7 +179,11 @@ class MetricsServer:
 
     async def _answer(self, path: bytes) -> tuple[str, str, bytes]:
         if path == b"/metrics":
-            others = await self._others() if self._others else ()
+            try:
+                others = await self._others() if self._others else ()
+            except (TimeoutError, PurseError):
+                # The sums without one of them would look like counters that were set back.
+                return "503 Service Unavailable", "text/plain", b"a process of the service does not say its metrics\n"
             body = summed(generate_latest(), others) if others else generate_latest()
             return "200 OK", CONTENT_TYPE_LATEST, body
         if path == b"/health":

@@ -73,6 +73,9 @@ async def write(writer: asyncio.StreamWriter, frame: Frame) -> None:
     """
     if len(frame.body) > BODY_BYTES_MAX:
         raise ValueError(f"a frame has {len(frame.body)} bytes; the limit is {BODY_BYTES_MAX}")
+    # uvloop would say it by a RuntimeError.
+    if writer.is_closing():
+        raise ConnectionResetError("the other side has gone")
     # In one piece: several callers write to one socket.
     writer.write(_HEAD.pack(len(frame.body), frame.number, frame.kind) + frame.body)
     await writer.drain()

@@ -105,7 +105,8 @@ async def main(settings: MeteringSettings, table: RateTable, forked: Sequence[Fo
         async with AsyncExitStack() as stack:
             recorders = None
             if forked:
-                recorders = await stack.enter_async_context(Recorders([one.connection for one in forked]))
+                connections = [one.connection for one in forked]
+                recorders = await stack.enter_async_context(Recorders(connections, settings.queue_items_max))
             server = await stack.enter_async_context(serving(settings, table, recorders))
             if recorders is not None:
                 recorders.when_lost(server.end)

@@ -86,8 +86,9 @@ async def serve(connection: socket.socket, batches: Batches) -> None:
             task = asyncio.create_task(_answer(writer, batches, frame))
             running.add(task)
             task.add_done_callback(running.discard)
-        # Nobody waits for these any more, but what is half done is not left so.
-        await asyncio.gather(*running)
+        # Nobody waits for these any more, but what is half done is not left so, whatever becomes of one of them.
+        if running:
+            await asyncio.wait(running)
     finally:
         writer.close()
 

@@ -24,11 +24,13 @@ class MeteringProcesses:
         token: A service's token for everything.
         environ: The settings, without ports.
         directory: Where its log goes.
+        keys: What signs its tokens.
     """
 
     token: str
     environ: dict[str, str]
     directory: Path
+    keys: Keys
 
     @classmethod
     def make(cls, database: Database, directory: Path, budget_address: str, **more: str) -> "MeteringProcesses":
@@ -43,7 +45,7 @@ class MeteringProcesses:
             "PURSE_SERVICE_TOKEN_FILE": str(directory / "token"),
             "PURSE_BUDGET_ADDRESS": budget_address,
         }
-        return cls(token, environ | more, directory)
+        return cls(token, environ | more, directory, keys)
 
     @contextlib.asynccontextmanager
     async def start(self, port: int, metrics_port: int) -> AsyncIterator[int]:

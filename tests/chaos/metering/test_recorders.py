@@ -15,6 +15,7 @@ import pytest
 
 from embedded.ports import free_ports
 from pursestrings.metering.v1 import metering_pb2, metering_pb2_grpc
+from pursestrings.type.v1 import type_pb2
 from services.kit.channel import channel
 from services.kit.status import from_rpc_error
 from tests.support.databases import Database
@@ -111,6 +112,18 @@ async def test_recorders_answer_as_the_service_does(database: Callable[[str], Da
             stream.cancel()
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await stub.BatchRecordUsage(metering_pb2.BatchRecordUsageRequest(), timeout=10)
+            # Who asks goes with what is asked: an agent neither says what a call cost nor records for others.
+            agent = processes.keys.token("orgs/acme/agents/a", "agent")
+            own, others = "orgs/acme/agents/a", "orgs/acme/agents/b"
+            told = [
+                usage_event("c", subject=own),
+                usage_event("d", subject=others),
+                usage_event("e", subject=own, cost=type_pb2.Money(currency_code="USD", amount_nanos=1)),
+            ]
+            async with channel(f"127.0.0.1:{port}", agent) as of_agent:
+                agents = await metering_pb2_grpc.MeteringServiceStub(of_agent).BatchRecordUsage(
+                    metering_pb2.BatchRecordUsageRequest(events=told, errors_only=True), timeout=10
+                )
 
             assert [one.WhichOneof("result") for one in whole.results] == ["usage", "error", "usage"]
             assert [whole.results[0].usage.duplicate, whole.results[2].usage.duplicate] == [False, True]
@@ -119,8 +132,10 @@ async def test_recorders_answer_as_the_service_does(database: Callable[[str], Da
             assert [(one.index, one.error) for one in short.errors] == [(1, whole.results[1].error)]
             assert list(acknowledged.errors) == list(short.errors)
             assert not short.results
+            assert agents.recorded == 1
+            assert [(one.index, one.error.code) for one in agents.errors] == [(1, 7), (2, 7)]
             assert from_rpc_error(refused.value).reason == "BATCH_TOO_LARGE"
             # All of it was one process's, and its figures are among the service's.
-            assert commits(metrics_port) == 3
+            assert commits(metrics_port) == 4
             recorders = children_of(pid)
         await until(lambda: not any(map(is_alive, recorders)), what="the end of the recorder")

@@ -16,10 +16,11 @@ from embedded.ports import free_ports
 from pursestrings.budget.v1 import budget_pb2, budget_pb2_grpc
 from services.kit import auth
 from services.kit.channel import channel
-from services.kit.errors import Code, PurseError, invalid
+from services.kit.errors import Code, PurseError, invalid, unavailable
 from services.kit.server import LIVE, GrpcServer
 from services.kit.settings import ServiceSettings
 from services.kit.status import from_rpc_error
+from services.kit.telemetry import MetricsServer
 
 SERVICE = "pursestrings.budget.v1.BudgetService"
 ACCESS = {f"/{SERVICE}/Reserve": auth.rule(auth.by_field("subject"), "agent")}
@@ -234,6 +235,24 @@ async def test_metrics_and_health_answer_over_http(tmp_path: Path) -> None:
 
     assert 'purse_rpc_seconds_count{code="OK",method="Reserve"}' in metrics.text
     assert [200, 503, 404] == [fit.status_code, unfit.status_code, nothing.status_code]
+
+
+@pytest.mark.parametrize("failure", [TimeoutError(), unavailable("it has ended")])
+async def test_metrics_are_whole_or_are_not_told(failure: Exception) -> None:
+    async def others() -> list[bytes]:
+        raise failure
+
+    async def healthy() -> bool:
+        return True
+
+    metrics = MetricsServer("127.0.0.1:0", healthy, others)
+    await metrics.start()
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{metrics.port}") as web:
+        answer = await web.get("/metrics")
+    await metrics.stop()
+
+    assert answer.status_code == 503
+    assert "purse_" not in answer.text
 
 
 async def test_plaintext_stays_on_this_machine(tmp_path: Path) -> None:
