@@ -89,7 +89,7 @@ class Desk:
                 await asyncio.sleep(0)
             try:
                 kept, refusal = batch.accept(_given(event, who, covered))
-                items.append(Recording(kept, wire.payload_hash(event), refusal))
+                items.append(tuple.__new__(Recording, (kept, wire.payload_hash(event), refusal)))  # by half the time
             except Exception as error:  # also what nobody foresaw is this event's alone; `status_of` logs it
                 refused[place - 1] = error
         answers = iter(await self._recorder.submit_many(items))

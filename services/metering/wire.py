@@ -30,6 +30,8 @@ _CALL_BYTES_KNOWN_MAX: Final = 512
 # Found here once: a message looks for a field of that name first.
 _CALL_BYTES: Final = type_pb2.CallAttributes.SerializeToString
 _EVENT_BYTES: Final = metering_pb2.UsageEvent.SerializeToString
+_HASH: Final = hashlib.blake2b(digest_size=16)
+"""Of nothing yet. To copy it takes a sixth less than to make one anew for each event."""
 _new: Final = tuple.__new__
 _ANSWERED_ALIKE: Final = itemgetter(*(
     Usage._fields.index(name)
@@ -99,7 +101,7 @@ def given_of(event: metering_pb2.UsageEvent) -> Given:
         failed,
         event.status,
         event.reservation,
-        event.final or not has("final"),
+        not has("final") or event.final,
         service_tier,
         event.prompt_hash,
     ))  # fmt: skip
@@ -139,7 +141,9 @@ def labels_json(labels: tuple[tuple[str, str], ...]) -> str:
 
 def payload_hash(event: metering_pb2.UsageEvent) -> bytes:
     """What tells an event sent again from another under the same id: its content as the caller gave it."""
-    return hashlib.blake2b(_EVENT_BYTES(event, deterministic=True), digest_size=16).digest()
+    made = _HASH.copy()
+    made.update(_EVENT_BYTES(event, deterministic=True))
+    return made.digest()
 
 
 def usage_item(usage: Usage) -> budget_pb2.UsageItem:

@@ -235,7 +235,17 @@ async def _copy_keys(connection: asyncpg.Connection, made: Sequence[rows.KeyRow]
     return True
 
 
-async def _copy(connection: asyncpg.Connection, table: str, data: AsyncIterator[bytes], columns: Sequence[str]) -> None:
+async def _copy(
+    connection: asyncpg.Connection, table: str, parts: AsyncIterator[bytes], columns: Sequence[str]
+) -> None:
+    # In one piece: the driver sets a timer for every part that it waits for.
+    data = bytearray()
+    async for part in parts:
+        data += part
+    await _copy_data(connection, table, data, columns)
+
+
+async def _copy_data(connection: asyncpg.Connection, table: str, data: bytearray, columns: Sequence[str]) -> None:
     await connection.copy_to_table(table, source=data, columns=columns, format="binary")
 
 
@@ -298,8 +308,8 @@ async def tell(connection: asyncpg.Connection, events: Sequence[Usage], seqs: Se
 async def _tell(
     connection: asyncpg.Connection, events: Sequence[Usage], times_us: Sequence[int], seqs: Sequence[int]
 ) -> None:
-    pointers = rows.pointer_rows(_pointers(events, times_us, seqs))
-    await _copy(connection, "outbox", rows.source(pointers), rows.POINTER_COLUMNS)
+    data = rows.pointer_rows(_pointers(events, times_us, seqs))
+    await _copy_data(connection, "outbox", data, rows.POINTER_COLUMNS)
 
 
 def _pointers(

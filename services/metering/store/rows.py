@@ -19,7 +19,7 @@ _NULL: Final = b"\xff\xff\xff\xff"
 _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _JSONB_VERSION: Final = b"\x01"
 
-TURN: Final = 100
+TURN: Final = 200
 """The most events that are packed without giving way to other work of the process: less than a millisecond."""
 
 EVENT_COLUMNS: Final = (
@@ -122,19 +122,14 @@ def _key_rows(keys: Sequence[KeyRow]) -> bytes:
     return b"".join(parts)
 
 
-def pointer_rows(rows: Iterable[tuple[str, str, Sequence[int], Sequence[int]]]) -> bytes:
+def pointer_rows(rows: Iterable[tuple[str, str, Sequence[int], Sequence[int]]]) -> bytearray:
     """Rows for a COPY of `POINTER_COLUMNS`, of (org, topic, `pg_us` of events, seqs)."""
     parts = [_HEADER]
     lead = struct.pack(">h", len(POINTER_COLUMNS)) + _text("") * 2
     for org, topic, times_us, seqs in rows:
         parts += (lead, _text(org), _text(topic), _array(_TIMESTAMPTZ, times_us), _array(_INT8, seqs))
     parts.append(_TRAILER)
-    return b"".join(parts)
-
-
-async def source(data: bytes) -> AsyncIterator[bytes]:
-    """Bytes as COPY takes them."""
-    yield data
+    return bytearray().join(parts)
 
 
 def pg_us(instant: datetime) -> int:
