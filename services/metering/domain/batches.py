@@ -14,32 +14,28 @@ from services.metering.domain.usage import (
     CLOCK_SKEW,
     KEY_CHARS_MAX,
     NAME_CHARS_MAX,
+    OPERATION_CHARS_MAX,
     PAST_MAX,
     PROMPT_HASH_BYTES_MAX,
     Given,
     Usage,
     accept,
+    check_reservation,
 )
 
-_SHARED: Final = itemgetter(*(
-    Given._fields.index(name)
-    for name in (
-        "subject", "source", "provider", "model", "operation", "labels", "effort", "status", "reservation",
-        "service_tier",
-    )
-))  # fmt: skip
-_OWN_CHARS_SHORT: Final = min(KEY_CHARS_MAX, NAME_CHARS_MAX)
-"""What id, session and run have together at the most, if none of them can be too long."""
+_SHARED: Final = itemgetter(
+    *(Given._fields.index(name) for name in ("subject", "source", "provider", "model", "labels", "service_tier"))
+)
 _new: Final = tuple.__new__
 
 _SPANS: Final = (PAST_MAX, timedelta(hours=1), timedelta(minutes=1))
 """How far around a call others may be rated as it was: the widest of these in which its rate does not change."""
 
-_Alike = tuple[str, str, str, str, str, str, str, str, str, str, str, Rate, datetime, datetime]
-"""What calls share that differ in nothing but their own (ids, counts, time), as one of them was accepted.
+_Alike = tuple[str, str, str, str, str, str, str, str, str, str, Rate, datetime, datetime]
+"""What calls share whose subject, source, model and labels are the same, as one of them was accepted.
 
-Organisation, source, subject, provider, model, provider and model as given, operation, labels, currency, card, rate,
-and from when to when that rate holds, both included.
+Organisation, source, subject, provider, model, provider and model as given, labels, currency, card, rate, and from when
+to when that rate holds, both included.
 """
 _Asked = tuple[str, str, str, str, datetime, datetime]
 """What a rate is looked up by: organisation, provider, model, service tier, from when and to when it must hold."""
@@ -105,8 +101,7 @@ class Batch:
             if price is not None:
                 return (
                     first.org, first.source, first.subject, first.provider, first.model, first.given_provider,
-                    first.given_model, first.operation, first.labels, first.currency, first.rate_card_version,
-                    price, low, high,
+                    first.given_model, first.labels, first.currency, first.rate_card_version, price, low, high,
                 )  # fmt: skip
         return None
 
@@ -123,29 +118,36 @@ class Batch:
         return None if found is None else found.rate
 
     def _like(self, alike: _Alike, given: Given) -> Usage | None:
-        """A call that shares all but its own with one that was accepted; None: it must be looked at by itself."""
+        """A call that shares what is in `alike` with one that was accepted; None: it must be looked at by itself."""
         (
-            _, _, id_, _, _, _, _, counts, extra, requests, cost, at,
+            _, _, id_, _, _, operation, _, counts, extra, requests, cost, at,
             session, run, effort, failed, status, reservation, final, tier, prompt_hash,
         ) = given  # fmt: skip
         if at is None:
             at = self._now
         # Of plain tuples, in the order of the fields: names would cost as much as all the rest.
         (
-            org, source, subject, provider, model, given_provider, given_model, operation, labels,
-            currency, version, price, low, high,
+            org, source, subject, provider, model, given_provider, given_model, labels, currency, version,
+            price, low, high,
         ) = alike  # fmt: skip
-        own = f"{id_}{session}{run}"
+        own = f"{id_}{session}{run}{operation}{effort}{status}"
         if (
             extra
             or cost is not None
             or not low <= at <= high
             or not id_
-            or (len(own) > _OWN_CHARS_SHORT and not _are_short(id_, session, run))
+            or len(id_) > KEY_CHARS_MAX
+            or len(session) > NAME_CHARS_MAX
+            or len(run) > NAME_CHARS_MAX
+            or len(operation) > OPERATION_CHARS_MAX
+            or len(effort) > OPERATION_CHARS_MAX
+            or len(status) > NAME_CHARS_MAX
             or len(prompt_hash) > PROMPT_HASH_BYTES_MAX
             or not own.isprintable()
         ):
             return None
+        if reservation:
+            check_reservation(reservation)
         if requests is None:
             requests = 1 if final else 0
         if self._count_max is not None and max(*counts, requests) > self._count_max:
@@ -161,7 +163,3 @@ class Batch:
             session, run, effort, failed, status, reservation, final, self._now, tier,
             None, 1, None, None, prompt_hash or None,
         ))  # fmt: skip
-
-
-def _are_short(id_: str, session: str, run: str) -> bool:
-    return len(id_) <= KEY_CHARS_MAX and len(session) <= NAME_CHARS_MAX and len(run) <= NAME_CHARS_MAX

@@ -170,7 +170,7 @@ def accept(
             "event.prompt_hash", f"has {len(given.prompt_hash)} bytes; a hash has at most {PROMPT_HASH_BYTES_MAX}"
         )
     _check_labels(given.labels)
-    _check_reservation(given.reservation)
+    check_reservation(given.reservation)
     requests = given.requests
     if requests is None:
         requests = 1 if given.final else 0
@@ -282,7 +282,8 @@ def _check_labels(labels: tuple[tuple[str, str], ...]) -> None:
         _check_text(value, f"event.call.labels.{key}", LABEL_VALUE_CHARS_MAX)
 
 
-def _check_reservation(name: str) -> None:
+def check_reservation(name: str) -> None:
+    """Refuses what is no reservation's name, as MALFORMED_NAME; empty: none."""
     if not name:
         return
     try:

@@ -43,6 +43,10 @@ OWN: dict[str, st.SearchStrategy[Any]] = {
     "final": st.booleans(),
     "failed": st.booleans(),
     "cost": st.just(("EUR", 1)),
+    "operation": st.sampled_from(["plan", "x" * 64]),
+    "effort": st.sampled_from(["high", "x" * 64]),
+    "status": st.sampled_from(["429", "x" * 129]),
+    "reservation": st.sampled_from(["orgs/acme/reservations/r", "bad"]),
     "extra": st.sampled_from([(("web_searches", 2),), (("unheard_of", 1),)]),
 }
 SHARED: dict[str, st.SearchStrategy[Any]] = {
@@ -50,11 +54,7 @@ SHARED: dict[str, st.SearchStrategy[Any]] = {
     "source": st.sampled_from(["", "pursestrings.x"]),
     "provider": st.sampled_from(["", "Anthropic"]),
     "model": st.sampled_from(["gpt-4o", "deepseek-chat", "nobody-knows"]),
-    "operation": st.sampled_from(["plan", "x" * 64]),
     "labels": st.just((("team", "red"),)),
-    "effort": st.just("high"),
-    "status": st.just("429"),
-    "reservation": st.sampled_from(["orgs/acme/reservations/r", "bad"]),
     "service_tier": st.just("batch"),
 }
 
@@ -116,6 +116,14 @@ def test_any_two_calls_are_as_each_by_itself(trusted: bool, reservation: str, ca
     for first in EACH:
         for second in EACH:
             check([base._replace(**first), base._replace(**second), base], trusted=trusted, cards=cards)
+
+
+def test_what_is_a_call_s_own_is_checked_in_each() -> None:
+    for name, limit in (("operation", 63), ("effort", 63), ("status", 128)):
+        for text in ("x" * limit, "x" * (limit + 1), "\x7f"):
+            check([GOOD, GOOD._replace(**{name: text})], trusted=True, cards=CARDS[0])
+    for reservation in ("orgs/acme/reservations/r", "bad"):
+        check([GOOD, GOOD._replace(reservation=reservation)], trusted=True, cards=CARDS[0])
 
 
 def test_what_calls_share_is_looked_up_once(monkeypatch: Any) -> None:
