@@ -52,6 +52,7 @@ _PACK_ARRAY: Final = struct.Struct(">iiiIii").pack
 _ITEM: Final = struct.pack(">i8x", 8)
 _PACK_LENGTH: Final = struct.Struct(">i").pack
 _PACK_INT8: Final = struct.Struct(">iq").pack
+_NO_TEXT: Final = bytes(4)
 
 
 async def event_rows(events: Sequence[Usage], times_us: Sequence[int], seqs: Sequence[int]) -> AsyncIterator[bytes]:
@@ -91,7 +92,9 @@ def _event_rows(events: Sequence[Usage], times_us: Sequence[int], seqs: Sequence
         parts += (
             packed,
             own,
-            _texts(session, run, reservation),
+            _texts(session, run),
+            # Each its own call's mostly, so there is nothing to remember.
+            _packed(reservation) if reservation else _NO_TEXT,
             _NULL if prompt_hash is None else _PACK_LENGTH(len(prompt_hash)) + prompt_hash,
             _shared(
                 org, source, subject, provider, model, given_provider, given_model, operation, labels, currency,
@@ -155,13 +158,17 @@ def int_array(values: Iterable[object]) -> str:
 
 @lru_cache(maxsize=16_384)
 def _text(value: str) -> bytes:
+    return _packed(value)
+
+
+def _packed(value: str) -> bytes:
     encoded = value.encode()
     return _PACK_LENGTH(len(encoded)) + encoded
 
 
 @lru_cache(maxsize=16_384)
-def _texts(session: str, run: str, reservation: str) -> bytes:
-    return _text(session) + _text(run) + _text(reservation)
+def _texts(session: str, run: str) -> bytes:
+    return _packed(session) + _packed(run)
 
 
 @lru_cache(maxsize=16_384)
