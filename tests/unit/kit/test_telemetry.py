@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
 
 from services.kit.telemetry import configure_logging, get_logger, summed
 
@@ -56,7 +58,7 @@ process_resident_memory_bytes 100.0
 """
     other = own.replace(b'{kind="a"} 1.0', b'{kind="b"} 4.0') + b"# TYPE purse_new gauge\npurse_new 7.0\n"
 
-    lines = summed(own, [other, other]).decode().splitlines()
+    lines = summed(text_string_to_metric_families(own.decode()), [other, other]).decode().splitlines()
 
     assert {
         'purse_x_total{kind="a"} 1.0',
@@ -71,3 +73,18 @@ process_resident_memory_bytes 100.0
         "# TYPE purse_s histogram",
     } <= set(lines)
     assert len(lines) == len(set(lines))
+
+
+def test_metrics_as_they_are_collected_are_summed_with_what_others_say() -> None:
+    registry = CollectorRegistry()
+    Counter("purse_x", "X.", ["kind"], registry=registry).labels('a"\\\n').inc(2)
+    Histogram("purse_s", "S.", buckets=(1,), registry=registry).observe(3)
+    Gauge("purse_g", "G.", registry=registry).set(5)
+    own = generate_latest(registry)
+
+    tripled = summed(registry.collect(), [own, own]).decode()
+
+    assert summed(registry.collect(), []) == own
+    assert 'purse_x_total{kind="a\\"\\\\\\n"} 6.0' in tripled
+    assert {"purse_s_count 3.0", "purse_s_sum 9.0", "purse_g 15.0"} <= set(tripled.splitlines())
+    assert tripled.count("_created") == own.decode().count("_created")
