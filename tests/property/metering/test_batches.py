@@ -121,7 +121,8 @@ def test_any_two_calls_are_as_each_by_itself(trusted: bool, reservation: str, ca
 def test_what_is_a_call_s_own_is_checked_in_each() -> None:
     for name, limit in (("operation", 63), ("effort", 63), ("status", 128)):
         for text in ("x" * limit, "x" * (limit + 1), "\x7f"):
-            check([GOOD, GOOD._replace(**{name: text})], trusted=True, cards=CARDS[0])
+            own: dict[str, Any] = {name: text}
+            check([GOOD, GOOD._replace(**own)], trusted=True, cards=CARDS[0])
     for reservation in ("orgs/acme/reservations/r", "bad"):
         check([GOOD, GOOD._replace(reservation=reservation)], trusted=True, cards=CARDS[0])
 
