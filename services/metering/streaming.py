@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Final, TypeVar
 
 from services.kit.errors import Code, PurseError
+from services.kit.telemetry import get_logger
 
 Message = TypeVar("Message")
 Answer = TypeVar("Answer")
@@ -14,6 +15,8 @@ AHEAD_MAX: Final = 4
 """The most messages of one stream that are handled at once; more wait at the sender."""
 _WAIT_S: Final = 0.2
 _WAITS_MAX: Final = 50
+
+_log = get_logger(__name__)
 
 
 async def in_order(
@@ -29,7 +32,9 @@ async def in_order(
     async def read() -> None:
         try:
             async for message in messages:
-                await waiting.put(asyncio.create_task(_insist(handle, message)))
+                task = asyncio.create_task(_insist(handle, message))
+                task.add_done_callback(_look_at)
+                await waiting.put(task)
         except Exception as error:
             await waiting.put(error)
         else:
@@ -46,6 +51,13 @@ async def in_order(
         reading.cancel()
         with suppress(asyncio.CancelledError):
             await reading
+
+
+def _look_at(task: asyncio.Task[Answer]) -> None:
+    """Takes note of how it ended: of what was read ahead nobody else does when the stream ends before it."""
+    error = None if task.cancelled() else task.exception()
+    if error is not None and not isinstance(error, PurseError):
+        _log.error("a message of a stream failed", exc_info=error)
 
 
 async def _insist(handle: Callable[[Message], Awaitable[Answer]], message: Message) -> Answer:
