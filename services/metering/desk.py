@@ -55,7 +55,7 @@ class Desk:
         given = _given(event, who, set())
         kept, refusal = usage.accept(
             given,
-            wire.labels_json(given.labels),
+            wire.labels_json,
             trusted=who.has(*_TRUSTED),
             now=self._clock(),
             cards=self._prices.cards,

@@ -1,6 +1,5 @@
 """Many calls checked and rated at once, each as `usage.accept` would: what they share is looked at once. Pure."""
 
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from operator import itemgetter
 from typing import Final
@@ -18,6 +17,7 @@ from services.metering.domain.usage import (
     PAST_MAX,
     PROMPT_HASH_BYTES_MAX,
     Given,
+    LabelsJson,
     Usage,
     accept,
     check_reservation,
@@ -45,7 +45,7 @@ class Batch:
     """Checks and rates the calls of one request.
 
     Args:
-        labels_json: Labels as they are stored.
+        labels_json: As for `accept`.
         trusted: As for `accept`.
         now: The time, aware.
         cards: The prices.
@@ -53,7 +53,7 @@ class Batch:
 
     def __init__(
         self,
-        labels_json: Callable[[tuple[tuple[str, str], ...]], str],
+        labels_json: LabelsJson,
         *,
         trusted: bool,
         now: datetime,
@@ -78,9 +78,7 @@ class Batch:
             usage = self._like(alike, given)
             if usage is not None:
                 return usage, None
-        accepted = accept(
-            given, self._labels_json(given.labels), trusted=self._trusted, now=self._now, cards=self._cards
-        )
+        accepted = accept(given, self._labels_json, trusted=self._trusted, now=self._now, cards=self._cards)
         first = accepted[0]
         if (
             (shared not in self._alike if alike is None else not alike[-2] <= first.occurred_at <= alike[-1])

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -56,6 +57,10 @@ KEYS_KEPT: Final = PAST_MAX + timedelta(days=1)
 """How long ids are kept: longer than any event that could come again is accepted."""
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+
+
+LabelsJson = Callable[[tuple[tuple[str, str], ...]], str]
+"""Labels as JSON text."""
 
 
 class Given(NamedTuple):
@@ -145,13 +150,13 @@ class Priced(NamedTuple):
 
 
 def accept(
-    given: Given, labels_json: str, *, trusted: bool, now: datetime, cards: RateCards
+    given: Given, labels_json: LabelsJson, *, trusted: bool, now: datetime, cards: RateCards
 ) -> tuple[Usage, PurseError | None]:
     """Checks and rates a call.
 
     Args:
         given: The call.
-        labels_json: Its labels as JSON text.
+        labels_json: Labels as they are stored; asked for those alone that are within the limits.
         trusted: Whether the caller may set a cost and a time long past.
         now: The time, aware.
         cards: The prices.
@@ -187,7 +192,7 @@ def accept(
         priced = _given_cost(given.cost, priced, trusted=trusted)
     usage = Usage(
         who.org, occurred_at, given.source, given.id, who.name,
-        priced.provider, priced.model, given.provider, given.model, given.operation, labels_json,
+        priced.provider, priced.model, given.provider, given.model, given.operation, labels_json(given.labels),
         *given.tokens, requests,
         priced.cost_nanos, priced.currency, priced.rate_card_version,
         given.session, given.run, given.effort, given.failed, given.status, given.reservation, given.final, now,

@@ -84,7 +84,7 @@ def outcome(of: Any) -> Any:
 def check(together: list[Given], *, trusted: bool, cards: RateCards) -> None:
     batch = Batch(labels_json, trusted=trusted, now=NOW, cards=cards)
     for one in together:
-        alone = outcome(lambda: accept(one, labels_json(one.labels), trusted=trusted, now=NOW, cards=cards))  # noqa: B023
+        alone = outcome(lambda: accept(one, labels_json, trusted=trusted, now=NOW, cards=cards))  # noqa: B023
         assert outcome(lambda: batch.accept(one)) == alone  # noqa: B023
 
 

@@ -128,7 +128,7 @@ given_events = st.builds(
 @given(given_events, st.booleans())
 def test_any_call_is_accepted_within_bounds_or_refused_by_a_field(asked: Given, trusted: bool) -> None:
     try:
-        kept, refusal = accept(asked, "{}", trusted=trusted, now=NOW, cards=CARDS)
+        kept, refusal = accept(asked, str, trusted=trusted, now=NOW, cards=CARDS)
     except PurseError as error:
         field = error.field or ""
     else:

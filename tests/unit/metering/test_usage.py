@@ -11,6 +11,7 @@ from services.kit.rating import RateTable, Tokens
 from services.metering.domain import usage
 from services.metering.domain.cards import RateCard, RateCards
 from services.metering.domain.usage import Given, accept, estimate
+from services.metering.wire import labels_json
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -54,20 +55,20 @@ def given(**fields: Any) -> Given:
 
 
 def accepted(cards: RateCards, *, trusted: bool = False, **fields: Any) -> usage.Usage:
-    kept, refusal = accept(given(**fields), "{}", trusted=trusted, now=NOW, cards=cards)
+    kept, refusal = accept(given(**fields), labels_json, trusted=trusted, now=NOW, cards=cards)
     assert refusal is None
     return kept
 
 
 def refused(cards: RateCards, *, trusted: bool = False, **fields: Any) -> PurseError:
     with pytest.raises(PurseError) as caught:
-        accept(given(**fields), "{}", trusted=trusted, now=NOW, cards=cards)
+        accept(given(**fields), labels_json, trusted=trusted, now=NOW, cards=cards)
     return caught.value
 
 
 def time_refusal(cards: RateCards, ago: timedelta, *, trusted: bool = False, reservation: str = "") -> str | None:
     asked = given(occurred_at=NOW - ago, reservation=reservation)
-    refusal = accept(asked, "{}", trusted=trusted, now=NOW, cards=cards)[1]
+    refusal = accept(asked, labels_json, trusted=trusted, now=NOW, cards=cards)[1]
     if refusal is not None:
         assert refusal.field == "event.occurred_at"
     return None if refusal is None else refusal.reason
@@ -84,7 +85,7 @@ def test_a_call_is_rated_by_the_card_in_nanos(cards: RateCards) -> None:
 
 
 def test_names_that_no_table_knows_are_told_apart_by_neither_case_nor_blanks(cards: RateCards) -> None:
-    kept, _ = accept(given(provider=" Acme", model="MyModel-1 "), "{}", trusted=True, now=NOW, cards=cards)
+    kept, _ = accept(given(provider=" Acme", model="MyModel-1 "), labels_json, trusted=True, now=NOW, cards=cards)
     assert (kept.provider, kept.model) == ("acme", "mymodel-1")
     assert (kept.given_provider, kept.given_model) == (" Acme", "MyModel-1 ")
 
@@ -218,7 +219,7 @@ def test_late_usage_is_rated_by_the_card_of_when_it_happened(table: RateTable) -
     cards = RateCards([RateCard("new", NOW - HOUR, table), RateCard("old", EPOCH, table)])
 
     versions = [
-        accept(given(occurred_at=at), "{}", trusted=True, now=NOW, cards=cards)[0].rate_card_version
+        accept(given(occurred_at=at), labels_json, trusted=True, now=NOW, cards=cards)[0].rate_card_version
         for at in (NOW - HOUR, NOW - HOUR - timedelta(microseconds=1), NOW)
     ]
 
@@ -265,3 +266,15 @@ def test_an_unknown_model_comes_with_close_names(cards: RateCards) -> None:
 
     assert "claude-sonnet-4-5" in caught.value.message
     assert "claude-sonnet-4-5" in caught.value.metadata["suggestions"]
+
+
+def test_labels_past_their_limits_are_not_remembered_as_json(cards: RateCards) -> None:
+    asked: list[object] = []
+
+    def as_json(labels: tuple[tuple[str, str], ...]) -> str:
+        asked.append(labels)
+        return "{}"
+
+    with pytest.raises(PurseError):
+        accept(given(labels=(("k", "v" * 100_000),)), as_json, trusted=True, now=NOW, cards=cards)
+    assert asked == []

@@ -21,7 +21,7 @@ NOW = datetime(2026, 11, 22, 12, 0, 0, 123_456, tzinfo=UTC)
 
 def kept(event: metering_pb2.UsageEvent) -> Usage:
     cards = RateCards([RateCard("v1", datetime(1970, 1, 1, tzinfo=UTC), load_rate_table())])
-    return accept(wire.given_of(event), "{}", trusted=True, now=NOW, cards=cards)[0]
+    return accept(wire.given_of(event), wire.labels_json, trusted=True, now=NOW, cards=cards)[0]
 
 
 def test_every_method_has_its_row_in_the_access_table() -> None:
