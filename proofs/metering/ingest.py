@@ -1,5 +1,7 @@
 """How fast usage is recorded beside a raw COPY of the same rows, and whether any is lost or doubled on the way.
 
+A recording process for each core, batches answered by counts and refusals: what a sender in bulk would set.
+
 Rounds alternate in one PostgreSQL: a COPY of rows into a table like the one that holds usage, with its key, then as
 many events through BatchRecordUsage. The ratio is that of the medians, so a slow moment of the machine hits both.
 """
@@ -21,8 +23,8 @@ from pursestrings.type.v1 import type_pb2
 from services.kit.channel import channel
 
 BATCH: Final = 1_000
-IN_FLIGHT: Final = 4
-"""Batches that the client has under way at once."""
+IN_FLIGHT: Final = 8
+"""Batches that the client has under way at once: four for each of two recording processes."""
 SOURCE: Final = "prove"
 _MODELS: Final = (
     ("anthropic", "claude-sonnet-4-5"),
