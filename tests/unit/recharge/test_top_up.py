@@ -75,6 +75,15 @@ def test_what_does_not_fit_is_for_a_person(wrong: Intent) -> None:
             Cancel("the card was declined (resource_missing)", "resource_missing"),
         ),
         (Seen(None, intent("canceled")), Over("its PaymentIntent is canceled")),
+        # Canceled for a decline, and seen by another before who canceled it had said why.
+        (
+            Seen(None, intent("canceled", code="lost_card")),
+            Over("the card was declined (lost_card)", "lost_card"),
+        ),
+        (
+            Seen(None, intent("canceled", code="authentication_required")),
+            Over("its PaymentIntent is canceled", "authentication_required"),
+        ),
     ],
 )
 def test_every_state(seen: Seen, expected: Outcome) -> None:

@@ -113,15 +113,21 @@ def _of_page(page: str, intent: Intent | None) -> Outcome:
 
 
 def _of_card(seen: Seen, intent: Intent, created_at: datetime, expires_at: datetime, now: datetime) -> Outcome:
-    if intent.status == outcome.CANCELED:
-        return Over("its PaymentIntent is canceled", intent.error_code)
     code = intent.error_code or seen.answered_code
+    if intent.status == outcome.CANCELED:
+        # Whoever looks first after it was canceled for a decline says the decline.
+        is_decline = code and code not in AUTHENTICATION
+        return Over(_declined(code) if is_decline else "its PaymentIntent is canceled", code)
     if intent.status == outcome.REQUIRES_ACTION or code in AUTHENTICATION:
         if now >= expires_at:
             return Cancel("the cardholder did not authenticate it in time", code)
         return Asks(code or "authentication_required")
     if code:
-        return Cancel(f"the card was declined ({code})", code)
+        return Cancel(_declined(code), code)
     if now >= created_at + CONFIRM_WITHIN:
         return Cancel("it was not confirmed in time")
     return Open()
+
+
+def _declined(code: str) -> str:
+    return f"the card was declined ({code})"
