@@ -138,6 +138,17 @@ class Rig:
     owner_dsn: str
     twin: TwinControls
 
+    async def last_month(self) -> None:
+        """Makes the month of the recharges and of their reviews one long ago."""
+        async with self.sql.transaction():
+            await self.sql.execute(
+                "INSERT INTO recharge_months SELECT org, wallet, '2020-01', zone, last_number, count, amount_nanos, "
+                "cap_count, cap_amount_nanos FROM recharge_months"
+            )
+            await self.sql.execute("UPDATE recharges SET month = '2020-01'")
+            await self.sql.execute("UPDATE recharge_reviews SET month = '2020-01', month_end = '2020-02-01T00:00:00Z'")
+            await self.sql.execute("DELETE FROM recharge_months WHERE month <> '2020-01'")
+
     async def create_wallet(self, wallet_id: str = "main", currency: str = "USD", time_zone: str = "") -> str:
         request = pb.CreateWalletRequest(
             parent=f"orgs/{self.org}",

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import asyncpg
 import grpc
 import pytest
 
@@ -20,12 +19,10 @@ from services.kit.channel import channel
 from services.kit.status import from_rpc_error
 from tests.support.databases import Database
 from tests.support.metering import FakeBudget, running_budget, usage_event
-from tests.support.metering_process import MeteringProcesses
+from tests.support.metering_process import MeteringProcesses, Sending
 from tests.support.waiting import until
 
 RECORDERS = 2
-BATCHES = 40
-BATCH = 20
 
 
 def children_of(pid: int) -> list[int]:
@@ -44,55 +41,28 @@ def commits(metrics_port: int) -> float:
     return sum(map(float, re.findall(r'^purse_group_commit_items_count\{group="record usage"\} (.*)$', text, re.M)))
 
 
-async def send_all(address: str, token: str, acknowledged: set[str]) -> None:
-    """Sends every batch until it is answered, always with the same ids."""
-    batches = iter(range(BATCHES))
-    async with channel(address, token) as opened:
-        stub = metering_pb2_grpc.MeteringServiceStub(opened)
-
-        async def send() -> None:
-            for number in batches:
-                events = [usage_event(f"{number}-{n}", subject=f"orgs/o{n % 3}/agents/a") for n in range(BATCH)]
-                request = metering_pb2.BatchRecordUsageRequest(events=events, errors_only=True)
-                while True:
-                    try:
-                        response = await stub.BatchRecordUsage(request, timeout=10, wait_for_ready=True)
-                        break
-                    except grpc.aio.AioRpcError:
-                        await asyncio.sleep(0.01)
-                assert (response.recorded, len(response.errors), len(response.results)) == (BATCH, 0, 0)
-                acknowledged.update(event.id for event in events)
-
-        await asyncio.gather(send(), send(), send())
-
-
 async def test_a_killed_recorder_ends_its_service_and_loses_nothing(
     database: Callable[[str], Database], tmp_path: Path
 ) -> None:
     made = database("metering")
     port, metrics_port = free_ports(2)
     budget = FakeBudget()
-    acknowledged: set[str] = set()
+    sending = Sending(40)
     async with running_budget(budget) as budget_address:
         processes = MeteringProcesses.make(made, tmp_path, budget_address, PURSE_RECORD_PROCESSES=str(RECORDERS))
-        sending = asyncio.create_task(send_all(f"127.0.0.1:{port}", processes.token, acknowledged))
+        task = asyncio.create_task(sending.run(f"127.0.0.1:{port}", processes.token))
         for kill, victim in enumerate(("recorder", "service"), 1):
             async with processes.start(port, metrics_port) as pid:
                 recorders = children_of(pid)
                 assert len(recorders) == RECORDERS
-                mark = kill * BATCHES * BATCH // 3
-                await until(lambda: len(acknowledged) >= mark or sending.done(), what="progress")  # noqa: B023 - awaited here
+                mark = kill * sending.events // 3
+                await until(lambda: len(sending.acknowledged) >= mark or task.done(), what="progress")  # noqa: B023 - awaited here
                 os.kill(recorders[0] if victim == "recorder" else pid, signal.SIGKILL)
                 await until(lambda: not any(map(is_alive, (pid, *recorders))), what=f"the end of all by a {victim}'s")  # noqa: B023
         async with processes.start(port, metrics_port):
-            await sending
-            await until(lambda: len(budget.applied) == BATCHES * BATCH, what="delivery")
-    connection = await asyncpg.connect(made.owner_dsn)
-    rows = await connection.fetch("SELECT id FROM usage_events")
-    rolled_up = await connection.fetchval("SELECT sum(operations) FROM usage_rollups")
-    await connection.close()
-    assert sorted(row["id"] for row in rows) == sorted(acknowledged)
-    assert len(acknowledged) == BATCHES * BATCH == rolled_up
+            await task
+            await until(lambda: len(budget.applied) == sending.events, what="delivery")
+    await sending.check(made)
 
 
 async def test_recorders_answer_as_the_service_does(database: Callable[[str], Database], tmp_path: Path) -> None:

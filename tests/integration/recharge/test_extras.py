@@ -12,7 +12,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from pursestrings.wallet.v1 import caps_pb2 as caps
 from pursestrings.wallet.v1 import wallet_pb2 as pb
 from services.kit.status import from_rpc_error
-from tests.integration.recharge.test_months import last_month
 from tests.integration.recharge.test_observe import PENDING, SUCCEEDED, WAIT, pay
 from tests.support.recharging import USD, Rig, usd
 
@@ -155,7 +154,7 @@ async def test_a_recharge_that_waits_for_the_new_months_caps_goes_on(rig: Rig) -
     await rig.card()
     await rig.policy(threshold=usd(1000), max_count_per_month=2)
     (one,) = await rig.recharges()
-    await last_month(rig)
+    await rig.last_month()
     await rig.sql.execute(
         "INSERT INTO recharge_months (org, wallet, month, zone, count, amount_nanos, cap_count) "
         "SELECT org, wallet, to_char(clock_timestamp(), 'YYYY-MM'), zone, 2, 2, 2 FROM recharge_months"
@@ -170,15 +169,8 @@ async def test_a_recharge_that_waits_for_the_new_months_caps_goes_on(rig: Rig) -
 
 async def test_a_review_shows_its_own_month_when_the_next_has_begun(rig: Rig) -> None:
     review = await at_the_cap(rig, 2)
-    async with rig.sql.transaction():
-        await rig.sql.execute(
-            "INSERT INTO recharge_months SELECT org, wallet, '2020-01', zone, last_number, count, amount_nanos, "
-            "cap_count, cap_amount_nanos FROM recharge_months"
-        )
-        await rig.sql.execute("UPDATE recharges SET month = '2020-01'")
-        await rig.sql.execute("UPDATE recharge_reviews SET month = '2020-01', month_end = '2020-02-01T00:00:00Z'")
-        await rig.sql.execute("DELETE FROM recharge_months WHERE month <> '2020-01'")
-        await rig.sql.execute("UPDATE recharge_policies SET max_count = 7")
+    await rig.last_month()
+    await rig.sql.execute("UPDATE recharge_policies SET max_count = 7")
 
     found = (await rig.stub.GetRechargeReview(caps.GetRechargeReviewRequest(name=review.name))).review
     shown = found.caps

@@ -70,7 +70,7 @@ async def test_an_attempt_in_a_new_month_takes_its_hold_along(rig: Rig) -> None:
     await rig.card()
     await rig.policy(max_count_per_month=1)
     (one,) = await rig.recharges()
-    await last_month(rig)
+    await rig.last_month()
     assert (await pay(rig, one.name)).state == SUCCEEDED
     (old, new) = await months(rig)
     assert old == ("2020-01", 0, 0)
@@ -83,7 +83,7 @@ async def test_or_waits_where_the_new_month_is_full(rig: Rig) -> None:
     await rig.card()
     await rig.policy(threshold=usd(1000), max_count_per_month=2)
     (one,) = await rig.recharges()
-    await last_month(rig)
+    await rig.last_month()
     # This month is full with what others have charged.
     await rig.sql.execute(
         "INSERT INTO recharge_months (org, wallet, month, zone, count, amount_nanos, cap_count) "
@@ -94,17 +94,6 @@ async def test_or_waits_where_the_new_month_is_full(rig: Rig) -> None:
     assert (await rig.recharge(one.name)).month == "2020-01"
     await rig.authorize(one.name)
     assert len(await rig.alerts("RECHARGE_CAP_REACHED")) == 1
-
-
-async def last_month(rig: Rig) -> None:
-    """Makes the recharge's month one long ago."""
-    async with rig.sql.transaction():
-        await rig.sql.execute(
-            "INSERT INTO recharge_months SELECT org, wallet, '2020-01', zone, last_number, count, amount_nanos, "
-            "cap_count, cap_amount_nanos FROM recharge_months"
-        )
-        await rig.sql.execute("UPDATE recharges SET month = '2020-01'")
-        await rig.sql.execute("DELETE FROM recharge_months WHERE month <> '2020-01'")
 
 
 async def test_the_database_itself_refuses_what_passes_a_cap(rig: Rig) -> None:
