@@ -63,6 +63,7 @@ class Receiver:
     requests: list[Request] = field(default_factory=list)
     answers: list[bytes | Callable[[asyncio.StreamWriter], Any]] = field(default_factory=list)
     port: int = 0
+    serving: set["asyncio.Task[Any] | None"] = field(default_factory=set)
 
     @property
     def url(self) -> str:
@@ -74,6 +75,8 @@ class Receiver:
         return [request.json["data"]["threshold_percent"] for request in self.requests]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        self.serving.add(task)
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
@@ -91,8 +94,13 @@ class Receiver:
                 await writer.drain()
         except (OSError, EOFError):
             pass
+        except asyncio.CancelledError:
+            writer.transport.abort()
         finally:
             writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+            self.serving.discard(task)
 
 
 @contextlib.asynccontextmanager
@@ -105,6 +113,11 @@ async def receiving() -> AsyncIterator[Receiver]:
         yield receiver
     finally:
         server.close()
+        # A caller may keep its connection: closed by nobody, it would be found in some later test.
+        tasks = [task for task in receiver.serving if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @dataclass(slots=True)
