@@ -94,9 +94,13 @@ async def take(connection: asyncpg.Connection, events_max: int) -> tuple[list[Ro
         limit = min(ceil((events_max - events) / size), ROWS_MAX - len(chosen))
         after = (chosen[-1]["due_at"], chosen[-1]["id"]) if chosen else (None, 0)
         found = await connection.fetch(_TAKE, TOPIC, limit, *after)
-        chosen += found
-        events += sum(len(row["event_seqs"]) for row in found)
         more = len(found) == limit
+        for row in found:
+            if events >= events_max:
+                more = True
+                break
+            chosen.append(row)
+            events += len(row["event_seqs"])
     # In the order of writing, as far as there is one.
     chosen.sort(key=lambda row: row["id"])
     usages = await _events(connection, chosen)

@@ -175,6 +175,16 @@ async def test_no_more_is_locked_than_is_told_of(relays: Relays, events_a_row: i
         assert more == (events_a_row == 1)
 
 
+async def test_full_rows_behind_small_ones_do_not_swell_a_delivery(relays: Relays) -> None:
+    for n in range(30):
+        await relays.record(*(f"{n}-{k}" for k in range(1 if n < 10 else 100)))
+    async with relays.pool.acquire() as connection, connection.transaction():
+        taken, more = await relaying.take(connection, 1_000)
+
+    assert 1_000 <= sum(len(row.pointers) for row in taken) < 1_100
+    assert more
+
+
 async def test_relays_share_the_work(relays: Relays) -> None:
     await relays.record(*(str(n) for n in range(400)))
     several = [relays.another(batch_max=20) for _ in range(4)]
