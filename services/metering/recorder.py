@@ -19,7 +19,6 @@ from services.kit.groupcommit import GroupCommit
 from services.kit.loops import Loop, Loops
 from services.kit.rating import RateTable
 from services.kit.settings import secret
-from services.kit.telemetry import get_logger
 from services.metering import frames
 from services.metering.desk import Batches, Desk
 from services.metering.failures import status_of
@@ -27,8 +26,6 @@ from services.metering.frames import Frame, Kind
 from services.metering.prices import Prices
 from services.metering.settings import MeteringSettings
 from services.metering.store.recording import Recorded, Recording, SessionsKnown, record
-
-_log = get_logger(__name__)
 
 
 def make_recorder(pool: asyncpg.Pool, settings: MeteringSettings) -> GroupCommit[Recording, Recorded]:

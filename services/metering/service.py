@@ -12,7 +12,6 @@ from pursestrings.type.v1 import type_pb2
 from services.kit.auth import identity
 from services.kit.errors import invalid
 from services.kit.rating import Tokens
-from services.kit.telemetry import get_logger
 from services.kit.windows import WindowKind
 from services.metering import wire
 from services.metering.desk import Batches, Desk
@@ -28,7 +27,6 @@ from services.metering.store.current import CurrentTotals
 from services.metering.store.sessions import SessionCounts
 from services.metering.streaming import in_order
 
-_log = get_logger(__name__)
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
